@@ -1,0 +1,209 @@
+"""What the engine is asked for and what it reports: plain frozen values, no behaviour.
+
+Nothing here knows of YAML, services or plans: ``owner`` carries the caller's own bookkeeping untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+class ContainerState(StrEnum):
+    """States only grow, left to right; a container never goes back."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    LOST = "lost"
+
+
+class MountKind(StrEnum):
+    """What a container mount shows: a host path, a named volume, or memory."""
+
+    BIND = "bind"
+    VOLUME = "volume"
+    TMPFS = "tmpfs"
+
+
+@dataclass(frozen=True)
+class MountConfig:
+    """One mount. ``source`` is a host path (bind), a volume's name (volume) or empty (tmpfs)."""
+
+    kind: MountKind
+    destination: str
+    source: str = ""
+    read_only: bool = False
+    propagation: str = "rprivate"
+    create_source: bool = False
+    copy_up: bool = True
+    subpath: str = ""
+    size: int | None = None
+    mode: int | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ResourceConfig:
+    """Limits; None means none. ``cpus`` in cores, ``memory`` in bytes, ``shm_size`` in bytes."""
+
+    cpus: float | None = None
+    memory: int | None = None
+    pids: int | None = None
+    shm_size: int = 64 << 20
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class SecurityConfig:
+    """``seccomp`` is "default", "unconfined" or the JSON text of a profile in Docker's format."""
+
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    seccomp: str = "default"
+    read_only: bool = False
+    sysctls: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """What runs. None takes the image's value; an empty tuple clears it (Compose semantics)."""
+
+    entrypoint: tuple[str, ...] | None = None
+    command: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    user: str | None = None
+    working_dir: str | None = None
+    init: bool = False
+    terminal: bool = False
+    stdin: bool = False
+    stop_signal: str | None = None
+    stop_grace: float = 10.0
+
+
+@dataclass(frozen=True)
+class NetworkAttachment:
+    """One network a container joins, by the network's name, with the extra names it answers to there."""
+
+    network: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who asked for a container and why; the engine stores it and gives it back."""
+
+    app: str
+    service: str
+    slot: int
+    revision: str
+    spec_digest: str
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class ContainerConfig:
+    """All that makes one container. ``image`` is an image id (``sha256:...``) that is already local."""
+
+    name: str
+    image: str
+    image_name: str = ""
+    hostname: str | None = None
+    process: ProcessConfig = ProcessConfig()
+    resources: ResourceConfig = ResourceConfig()
+    security: SecurityConfig = SecurityConfig()
+    mounts: tuple[MountConfig, ...] = ()
+    networks: tuple[NetworkAttachment, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    owner: Owner | None = None
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How a process ended: ``code`` 0-255 or None when unknown or killed by ``signal``. ``at`` is epoch seconds."""
+
+    code: int | None
+    signal: int | None = None
+    oom: bool = False
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class ContainerRecord:
+    """What the engine knows of one container. Times are epoch seconds, 0 when not yet."""
+
+    id: str
+    config: ContainerConfig
+    state: ContainerState
+    pid: int = 0
+    ip: str = ""
+    addresses: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    created: float = 0.0
+    started: float = 0.0
+    exit: ExitStatus | None = None
+
+    @property
+    def name(self) -> str:
+        """The container's name, which is also its default host name."""
+        return self.config.name
+
+
+@dataclass(frozen=True)
+class ContainerEvent:
+    """A fact about a container that the caller must learn of: ``kind`` is started, exited, oom or removed."""
+
+    kind: str
+    container: str
+    at: float
+    exit: ExitStatus | None = None
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """A finished one-shot exec: its exit and at most the first 64 KiB of its output."""
+
+    exit: ExitStatus
+    output: bytes
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """A local image: ``id`` is the digest of its config, ``digest`` that of its manifest."""
+
+    id: str
+    digest: str
+    names: tuple[str, ...]
+    size: int
+    created: str = ""
+    pulled: float = 0.0
+
+
+@dataclass(frozen=True)
+class ContainerStats:
+    """One reading of a container's cgroups. Bytes and seconds; None where the kernel does not count it."""
+
+    cpu_seconds: float = 0.0
+    memory_bytes: int = 0
+    memory_limit_bytes: int | None = None
+    pids: int = 0
+    oom_kills: int = 0
+    block_read_bytes: int = 0
+    block_written_bytes: int = 0
+    network_received_bytes: int = 0
+    network_sent_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class PublishedPort:
+    """One host address and port, balanced over ``backends`` (container address, port). ``protocol``: tcp or udp."""
+
+    host_ip: str
+    host_port: int
+    protocol: str
+    backends: tuple[tuple[str, int], ...] = ()

@@ -1,0 +1,40 @@
+"""Where one agent lives on its host: directories, sockets and addresses. Holds values, does no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_DATA_ROOT = Path("/var/lib/holdfast")
+DEFAULT_RUN_ROOT = Path("/run/holdfast")
+DEFAULT_HOST = "unix:///run/holdfast/holdfast.sock"
+DEFAULT_METRICS = "127.0.0.1:9180"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One agent's configuration. Two agents share a host when their data and run roots differ."""
+
+    state: Path
+    data_root: Path = DEFAULT_DATA_ROOT
+    run_root: Path = DEFAULT_RUN_ROOT
+    hosts: tuple[str, ...] = ()
+    metrics: str | None = DEFAULT_METRICS
+    insecure_registries: tuple[str, ...] = ()
+    docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")
+
+    @property
+    def api_hosts(self) -> tuple[str, ...]:
+        """The URLs the API listens on; by default the unix socket in the run root."""
+        return self.hosts or (f"unix://{self.run_root}/holdfast.sock",)
+
+    @property
+    def instance(self) -> str:
+        """A short stable name of this agent (8 hex digits), used in cgroup, bridge and nftables names."""
+        return compute_instance(self.run_root)
+
+
+def compute_instance(run_root: Path) -> str:
+    """The 8 hex digits that tell one agent's kernel objects from another's, from its run root."""
+    return hashlib.sha256(str(run_root).encode()).hexdigest()[:8]

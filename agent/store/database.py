@@ -1,0 +1,143 @@
+"""Records in SQLite: one table a kind, JSON documents by key.
+
+Write-ahead logging with ``synchronous=NORMAL``: a commit survives kill -9; a power cut may lose the last
+commits but never the database's consistency (https://sqlite.org/wal.html), and what ran is gone then anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agent.errors import Stalled, Waiting
+
+SCHEMA_VERSION = 1
+_KIND = re.compile(r"[a-z_]{1,32}\Z")
+
+
+class Database:
+    """A thread-safe document store. Every call is one transaction unless wrapped in ``transaction``."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._kinds: set[str] = set()
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        path.chmod(0o600)
+        with _translated():
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute("PRAGMA cache_size=-512")
+            self._check_version(path)
+
+    def _check_version(self, path: Path) -> None:
+        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if found > SCHEMA_VERSION:
+            raise Stalled(
+                f"{path} was written by a newer Holdfast (schema {found}, this one knows {SCHEMA_VERSION})",
+                reason="DatabaseTooNew",
+                hint="install that version again, or start with another --data-root",
+            )
+        self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Flush and close; the object is unusable afterwards."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make the calls inside one atomic change. Nests. Raises Waiting when the disk is full."""
+        with self._lock, _translated():
+            outermost = self._depth == 0
+            if outermost:
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+            except BaseException:
+                self._depth -= 1
+                if outermost and self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._depth -= 1
+            if outermost:
+                self._commit()
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def put(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        """Store ``value`` under ``key``, replacing what was there."""
+        self.put_many(kind, [(key, value)])
+
+    def put_many(self, kind: str, items: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Store several documents of one kind in one transaction."""
+        rows = [(key, json.dumps(value, separators=(",", ":"))) for key, value in items]
+        with self.transaction():
+            self._ensure(kind)
+            self._connection.executemany(f"INSERT OR REPLACE INTO {kind}_records VALUES (?, ?)", rows)
+
+    def get(self, kind: str, key: str) -> dict[str, Any] | None:
+        """The document, or None."""
+        with self._lock, _translated():
+            self._ensure(kind)
+            row = self._connection.execute(f"SELECT value FROM {kind}_records WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Every document of a kind by its key, in key order."""
+        with self._lock, _translated():
+            self._ensure(kind)
+            rows = self._connection.execute(f"SELECT key, value FROM {kind}_records ORDER BY key").fetchall()
+        return {key: json.loads(value) for key, value in rows}
+
+    def delete(self, kind: str, *keys: str) -> None:
+        """Remove documents; absent keys are fine."""
+        with self.transaction():
+            self._ensure(kind)
+            self._connection.executemany(f"DELETE FROM {kind}_records WHERE key = ?", [(key,) for key in keys])
+
+    def _ensure(self, kind: str) -> None:
+        if kind in self._kinds:
+            return
+        if not _KIND.match(kind):
+            raise ValueError(f"not a record kind: {kind!r}")
+        self._connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {kind}_records (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+        )
+        if not self._connection.in_transaction:
+            self._kinds.add(kind)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if any(word in str(error) for word in ("full", "disk I/O", "unable to open")):
+            raise Waiting(
+                f"the database cannot be written: {error}",
+                reason="InsufficientStorage",
+                hint="make room on the file system of the data root",
+            ) from error
+        raise
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:
+            raise
+        raise Stalled(
+            f"the database is damaged: {error}",
+            reason="DatabaseDamaged",
+            hint="move holdfast.db aside and start again; running containers are adopted",
+        ) from error

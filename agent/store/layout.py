@@ -1,0 +1,74 @@
+"""The names of everything Holdfast keeps on disk, in one place. Both roots are 0700 and owned by root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataLayout:
+    """What must survive a reboot, beneath ``data_root``."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The SQLite database of records."""
+        return self.root / "holdfast.db"
+
+    @property
+    def content(self) -> Path:
+        """The OCI image layout with all blobs."""
+        return self.root / "content"
+
+    @property
+    def snapshots(self) -> Path:
+        """Unpacked layers, one numbered directory each."""
+        return self.root / "snapshots"
+
+    @property
+    def containers(self) -> Path:
+        """One directory a container: bundle, writable layer, generated files and logs."""
+        return self.root / "containers"
+
+    @property
+    def volumes(self) -> Path:
+        """Named volumes: the users' data."""
+        return self.root / "volumes"
+
+    @property
+    def seccomp(self) -> Path:
+        """Compiled seccomp filters, by the hash of what they were compiled from."""
+        return self.root / "seccomp"
+
+    def container(self, container_id: str) -> Path:
+        """The directory of one container."""
+        return self.containers / container_id
+
+    def create(self) -> None:
+        """Make the directories, closed to everybody but root (attack row 34). Idempotent."""
+        _make_private(self.root, self.containers, self.volumes, self.seccomp)
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """What is void after a reboot, beneath ``run_root``."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one agent that uses this run root."""
+        return self.root / "agent.lock"
+
+    def create(self) -> None:
+        """Make the directory, closed to everybody but root. Idempotent."""
+        _make_private(self.root)
+
+
+def _make_private(*directories: Path) -> None:
+    for directory in directories:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_mode & 0o077:
+            directory.chmod(0o700)
