@@ -1,0 +1,143 @@
+"""A real agent in its own data and run root, driven through its command line as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(probe: Callable[[], T], seconds: float = 15.0, what: str = "condition") -> T:
+    """The first true result of ``probe``; for facts outside Holdfast that nothing announces."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = probe()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true in {seconds} s; last: {result!r}")
+        time.sleep(0.02)
+
+
+class Agent:
+    """One agent process and everything it owns; leaving the ``with`` block leaves nothing behind."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None, base: Path | None = None) -> None:
+        self.base = Path(tempfile.mkdtemp(prefix="holdfast-test-", dir=base))
+        self.state = self.base / "state"
+        self.data_root = self.base / "data"
+        self.run_root = self.base / "run"
+        self.state.mkdir()
+        self.metrics = f"127.0.0.1:{free_port()}"
+        self.arguments = arguments
+        self.environment = {**os.environ, **(environment or {})}
+        self.log = self.base / "agent.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def host(self) -> str:
+        return f"unix://{self.run_root}/holdfast.sock"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "agent", "agent", "--state", str(self.state)]
+        command += ["--data-root", str(self.data_root), "--run-root", str(self.run_root), "--metrics", self.metrics]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *self.arguments], cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+        eventually(self._answers, 20, f"agent start; log:\n{self.log.read_text()[-2000:]}")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the agent ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.run_root / "holdfast.sock")) == 0
+
+    def stop(self) -> None:
+        """SIGTERM, as systemd would; containers go on."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(20)
+            self.process = None
+
+    def write(self, name: str, text: str) -> Path:
+        """Put a file into the state directory atomically, as git checkout and good editors do."""
+        path = self.state / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.base / "fresh"
+        fresh.write_text(text)
+        fresh.rename(path)
+        return path
+
+    def cli(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run one ``holdfast`` command against this agent."""
+        command = [sys.executable, "-m", "agent", arguments[0], "--host", self.host, *arguments[1:]]
+        options = {"capture_output": True, "text": True, "timeout": 60, "cwd": ROOT, **options}
+        run = subprocess.run(command, check=False, env=self.environment, **options)
+        if check and run.returncode:
+            raise AssertionError(
+                f"holdfast {' '.join(arguments)}: exit {run.returncode}\n{run.stdout}{run.stderr}\n"
+                f"agent log:\n{self.log.read_text()[-4000:]}"
+            )
+        return run
+
+    def ps(self) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = json.loads(self.cli("ps", "--json").stdout)
+        return result
+
+    def status(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(self.cli("status", "--json", check=False).stdout)
+        return result
+
+    def converge(self, seconds: int = 40) -> None:
+        """Block until the agent says that the host is as the state directory wants it."""
+        run = self.cli("status", "--wait", str(seconds), check=False, timeout=seconds + 30)
+        if run.returncode:
+            raise AssertionError(f"not converged: {run.stdout}{run.stderr}\n{self.log.read_text()[-6000:]}")
+
+    def keeper_pid(self) -> int:
+        return int((self.run_root / "keeper.pid").read_text())
+
+    def __enter__(self) -> Agent:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clean()
+
+    def clean(self) -> None:
+        """Bring everything down and remove the directories."""
+        if self.process is None or self.process.poll() is not None:
+            self.start()
+        self.cli("down", timeout=90)
+        self.stop()
+        shutil.rmtree(self.base)
