@@ -73,7 +73,7 @@ def parse_reference(text: str) -> Reference:
     if not _REPOSITORY.match(repository):
         raise InvalidReference(
             f"not an image reference: {render_shortened(text)}",
-            hint="a repository is lower-case letters, digits and single separators, such as registry.example/team/app:1.2",
+            hint="a repository is lower-case letters, digits and single separators: registry.example/team/app:1.2",
         )
     if len(registry) + len(repository) + 1 > MAX_NAME:
         raise InvalidReference(f"the name in {render_shortened(text)} is longer than {MAX_NAME} characters")
