@@ -1,0 +1,177 @@
+"""What one can ask of the keeper and what it reports: frozen values and their JSON form.
+
+The keeper itself reads the JSON form only (``agent.runtime.wire``): dataclasses would cost it a megabyte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OverlaySpec:
+    """A root filesystem: read-only layers, the top-most first, below one writable layer.
+
+    ``upper`` and ``work`` lie on the same filesystem and exist.
+    """
+
+    lower: tuple[Path, ...]
+    upper: Path
+    work: Path
+
+
+@dataclass(frozen=True)
+class CgroupPlan:
+    """The cgroups a container lives in; they exist and carry their limits already.
+
+    ``join`` is one directory per hierarchy; ``kill`` the cgroup v2 directory that has ``cgroup.kill``, if any;
+    ``oom`` tells how OOM kills are learned of: ("v1", .../memory.oom_control) or ("v2", .../memory.events).
+    """
+
+    join: tuple[Path, ...] = ()
+    kill: Path | None = None
+    oom: tuple[str, Path] | None = None
+
+
+@dataclass(frozen=True)
+class LogSpec:
+    """Where output goes (see ``logframe``): ``max_size`` bytes a file, ``files`` files in all."""
+
+    directory: Path
+    max_size: int = 10 << 20
+    files: int = 5
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """A container to make: the bundle's ``config.json`` says what runs, the rest where it lives.
+
+    ``netns`` overrides the network namespace path of config.json. ``seccomp_bpf`` is a file of compiled BPF, None
+    for no filter. Without ``log`` output goes to /dev/null.
+    """
+
+    id: str
+    bundle: Path
+    rootfs: OverlaySpec
+    netns: Path | None = None
+    cgroup: CgroupPlan = CgroupPlan()
+    seccomp_bpf: Path | None = None
+    log: LogSpec | None = None
+
+
+@dataclass(frozen=True)
+class ExecRequest:
+    """A further process in a running container. ``env`` is complete, as ``NAME=value``.
+
+    Capabilities, seccomp filter and no_new_privileges are the container's own; a user other than 0 gets no effective
+    capabilities. ``rows`` and ``columns`` size the terminal when ``terminal``.
+    """
+
+    id: str
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    terminal: bool = False
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True)
+class ProcessExit:
+    """How a process ended: ``code`` 0-255, or None when killed by ``signal``; both None when nobody knows.
+
+    ``at`` is epoch seconds, ``oom`` whether the kernel killed something in the cgroup for want of memory.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class KeeperState:
+    """One container as the keeper knows it: ``status`` is created, running or exited. ``started``: epoch seconds."""
+
+    id: str
+    status: str
+    pid: int = 0
+    started: float = 0.0
+    exit: ProcessExit | None = None
+    execs: tuple[str, ...] = field(default=())
+
+    @property
+    def running(self) -> bool:
+        """True between start and exit."""
+        return self.status == "running"
+
+
+@dataclass(frozen=True)
+class KeeperEvent:
+    """A fact about a container: ``kind`` is started, exited, oom or exec_exited. ``at`` is epoch seconds."""
+
+    kind: str
+    id: str
+    exec_id: str = ""
+    pid: int = 0
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    at: float = 0.0
+
+
+def encode_create(request: CreateRequest) -> dict[str, Any]:
+    """The JSON form of a CreateRequest. Paths become strings; they must be absolute."""
+    plan, log = request.cgroup, request.log
+    return {
+        "id": request.id,
+        "bundle": str(request.bundle),
+        "rootfs": {
+            "lower": [str(path) for path in request.rootfs.lower],
+            "upper": str(request.rootfs.upper),
+            "work": str(request.rootfs.work),
+        },
+        "netns": str(request.netns) if request.netns else None,
+        "cgroup": {
+            "join": [str(path) for path in plan.join],
+            "kill": str(plan.kill) if plan.kill else None,
+            "oom": [plan.oom[0], str(plan.oom[1])] if plan.oom else None,
+        },
+        "seccomp": str(request.seccomp_bpf) if request.seccomp_bpf else None,
+        "log": {"directory": str(log.directory), "max_size": log.max_size, "files": log.files} if log else None,
+    }
+
+
+def encode_exec(request: ExecRequest) -> dict[str, Any]:
+    """The JSON form of an ExecRequest."""
+    return {
+        "id": request.id,
+        "args": list(request.args),
+        "env": list(request.env),
+        "cwd": request.cwd,
+        "uid": request.uid,
+        "gid": request.gid,
+        "groups": list(request.groups),
+        "terminal": request.terminal,
+        "rows": request.rows,
+        "columns": request.columns,
+    }
+
+
+def decode_event(document: Mapping[str, Any]) -> KeeperEvent:
+    """A KeeperEvent of its JSON form. Raises TypeError for an unknown field."""
+    return KeeperEvent(**document)
+
+
+def decode_state(document: Mapping[str, Any]) -> KeeperState:
+    """A KeeperState of its JSON form. Raises TypeError for an unknown field."""
+    fields = dict(document)
+    fields["exit"] = ProcessExit(**fields["exit"]) if fields.get("exit") else None
+    fields["execs"] = tuple(fields.get("execs", ()))
+    return KeeperState(**fields)
