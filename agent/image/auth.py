@@ -1,0 +1,131 @@
+"""Answers to a registry's challenge: basic, or a token (distribution spec, docs/spec/auth/token.md)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlencode, urljoin
+
+from agent.errors import Refused
+from agent.image.credentials import Credentials
+from agent.image.errors import ImagePullFailed, RegistryUnauthorized
+from agent.image.transport import Origin, Transport, is_loopback, parse_origin
+from agent.oci.document import decode_document, take_text
+
+MAX_TOKEN = 256 << 10
+_DOCKER_HUB = ("registry-1.docker.io", "auth.docker.io")
+_CHALLENGE = re.compile(r'(?:^|,)\s*(bearer|basic)\s+((?:[a-z_]+\s*=\s*(?:"[^"]*"|[^\s,"]+)\s*,?\s*)*)', re.IGNORECASE)
+_PARAMETER = re.compile(r'([a-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One scheme a registry offers in WWW-Authenticate, with its parameters."""
+
+    scheme: str
+    realm: str = ""
+    service: str = ""
+    scope: str = ""
+
+
+def parse_challenges(header: str) -> tuple[Challenge, ...]:
+    """The challenges we know in a WWW-Authenticate header; the strongest first."""
+    found = []
+    for match in _CHALLENGE.finditer(header[:8192]):
+        values = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(match[2])}
+        known = {key: values.get(key, "") for key in ("realm", "service", "scope")}
+        found.append(Challenge(match[1].lower(), **known))
+    return tuple(sorted(found, key=lambda challenge: challenge.scheme != "bearer"))
+
+
+def is_same_party(registry: str, realm: str) -> bool:
+    """Whether the token server ``realm`` may see the credentials of ``registry`` (both host names).
+
+    Yes for the same host, two hosts of one domain (its last two labels and at least one more in either name), two
+    loopback addresses, and Docker Hub's own pair.
+    """
+    if registry == realm or (registry, realm) == _DOCKER_HUB or (is_loopback(registry) and is_loopback(realm)):
+        return True
+    if any(name.replace(".", "").isdigit() or ":" in name for name in (registry, realm)):
+        return False
+    ours, theirs = registry.split("."), realm.split(".")
+    shared = 0
+    while shared < min(len(ours), len(theirs)) and ours[-1 - shared] == theirs[-1 - shared]:
+        shared += 1
+    return shared >= 2 and max(len(ours), len(theirs)) >= 3 and (shared >= 3 or len(ours[-2]) > 3)
+
+
+class Authorizer:
+    """Authorization headers for one registry origin; tokens are kept until they expire."""
+
+    def __init__(self, transport: Transport, find: Callable[[], Credentials | None]) -> None:
+        self._transport = transport
+        self._find = find
+        self._headers: dict[str, tuple[str, float]] = {}
+
+    def current(self, repository: str) -> str | None:
+        """A header that was accepted before and has not expired, or None."""
+        header, expires = self._headers.get(repository, ("", 0.0))
+        return header if time.monotonic() < expires else None
+
+    def answer(self, header: str, origin: Origin, repository: str) -> str:
+        """The Authorization header that answers a challenge. Raises RegistryUnauthorized or Refused."""
+        self._headers.pop(repository, None)
+        for challenge in parse_challenges(header):
+            if challenge.scheme == "bearer":
+                value, lifetime = self._fetch_token(challenge, origin, repository)
+            else:
+                value, lifetime = self._basic(origin), float("inf")
+            self._headers[repository] = (value, time.monotonic() + lifetime)
+            return value
+        raise RegistryUnauthorized(f"{origin.authority} asks for an unknown kind of authentication")
+
+    def _basic(self, origin: Origin) -> str:
+        credentials = self._find()
+        if credentials is None or not credentials.username:
+            raise RegistryUnauthorized(
+                f"{origin.authority} asks for a password",
+                hint=f"put credentials for {origin.authority} into ~/.docker/config.json (docker login does)",
+            )
+        return credentials.basic
+
+    def _fetch_token(self, challenge: Challenge, origin: Origin, repository: str) -> tuple[str, float]:
+        realm = urljoin(str(origin), challenge.realm) if challenge.realm else ""
+        target = parse_origin(realm)
+        self._transport.check_hop(origin, target)
+        credentials = self._find() if is_same_party(origin.host, target.host) else None
+        query = {"service": challenge.service, "scope": f"repository:{repository}:pull"}
+        if credentials is not None and credentials.identity_token:
+            data = self._post(realm, query, credentials.identity_token)
+        else:
+            authorization = {"Authorization": credentials.basic} if credentials else {}
+            separator = "&" if "?" in realm else "?"
+            data = self._request("GET", f"{realm}{separator}{urlencode(query)}", authorization, None)
+        return _decode_token(data)
+
+    def _post(self, realm: str, query: dict[str, str], token: str) -> bytes:
+        form = {**query, "grant_type": "refresh_token", "client_id": "holdfast", "refresh_token": token}
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self._request("POST", realm, headers, urlencode(form).encode())
+
+    def _request(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
+        response = self._transport.request(method, url, headers, body)
+        data = self._transport.read(response, MAX_TOKEN)
+        host = parse_origin(url).authority
+        if response.status in (400, 401, 403):
+            raise RegistryUnauthorized(f"the token server {host} refuses the credentials (HTTP {response.status})")
+        if response.status != 200:
+            raise ImagePullFailed(f"the token server {host} answers HTTP {response.status}")
+        return data
+
+
+def _decode_token(data: bytes) -> tuple[str, float]:
+    document = decode_document(data, "the token server's answer")
+    token = take_text(document, "token") or take_text(document, "access_token")
+    if not token or not token.isascii() or not token.isprintable():
+        raise Refused("the token server's answer holds no token", reason="InvalidToken")
+    lifetime = document.get("expires_in")
+    seconds = lifetime if isinstance(lifetime, int) and 0 < lifetime < 1 << 31 else 60
+    return f"Bearer {token}", max(seconds - 10.0, 5.0)

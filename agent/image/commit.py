@@ -1,0 +1,126 @@
+"""A directory tree to a layer: blob, diff ID and snapshot in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import zstandard
+from isal import isal_zlib
+
+from agent.image.config import UnpackLimits
+from agent.image.content import ContentStore
+from agent.image.errors import translated_storage_errors
+from agent.image.implied import adopt_attributes
+from agent.image.layer import LayerPipeline
+from agent.image.layertar import LayerTar
+from agent.image.snapshots import SnapshotStore
+from agent.oci.descriptor import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
+from agent.oci.digest import Digest, compute_chain_id, digest_of_hex
+
+Compression = Literal["gzip", "zstd", "none"]
+_TYPES = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER}
+_GZIP_WINDOW = 31
+
+
+@dataclass(frozen=True)
+class LayerBlob:
+    """A layer in the store: its blob, the diff ID of its plain tar, and the chain it ends (with what is below)."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+    chain_id: Digest
+
+
+class LayerCommitter:
+    """Turns trees into layers."""
+
+    def __init__(self, content: ContentStore, snapshots: SnapshotStore, limits: UnpackLimits) -> None:
+        self._content = content
+        self._snapshots = snapshots
+        self._limits = limits
+
+    def commit(self, upper: Path, parents: tuple[Digest, ...], compression: Compression) -> LayerBlob:
+        """Store ``upper`` as a layer upon the layers with the chain IDs ``parents`` (bottom first).
+
+        Reads ``upper``, which must not change meanwhile, and leaves it alone. Raises Unsupported,
+        InsufficientStorage, NotFound for an unknown parent.
+        """
+        lower = [self._snapshots.require(chain) for chain in reversed(parents)]
+        packed = _Packer(self._content.new_ingest(), compression)
+        path = self._snapshots.prepare()
+        try:
+            pipeline = LayerPipeline(path / "fs", self._limits)
+            diff_id = pipeline.run(packed.tee(LayerTar(upper).stream()), None)
+            adopt_attributes(path / "fs", pipeline.implied, lower)
+            chain = compute_chain_id(parents[-1] if parents else None, diff_id)
+            self._content.commit(packed.path, packed.digest)
+            self._snapshots.commit(path, chain, pipeline.size)
+        except BaseException:
+            self._snapshots.discard(path)
+            packed.path.unlink(missing_ok=True)
+            raise
+        return LayerBlob(Descriptor(_TYPES[compression], packed.digest, packed.size), diff_id, chain)
+
+
+class _Packer:
+    """Compresses a stream into a file while passing it on; the same bytes in give the same bytes out."""
+
+    def __init__(self, path: Path, compression: Compression) -> None:
+        self.path = path
+        self._compression = compression
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the packed blob, once the stream has ended."""
+        return digest_of_hex(self._hash.hexdigest())
+
+    def tee(self, chunks: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with closing(chunks), translated_storage_errors():
+                compressor = _new_compressor(self._compression)
+                for chunk in chunks:
+                    for piece in compressor.send(chunk):
+                        self._keep(fd, piece)
+                    yield chunk
+                for piece in compressor.send(None):
+                    self._keep(fd, piece)
+        finally:
+            os.close(fd)
+
+    def _keep(self, fd: int, piece: bytes) -> None:
+        self._hash.update(piece)
+        self.size += len(piece)
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+def _new_compressor(compression: Compression) -> Generator[Iterator[bytes], bytes | None, None]:
+    """Send chunks, then None for the end; each answer is what comes out."""
+    generator = _compress(compression)
+    next(generator)
+    return generator
+
+
+def _compress(compression: Compression) -> Generator[Iterator[bytes], bytes | None, None]:
+    if compression == "none":
+        chunk = yield iter(())
+        while True:
+            chunk = yield iter((chunk,) if chunk else ())
+    packer = (
+        zstandard.ZstdCompressor(level=3).compressobj()
+        if compression == "zstd"
+        else isal_zlib.compressobj(1, isal_zlib.DEFLATED, _GZIP_WINDOW)
+    )
+    chunk = yield iter(())
+    while True:
+        chunk = yield iter((packer.flush() if chunk is None else packer.compress(chunk),))

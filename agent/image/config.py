@@ -1,0 +1,43 @@
+"""What the image store may be told: how to reach registries and what an image may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class UnpackLimits:
+    """Bounds on one layer. A layer over any of them is refused (sizes in bytes).
+
+    ``ratio`` bounds unpacked to packed size once more than ``ratio_floor`` bytes came out: deflate reaches 1032,
+    what people ship stays below 100. ``reserve`` stays free on the disk, or 2 % of it when that is less.
+    """
+
+    layer_bytes: int = 64 << 30
+    ratio: int = 200
+    ratio_floor: int = 1 << 30
+    entries: int = 600_000
+    reserve: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """How registries are talked to. Times in seconds.
+
+    ``insecure_registries`` are hosts (with port) that may be spoken to over plain HTTP; loopback always may.
+    ``attempts`` counts tries without progress. ``slow_bytes`` in ``slow_seconds`` is the least a download must
+    bring, or it is cut and resumed.
+    """
+
+    insecure_registries: tuple[str, ...] = ()
+    docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0
+    slow_bytes: int = 16 << 10
+    slow_seconds: float = 60.0
+    attempts: int = 5
+    backoff: float = 0.2
+    backoff_limit: float = 10.0
+    parallel_layers: int = 3
+    limits: UnpackLimits = UnpackLimits()

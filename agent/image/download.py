@@ -1,0 +1,137 @@
+"""One blob from a registry to the content store: streamed, hashed as it comes, resumed after a cut."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Generator, Iterator
+
+from agent.errors import Waiting
+from agent.image.config import RegistryConfig
+from agent.image.content import CHUNK, ContentStore
+from agent.image.errors import DigestMismatch, ImagePullFailed, InsufficientStorage, translated_storage_errors
+from agent.image.progress import PullTracker
+from agent.image.registry import RegistryClient
+from agent.oci.descriptor import Descriptor
+from agent.oci.digest import digest_of_hex
+
+
+class BlobDownload:
+    """Downloads one blob and yields its bytes on the way.
+
+    What arrives is appended to the blob's ingest file, so that a later process resumes it by Range. Whoever
+    iterates sees bytes that are not verified yet: they must not be trusted before the iteration has ended.
+    """
+
+    def __init__(
+        self,
+        content: ContentStore,
+        client: RegistryClient,
+        descriptor: Descriptor,
+        config: RegistryConfig,
+        tracker: PullTracker,
+    ) -> None:
+        self._content = content
+        self._client = client
+        self._descriptor = descriptor
+        self._config = config
+        self._tracker = tracker
+        self._hash = hashlib.sha256()
+        self._offset = 0
+
+    def stream(self) -> Generator[bytes, None, None]:
+        """The whole blob, from what an earlier try left and the network; then it is in the content store.
+
+        Raises what the registry client raises, DigestMismatch, InsufficientStorage or PullCancelled.
+        """
+        path = self._content.ingest_path(self._descriptor.digest)
+        try:
+            with translated_storage_errors():
+                yield from self._receive(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        except (InsufficientStorage, DigestMismatch):
+            path.unlink(missing_ok=True)
+            raise
+        self._content.commit(path, self._descriptor.digest)
+
+    def _receive(self, fd: int) -> Iterator[bytes]:
+        try:
+            yield from self._replay(fd)
+            attempt = 0
+            while self._offset < self._descriptor.size:
+                before = self._offset
+                try:
+                    yield from self._fetch(fd)
+                except Waiting as error:
+                    self._tracker.check()
+                    attempt = 0 if self._offset > before else attempt + 1
+                    if attempt >= self._config.attempts or isinstance(error, InsufficientStorage):
+                        raise
+                    self._client.pause(attempt, error)
+            self._verify()
+        finally:
+            os.close(fd)
+
+    def _replay(self, fd: int) -> Iterator[bytes]:
+        if os.fstat(fd).st_size > self._descriptor.size:
+            os.ftruncate(fd, 0)
+        while chunk := os.read(fd, CHUNK):
+            self._hash.update(chunk)
+            self._offset += len(chunk)
+            self._tracker.advance(len(chunk), fetched=False)
+            yield chunk
+
+    def _fetch(self, fd: int) -> Iterator[bytes]:
+        """One connection's worth of the blob."""
+        transport, digest = self._client.transport, self._descriptor.digest
+        response, start = self._client.once(lambda: self._client.open_blob(digest, self._offset))
+        complete = False
+        try:
+            skip = self._offset - start
+            watch = _SlowWatch(self._config)
+            while self._offset < self._descriptor.size:
+                chunk = self._client.once(lambda: response.read(CHUNK))
+                if not chunk:
+                    raise ImagePullFailed(f"the download of {digest} ended early")
+                watch.count(len(chunk))
+                if skip:
+                    chunk, skip = chunk[skip:], max(skip - len(chunk), 0)
+                chunk = chunk[: self._descriptor.size - self._offset + 1]
+                yield self._keep(fd, chunk)
+            complete = not self._client.once(lambda: response.read(1))
+            if not complete:
+                raise DigestMismatch(f"the registry sends more than the {self._descriptor.size} bytes of {digest}")
+        finally:
+            transport.release(response, reuse=complete)
+
+    def _keep(self, fd: int, chunk: bytes) -> bytes:
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(fd, view) :]
+        self._hash.update(chunk)
+        self._offset += len(chunk)
+        self._tracker.advance(len(chunk))
+        return chunk
+
+    def _verify(self) -> None:
+        actual = digest_of_hex(self._hash.hexdigest())
+        if actual != self._descriptor.digest or self._offset != self._descriptor.size:
+            raise DigestMismatch(f"the registry sent {actual} for {self._descriptor.digest}")
+
+
+class _SlowWatch:
+    """Cuts a connection that only trickles (slow loris); it is then resumed like any other cut."""
+
+    def __init__(self, config: RegistryConfig) -> None:
+        self._config = config
+        self._since = time.monotonic()
+        self._bytes = 0
+
+    def count(self, size: int) -> None:
+        self._bytes += size
+        now = time.monotonic()
+        if now - self._since < self._config.slow_seconds:
+            return
+        if self._bytes < self._config.slow_bytes:
+            raise ImagePullFailed(f"the registry sent only {self._bytes} bytes in {now - self._since:.0f} s")
+        self._since, self._bytes = now, 0

@@ -1,0 +1,73 @@
+"""What can go wrong with an image, each with its stable reason and disposition."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agent.errors import HoldfastError, NotFound, Refused, Stalled, Waiting
+
+
+class ImageNotFound(NotFound):
+    """The registry does not have it, or it is not local and may not be pulled."""
+
+    reason = "ImageNotFound"
+
+
+class ImagePullFailed(Waiting):
+    """The registry answered, but not with the image; trying again may help."""
+
+    reason = "ImagePullFailed"
+    asked: float = 0.0
+    """Seconds the registry asked to be left alone (Retry-After)."""
+
+
+class RegistryUnreachable(Waiting):
+    """No connection, or it broke more often than is retried."""
+
+    reason = "RegistryUnreachable"
+
+
+class RegistryUnauthorized(Stalled):
+    """The registry wants credentials that it was not given, or refuses those it was."""
+
+    reason = "RegistryUnauthorized"
+
+
+class HostileLayer(Refused):
+    """A layer breaks a rule of safe unpacking; nothing of it is kept."""
+
+    reason = "HostileLayer"
+
+
+class DigestMismatch(Refused):
+    """Content is not what its digest says."""
+
+    reason = "DigestMismatch"
+
+
+class PullCancelled(HoldfastError):
+    """Whoever asked for the pull does not want it any more; what was downloaded is kept for the next one."""
+
+    reason = "PullCancelled"
+
+
+class InsufficientStorage(Waiting):
+    """The file system of the data root is full, or would be."""
+
+    reason = "InsufficientStorage"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=30.0, hint="make room on the file system of the data root")
+
+
+@contextmanager
+def translated_storage_errors() -> Iterator[None]:
+    """Turn a full disk, wherever it is met, into InsufficientStorage."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InsufficientStorage("the disk is full") from error
+        raise

@@ -1,0 +1,279 @@
+"""One pull: resolve, fetch what is missing, unpack, record. All layers at once, each in one pass."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agent.errors import Refused, Stalled
+from agent.image.config import RegistryConfig
+from agent.image.content import ContentStore
+from agent.image.download import BlobDownload
+from agent.image.errors import DigestMismatch, InsufficientStorage
+from agent.image.flight import Flights, Leases
+from agent.image.implied import adopt_attributes
+from agent.image.layer import LayerPipeline
+from agent.image.progress import PullTracker
+from agent.image.records import ImageEntry, ImageRecords
+from agent.image.registry import RegistryClient
+from agent.image.snapshots import SnapshotStore, compute_chain_names
+from agent.image.unpack import check_space
+from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor
+from agent.oci.digest import Digest, compute_chain_ids
+from agent.oci.document import InvalidDocument
+from agent.oci.imageconfig import ImageConfig, decode_image_config
+from agent.oci.manifest import Index, Manifest, decode_manifest, encode_manifest, select_manifest
+from agent.oci.platform import Platform, compute_platform, compute_rank
+from agent.oci.reference import Reference
+
+REPORT_INTERVAL = 0.25
+MAX_INDEX_DEPTH = 2
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where a pull puts what it gets, and how it keeps out of other pulls' way."""
+
+    content: ContentStore
+    snapshots: SnapshotStore
+    images: ImageRecords
+    flights: Flights
+    leases: Leases
+
+
+@dataclass(frozen=True)
+class ResolvedImage:
+    """An image of which everything but its layers is known and verified."""
+
+    digest: Digest
+    manifest: Manifest
+    raw_manifest: bytes
+    raw_config: bytes
+    config: ImageConfig
+    chains: tuple[Digest, ...]
+
+
+def compute_oci_manifest(manifest: Manifest) -> Manifest:
+    """The same image in OCI's media types, so that OCI tools find it in the layout."""
+    layers = []
+    for layer in manifest.layers:
+        kind = OCI_LAYER_GZIP if layer.media_type.endswith("gzip") else OCI_LAYER
+        layers.append(replace(layer, media_type=OCI_LAYER_ZSTD if layer.media_type.endswith("zstd") else kind))
+    config = replace(manifest.config, media_type=OCI_CONFIG)
+    return Manifest(config, tuple(layers), OCI_MANIFEST, manifest.annotations)
+
+
+class Pull:
+    """Brings one image in; used once, by one thread."""
+
+    def __init__(self, stores: Stores, config: RegistryConfig, reference: Reference, tracker: PullTracker) -> None:
+        self._stores = stores
+        self._config = config
+        self._reference = reference
+        self._tracker = tracker
+        self._client = RegistryClient(reference, config, tracker)
+        self._platform = compute_platform(os.uname().machine)
+
+    def run(self) -> ImageEntry:
+        """Pull. Raises what goes wrong; then nothing refused stays, and what can be resumed does."""
+        self._tracker.report("resolving")
+        image: ResolvedImage | None = None
+        try:
+            image = self._resolve()
+            keys = {image.manifest.config.digest, *(layer.digest for layer in image.manifest.layers), *image.chains}
+            with self._stores.leases.held(keys):
+                entry = self._bring(image)
+        except (Refused, Stalled, InsufficientStorage):
+            self._clean_up(image)
+            raise
+        finally:
+            self._client.transport.close()
+        self._tracker.report("done")
+        return entry
+
+    def _resolve(self) -> ResolvedImage:
+        data, kind, digest = self._client.fetch_manifest()
+        document = decode_manifest(data, kind)
+        for _ in range(MAX_INDEX_DEPTH):
+            if isinstance(document, Manifest):
+                break
+            chosen = select_manifest(document, self._platform)
+            data, kind, digest = self._client.fetch_manifest(chosen)
+            document = decode_manifest(data, kind)
+        if isinstance(document, Index):
+            raise InvalidDocument(f"{self._reference.familiar()} is an index of indexes of indexes")
+        raw_config = self._read_config(document.config)
+        config = decode_image_config(raw_config)
+        self._check(document, config)
+        return ResolvedImage(digest, document, data, raw_config, config, compute_chain_ids(config.diff_ids))
+
+    def _read_config(self, descriptor: Descriptor) -> bytes:
+        try:
+            return self._stores.content.read(descriptor.digest)
+        except (FileNotFoundError, DigestMismatch):
+            return self._client.fetch_blob(descriptor)
+
+    def _check(self, manifest: Manifest, config: ImageConfig) -> None:
+        if len(manifest.layers) != len(config.diff_ids):
+            raise InvalidDocument(
+                f"the manifest has {len(manifest.layers)} layers, the image config {len(config.diff_ids)}"
+            )
+        offered = Platform(config.os, config.architecture, config.variant)
+        if (config.os or config.architecture) and compute_rank(offered, self._platform) is None:
+            raise Stalled(
+                f"{self._reference.familiar()} is made for {offered}, this host is {self._platform}",
+                reason="PlatformNotFound",
+            )
+
+    def _bring(self, image: ResolvedImage) -> ImageEntry:
+        layers = list(zip(image.manifest.layers, image.config.diff_ids, image.chains, strict=True))
+        self._tracker.expect(len(layers), sum(layer.size for layer in image.manifest.layers))
+        missing = [layer for layer in layers if not self._is_local(layer[0], layer[2])]
+        self._check_room([layer for layer, _, _ in missing])
+        if missing:
+            self._bring_layers(missing, image.chains)
+        if not layers:
+            self._make_empty()
+        return self._record(image)
+
+    def _is_local(self, layer: Descriptor, chain: Digest) -> bool:
+        local = self._stores.content.size(layer.digest) == layer.size and self._stores.snapshots.find(chain) is not None
+        if local:
+            self._tracker.advance(layer.size, fetched=False)
+            self._tracker.finish_layer()
+        return local
+
+    def _check_room(self, layers: Sequence[Descriptor]) -> None:
+        content = self._stores.content
+        sizes = {layer.digest: layer.size for layer in layers if content.size(layer.digest) is None}
+        check_space(content.root, sum(sizes.values()), self._config.limits)
+
+    def _make_empty(self) -> None:
+        snapshots = self._stores.snapshots
+        if snapshots.find(compute_chain_names(())[0]) is None:
+            snapshots.commit(snapshots.prepare(), compute_chain_names(())[0], 0)
+
+    def _bring_layers(self, layers: list[tuple[Descriptor, Digest, Digest]], chains: tuple[Digest, ...]) -> None:
+        """Unpack in parallel; each waits for the layer below it only to be given its number."""
+        pool = ThreadPoolExecutor(self._config.parallel_layers, thread_name_prefix="layer-fetch")
+        below: Future[None] | None = None
+        futures = []
+        try:
+            for descriptor, diff_id, chain in layers:
+                lower = chains[: chains.index(chain)]
+                below = pool.submit(self._bring_layer, descriptor, diff_id, (*lower, chain), below)
+                futures.append(below)
+            self._await(futures)
+        except BaseException:
+            self._tracker.abandon()
+            self._client.transport.abort()
+            self._stores.flights.wake()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _await(self, futures: list[Future[None]]) -> None:
+        """Wait for all, or for the first error or the caller's cancel; report progress on the way."""
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, REPORT_INTERVAL, FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            self._tracker.check()
+            self._tracker.report("pulling")
+
+    def _bring_layer(
+        self, descriptor: Descriptor, diff_id: Digest, chains: Sequence[Digest], below: Future[None] | None
+    ) -> None:
+        """Hold the chain to the end, the blob only while it is fetched: so no two pulls wait in a ring."""
+        flights, snapshots = self._stores.flights, self._stores.snapshots
+        with flights.alone({chains[-1]}, self._tracker):
+            if self._is_local(descriptor, chains[-1]):
+                return
+            path = snapshots.prepare()
+            try:
+                with flights.alone({descriptor.digest}, self._tracker):
+                    pipeline = self._unpack(path, descriptor, diff_id)
+                if below is not None:
+                    below.result()
+                lower = [snapshots.require(chain) for chain in reversed(chains[:-1])]
+                adopt_attributes(path / "fs", pipeline.implied, lower)
+                snapshots.commit(path, chains[-1], pipeline.size)
+            except BaseException:
+                snapshots.discard(path)
+                raise
+            self._tracker.finish_layer()
+
+    def _unpack(self, path: Path, descriptor: Descriptor, diff_id: Digest) -> LayerPipeline:
+        """Fill ``path/fs``. What is left from before may be damaged: then it is fetched again from the start, once."""
+        content = self._stores.content
+        left_over = content.size(descriptor.digest) is not None or content.has_ingest(descriptor.digest)
+        pipeline = LayerPipeline(path / "fs", self._config.limits)
+        try:
+            pipeline.run(self._source(descriptor), diff_id)
+        except Refused:
+            if not left_over:
+                raise
+            content.remove(descriptor.digest)
+            self._stores.snapshots.empty(path)
+            pipeline = LayerPipeline(path / "fs", self._config.limits)
+            pipeline.run(self._source(descriptor), diff_id)
+        return pipeline
+
+    def _source(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
+        content = self._stores.content
+        if content.size(descriptor.digest) != descriptor.size:
+            download = BlobDownload(content, self._client, descriptor, self._config, self._tracker)
+            return download.stream()
+        return self._counted(content.stream(descriptor.digest))
+
+    def _counted(self, chunks: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+        with closing(chunks):
+            for chunk in chunks:
+                self._tracker.check()
+                self._tracker.advance(len(chunk), fetched=False)
+                yield chunk
+
+    def _record(self, image: ResolvedImage) -> ImageEntry:
+        content = self._stores.content
+        oci = encode_manifest(compute_oci_manifest(image.manifest))
+        if image.manifest.media_type == OCI_MANIFEST:
+            oci = image.raw_manifest
+        content.write(image.raw_config, image.manifest.config.digest)
+        content.write(image.raw_manifest, image.digest)
+        manifest = content.write(oci)
+        layers = tuple(layer.digest for layer in image.manifest.layers)
+        entry = ImageEntry(
+            id=image.manifest.config.digest,
+            digest=image.digest,
+            names=(str(self._reference),),
+            size=sum(layer.size for layer in image.manifest.layers),
+            created=image.config.created,
+            pulled=time.time(),
+            manifest=manifest,
+            manifest_size=len(oci),
+            blobs=(image.digest, manifest, image.manifest.config.digest, *layers),
+            chains=compute_chain_names(image.chains),
+        )
+        return self._stores.images.put(entry)
+
+    def _clean_up(self, image: ResolvedImage | None) -> None:
+        """Leave nothing of an image that was refused, save what other images or pulls use."""
+        if image is None:
+            return
+        used = {key for entry in self._stores.images.all() for key in (*entry.blobs, *entry.chains)}
+        blobs = {str(layer.digest) for layer in image.manifest.layers} - used
+        chains = {str(chain) for chain in image.chains} - used
+
+        def remove(free: set[str]) -> None:
+            for blob in image.manifest.layers:
+                if blob.digest in free & blobs:
+                    self._stores.content.remove(blob.digest)
+            self._stores.snapshots.remove(free & chains)
+
+        self._stores.leases.while_free(blobs | chains, remove)

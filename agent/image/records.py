@@ -1,0 +1,174 @@
+"""What images are local: records in the database, mirrored to index.json, searched in memory."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.errors import Conflict
+from agent.image.content import ContentStore
+from agent.image.errors import ImageNotFound
+from agent.image.snapshots import Records
+from agent.oci.descriptor import OCI_MANIFEST, Descriptor
+from agent.oci.digest import Digest, parse_digest, render_shortened
+from agent.oci.reference import InvalidReference, parse_reference
+
+KIND = "image"
+_ID = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """A local image. ``id`` is its config's digest, ``digest`` its manifest's as the registry has it.
+
+    ``names`` are full references. ``size`` is the sum of the packed layers in bytes, ``created`` what the image
+    says (RFC 3339 or empty), ``pulled`` epoch seconds. ``manifest`` and ``manifest_size`` name the OCI manifest in
+    the content store; ``blobs`` are all blobs and ``chains`` all snapshots the image needs, bottom first.
+    """
+
+    id: Digest
+    digest: Digest
+    names: tuple[str, ...]
+    size: int
+    created: str
+    pulled: float
+    manifest: Digest
+    manifest_size: int
+    blobs: tuple[Digest, ...]
+    chains: tuple[str, ...]
+
+
+def encode_entry(entry: ImageEntry) -> dict[str, Any]:
+    """The database's document."""
+    return {
+        "digest": entry.digest,
+        "names": list(entry.names),
+        "size": entry.size,
+        "created": entry.created,
+        "pulled": entry.pulled,
+        "manifest": entry.manifest,
+        "manifest_size": entry.manifest_size,
+        "blobs": list(entry.blobs),
+        "chains": list(entry.chains),
+    }
+
+
+def decode_entry(image_id: str, document: dict[str, Any]) -> ImageEntry:
+    """The entry that ``encode_entry`` wrote."""
+    return ImageEntry(
+        parse_digest(image_id),
+        parse_digest(document["digest"]),
+        tuple(document["names"]),
+        document["size"],
+        document["created"],
+        document["pulled"],
+        parse_digest(document["manifest"]),
+        document["manifest_size"],
+        tuple(parse_digest(blob) for blob in document["blobs"]),
+        tuple(document["chains"]),
+    )
+
+
+class ImageRecords:
+    """The table of images. Thread-safe. A name belongs to one image at a time."""
+
+    def __init__(self, records: Records, content: ContentStore) -> None:
+        self._records = records
+        self._content = content
+        self._lock = threading.RLock()
+        self._images = {key: decode_entry(key, value) for key, value in records.all(KIND).items()}
+        self._names = {name: entry.id for entry in self._images.values() for name in entry.names}
+        self._write_index()
+
+    def _write_index(self) -> None:
+        named = [
+            (Descriptor(OCI_MANIFEST, entry.manifest, entry.manifest_size), entry.names)
+            for entry in self._images.values()
+        ]
+        self._content.write_index(named)
+
+    def all(self) -> tuple[ImageEntry, ...]:
+        """Every image."""
+        return tuple(self._images.values())
+
+    def find(self, name_or_id: str) -> ImageEntry | None:
+        """By full or short reference, by id, or by a unique prefix of the id of at least 6 digits."""
+        by_name = self._find_name(name_or_id)
+        return by_name or self._find_id(name_or_id)
+
+    def _find_name(self, name: str) -> ImageEntry | None:
+        try:
+            reference = parse_reference(name)
+        except InvalidReference:
+            return None
+        with self._lock:
+            image = self._names.get(str(reference))
+            if image is None and reference.digest is not None:
+                return next((entry for entry in self._images.values() if _is_from(entry, reference.digest)), None)
+            return self._images.get(image) if image else None
+
+    def _find_id(self, text: str) -> ImageEntry | None:
+        match = _ID.match(text)
+        if match is None:
+            return None
+        with self._lock:
+            found = [entry for key, entry in self._images.items() if key.startswith(f"sha256:{match[1]}")]
+        if len(found) > 1:
+            raise Conflict(f"{text} is the beginning of {len(found)} image ids", reason="AmbiguousImageId")
+        return found[0] if found else None
+
+    def require(self, name_or_id: str) -> ImageEntry:
+        """As ``find``. Raises ImageNotFound."""
+        entry = self.find(name_or_id)
+        if entry is None:
+            raise ImageNotFound(f"the image {render_shortened(name_or_id)} is not local")
+        return entry
+
+    def put(self, entry: ImageEntry) -> ImageEntry:
+        """Add an image, or its new names; names move here from other images. Returns what is recorded now."""
+        with self._lock:
+            present = self._images.get(entry.id)
+            names = tuple(dict.fromkeys((*(present.names if present else ()), *entry.names)))
+            changed = [replace(entry, names=names), *self._without(names, entry.id)]
+            self._store(changed)
+            return changed[0]
+
+    def _without(self, names: Iterable[str], keeper: Digest) -> list[ImageEntry]:
+        taken = set(names)
+        return [
+            replace(other, names=tuple(name for name in other.names if name not in taken))
+            for other in self._images.values()
+            if other.id != keeper and taken.intersection(other.names)
+        ]
+
+    def _store(self, entries: Iterable[ImageEntry]) -> None:
+        for entry in entries:
+            self._records.put(KIND, entry.id, encode_entry(entry))
+            self._images[entry.id] = entry
+        self._names = {name: entry.id for entry in self._images.values() for name in entry.names}
+        self._write_index()
+
+    def remove(self, name_or_id: str) -> ImageEntry | None:
+        """Take a name away, or a whole image by its id; the image goes with its last name.
+
+        Returns the image when it is gone, else None. Blobs and snapshots stay until they are pruned.
+        """
+        with self._lock:
+            by_name = self._find_name(name_or_id)
+            entry = by_name or self.require(name_or_id)
+            rest = tuple(name for name in entry.names if name != str(parse_reference(name_or_id))) if by_name else ()
+            if rest and rest != entry.names:
+                self._store([replace(entry, names=rest)])
+                return None
+            self._records.delete(KIND, entry.id)
+            del self._images[entry.id]
+            self._names = {name: image for name, image in self._names.items() if image != entry.id}
+            self._write_index()
+            return entry
+
+
+def _is_from(entry: ImageEntry, digest: Digest) -> bool:
+    return digest in (entry.digest, entry.manifest)

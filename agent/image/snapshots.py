@@ -1,0 +1,199 @@
+"""Snapshots: unpacked layers by chain ID, as small numbered directories that all images share.
+
+A snapshot is built in ``tmp-*`` and appears under its number by one rename, complete. Its marker says which chain it
+is, so that records can be rebuilt from the directories. Data is flushed to disk after the pull, in the background
+(``flush``): until then the marker is bound to this boot, and after a power cut the snapshot is dropped and unpacked
+again from its blob.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent.errors import NotFound
+from agent.image.errors import translated_storage_errors
+from agent.oci.digest import Digest, parse_digest
+from agent.store.atomic import write_atomic
+
+EMPTY_CHAIN = "empty"
+KIND = "snapshot"
+_MARKER = "chain.json"
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Records(Protocol):
+    """What the image store needs of the database."""
+
+    def put(self, kind: str, key: str, value: dict[str, Any]) -> None:
+        """Store a document."""
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Every document of a kind."""
+
+    def delete(self, kind: str, *keys: str) -> None:
+        """Remove documents."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One unpacked layer: its number, the chain it ends, and the bytes of its files."""
+
+    number: int
+    chain: str
+    size: int
+
+
+class SnapshotStore:
+    """All snapshots below ``root``. Thread-safe; one process at a time."""
+
+    def __init__(self, root: Path, records: Records) -> None:
+        self.root = root
+        self._records = records
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._by_chain: dict[str, Snapshot] = {}
+        self._volatile: set[int] = set()
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._load()
+
+    def _load(self) -> None:
+        """Believe the directories; remove what is half made, or was not flushed before the machine went down."""
+        for path in sorted(self.root.iterdir()):
+            snapshot = self._read_marker(path)
+            if snapshot is None or snapshot.chain in self._by_chain:
+                shutil.rmtree(path)
+            else:
+                self._by_chain[snapshot.chain] = snapshot
+        known = self._records.all(KIND)
+        self._records.delete(KIND, *(chain for chain in known if chain not in self._by_chain))
+        for snapshot in self._by_chain.values():
+            if snapshot.chain not in known:
+                self._record(snapshot)
+
+    def _read_marker(self, path: Path) -> Snapshot | None:
+        try:
+            marker = json.loads((path / _MARKER).read_bytes())
+            if marker["boot"] not in ("", self._boot) or not path.name.isdigit():
+                return None
+            if marker["boot"]:
+                self._volatile.add(int(path.name))
+            return Snapshot(int(path.name), str(marker["chain"]), int(marker["size"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _record(self, snapshot: Snapshot) -> None:
+        self._records.put(KIND, snapshot.chain, {"number": snapshot.number, "size": snapshot.size})
+
+    def path(self, number: int) -> Path:
+        """The directory that overlayfs takes as a lower layer."""
+        return self.root / str(number) / "fs"
+
+    def find(self, chain: str) -> Snapshot | None:
+        """The snapshot of a chain ID, if it is there."""
+        return self._by_chain.get(chain)
+
+    def require(self, chain: str) -> Path:
+        """The lower directory of a chain ID. Raises NotFound."""
+        snapshot = self._by_chain.get(chain)
+        if snapshot is None:
+            raise NotFound(f"the layer {chain} is not unpacked", reason="SnapshotNotFound", hint="pull the image again")
+        return self.path(snapshot.number)
+
+    def prepare(self) -> Path:
+        """A fresh temporary snapshot; its ``fs`` directory is to be filled, then ``commit`` or ``discard``."""
+        path = self.root / f"tmp-{secrets.token_hex(8)}"
+        with translated_storage_errors():
+            path.mkdir(mode=0o700)
+            self.empty(path)
+        return path
+
+    def empty(self, path: Path) -> None:
+        """Begin a prepared snapshot afresh."""
+        shutil.rmtree(path / "fs", ignore_errors=True)
+        (path / "fs").mkdir(mode=0o755)
+        (path / "fs").chmod(0o755)
+
+    def commit(self, path: Path, chain: str, size: int) -> Snapshot:
+        """Make a prepared snapshot visible as ``chain``; when there is one already, that one stays."""
+        with self._lock:
+            if (present := self._by_chain.get(chain)) is not None:
+                self.discard(path)
+                return present
+            number = max((snapshot.number for snapshot in self._by_chain.values()), default=0) + 1
+            snapshot = Snapshot(number, chain, size)
+            self._write_marker(path, snapshot, self._boot)
+            with translated_storage_errors():
+                path.rename(self.root / str(number))
+            self._by_chain[chain] = snapshot
+            self._volatile.add(number)
+            self._record(snapshot)
+            return snapshot
+
+    def _write_marker(self, path: Path, snapshot: Snapshot, boot: str) -> None:
+        marker = {"chain": snapshot.chain, "size": snapshot.size, "boot": boot}
+        with translated_storage_errors():
+            write_atomic(path / _MARKER, json.dumps(marker).encode(), durable=False)
+
+    def discard(self, path: Path) -> None:
+        """Remove a prepared snapshot that is not wanted."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def remove(self, chains: Collection[str]) -> int:
+        """Remove snapshots by chain ID; returns the bytes of their files. Absent ones are fine."""
+        freed = 0
+        with self._lock:
+            gone = [snapshot for chain in chains if (snapshot := self._by_chain.pop(chain, None)) is not None]
+            self._records.delete(KIND, *(snapshot.chain for snapshot in gone))
+            moved = []
+            for snapshot in gone:
+                target = self.root / f"tmp-{secrets.token_hex(8)}"
+                (self.root / str(snapshot.number)).rename(target)
+                moved.append(target)
+                self._volatile.discard(snapshot.number)
+                freed += snapshot.size
+        for target in moved:
+            shutil.rmtree(target)
+        return freed
+
+    def all(self) -> tuple[Snapshot, ...]:
+        """Every snapshot that is there."""
+        return tuple(self._by_chain.values())
+
+    def flush(self) -> None:
+        """Put all data on the disk (one syncfs), then unbind the markers from this boot. Slow: seconds."""
+        with self._flushing:
+            with self._lock:
+                fresh = [snapshot for snapshot in self._by_chain.values() if snapshot.number in self._volatile]
+            if not fresh:
+                return
+            _sync_file_system(self.root)
+            with self._lock:
+                for snapshot in fresh:
+                    if self._by_chain.get(snapshot.chain) is snapshot:
+                        self._write_marker(self.root / str(snapshot.number), snapshot, "")
+                        self._volatile.discard(snapshot.number)
+
+
+def _sync_file_system(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _LIBC.syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(fd)
+
+
+def compute_chain_names(chain_ids: Sequence[Digest]) -> tuple[str, ...]:
+    """The snapshots that make up a root file system, bottom first: never none, since overlayfs needs a lower layer."""
+    return tuple(parse_digest(chain) for chain in chain_ids) or (EMPTY_CHAIN,)
