@@ -115,6 +115,7 @@ class RootedTree:
         os.mkdir(name, 0o755, dir_fd=parent)
         self.implied.add(path)
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        os.fchown(fd, 0, 0)
         os.fchmod(fd, 0o755)
         return fd
 

@@ -126,8 +126,7 @@ class Unpacker:
             elif entry.size:
                 for piece in reader.data(entry.size):
                     _write_all(fd, piece)
-            if entry.uid or entry.gid:
-                os.fchown(fd, entry.uid, entry.gid)
+            os.fchown(fd, entry.uid, entry.gid)
             os.fchmod(fd, entry.mode)
             if entry.xattrs:
                 self._set_xattrs(entry, fd)
