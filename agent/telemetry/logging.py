@@ -31,9 +31,9 @@ _PLAIN_KEYS = frozenset({"timestamp", "level"})
 
 
 def get_logger(name: str = "") -> structlog.typing.FilteringBoundLogger:
-    """A logger; ``name`` becomes the field ``logger``. Call it as ``log.info("message", app="web", seconds=0.2)``."""
+    """A logger; ``name`` becomes the field ``component``. Call it as ``log.info("message", app="web", seconds=0.2)``."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-    return structlog.get_logger(logger=name) if name else logger
+    return structlog.get_logger(component=name) if name else logger
 
 
 def configure_logging(
@@ -94,7 +94,7 @@ class _StructlogHandler(logging.Handler):
     """Hands a standard library log record to structlog, so that there is one format and one redaction."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        logger = structlog.get_logger(logger=record.name)
+        logger = structlog.get_logger(component=record.name)
         logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
 
 
