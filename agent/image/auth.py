@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urljoin
 from agent.errors import Refused
 from agent.image.credentials import Credentials
 from agent.image.errors import ImagePullFailed, RegistryUnauthorized
-from agent.image.transport import Origin, Transport, is_loopback, parse_origin
+from agent.image.transport import Origin, Transport, parse_origin
 from agent.oci.document import decode_document, take_text
 
 MAX_TOKEN = 256 << 10
@@ -41,20 +41,18 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
 
 
 def is_same_party(registry: str, realm: str) -> bool:
-    """Whether the token server ``realm`` may see the credentials of ``registry`` (both host names).
+    """Whether the token server ``realm`` may see the credentials of ``registry`` (host names without port).
 
-    Yes for the same host, two hosts of one domain (its last two labels and at least one more in either name), two
-    loopback addresses, and Docker Hub's own pair.
+    Yes for the same host, hosts of one domain (two labels in common, three below the likes of ``co.uk``), and
+    Docker Hub's own pair. Addresses have no domain.
     """
-    if registry == realm or (registry, realm) == _DOCKER_HUB or (is_loopback(registry) and is_loopback(realm)):
+    if registry == realm or (registry, realm) == _DOCKER_HUB:
         return True
-    if any(name.replace(".", "").isdigit() or ":" in name for name in (registry, realm)):
-        return False
     ours, theirs = registry.split("."), realm.split(".")
-    shared = 0
-    while shared < min(len(ours), len(theirs)) and ours[-1 - shared] == theirs[-1 - shared]:
-        shared += 1
-    return shared >= 2 and max(len(ours), len(theirs)) >= 3 and (shared >= 3 or len(ours[-2]) > 3)
+    if min(len(ours), len(theirs)) < 2 or any(name[-1].isdigit() or ":" in name for name in (registry, realm)):
+        return False
+    shared = 3 if len(ours[-1]) == 2 and len(ours[-2]) <= 3 else 2
+    return ours[-shared:] == theirs[-shared:]
 
 
 class Authorizer:

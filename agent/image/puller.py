@@ -192,12 +192,12 @@ class Pull:
     ) -> None:
         """Hold the chain to the end, the blob only while it is fetched: so no two pulls wait in a ring."""
         flights, snapshots = self._stores.flights, self._stores.snapshots
-        with flights.alone({chains[-1]}, self._tracker):
+        with flights.alone({f"chain {chains[-1]}"}, self._tracker):
             if self._is_local(descriptor, chains[-1]):
                 return
             path = snapshots.prepare()
             try:
-                with flights.alone({descriptor.digest}, self._tracker):
+                with flights.alone({f"blob {descriptor.digest}"}, self._tracker):
                     pipeline = self._unpack(path, descriptor, diff_id)
                 if below is not None:
                     below.result()
