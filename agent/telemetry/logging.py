@@ -31,7 +31,7 @@ _PLAIN_KEYS = frozenset({"timestamp", "level"})
 
 
 def get_logger(name: str = "") -> structlog.typing.FilteringBoundLogger:
-    """A logger; ``name`` becomes the field ``component``. Call it as ``log.info("message", app="web", seconds=0.2)``."""
+    """A logger whose lines carry ``name`` as the field ``component``; use: ``log.info("message", app="web")``."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return structlog.get_logger(component=name) if name else logger
 

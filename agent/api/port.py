@@ -1,0 +1,150 @@
+"""What the API needs of the floors below it, and no more: the shapes it is given at the composition root."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent.engine.execs import ExecHandle, ExecOptions
+from agent.engine.model import ContainerEvent, ContainerRecord, ContainerStats, ImageRecord
+from agent.telemetry.events import EventLog
+from agent.telemetry.metrics import Metrics
+
+
+class ControllerPort(Protocol):
+    """The loop, as the API sees it. The queries answer from memory, at once, on the event loop's thread."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether the first reconcile since the start is done; /readyz is false until then."""
+
+    def status(self) -> Mapping[str, Any]:
+        """``{"apps": [{name, revision, conditions: [{type, status, reason, message}], services: [...]}]}``."""
+
+    def containers(self) -> Sequence[Mapping[str, Any]]:
+        """The objects of ``ps --json``."""
+
+    def pending_plan(self) -> Mapping[str, Any]:
+        """``{"apps": [{"name", "actions": [{"id", "kind", "subject", "cause": {...}}]}]}``; no actions: converged."""
+
+    async def sync(self) -> None:
+        """Read the state directory and reconcile every app now; returns when that one pass is done."""
+
+    async def down(self) -> None:
+        """Stop and remove every container and network of this agent, and stay down until ``sync``."""
+
+    async def wait_converged(self, seconds: float) -> bool:
+        """True as soon as the host is as wanted; False when ``seconds`` have gone by first."""
+
+
+class LogLine(Protocol):
+    """One piece of a container's output: ``stream`` 1 is stdout, 2 stderr; ``at`` is unix time in seconds."""
+
+    @property
+    def stream(self) -> int:
+        """1 for stdout, 2 for stderr."""
+
+    @property
+    def at(self) -> float:
+        """When it was written, in unix seconds."""
+
+    @property
+    def data(self) -> bytes:
+        """The bytes, with their newline where there was one."""
+
+
+class ContainersPort(Protocol):
+    """Containers of the engine."""
+
+    def list(self) -> tuple[ContainerRecord, ...]:
+        """Every container, from memory."""
+
+    def get(self, name: str) -> ContainerRecord:
+        """By id, name or id prefix. Raises NotFound or Conflict."""
+
+    def stats(self, container_id: str) -> ContainerStats:
+        """One reading of its cgroups. Raises HoldfastError when it has ended."""
+
+    def logs(
+        self, container_id: str, *, since: float, tail: int | None, follow: bool, stop: threading.Event
+    ) -> Iterator[LogLine]:
+        """Blocking; with ``follow`` until the container has ended or ``stop`` is set (noticed within a second)."""
+
+
+class ExecsPort(Protocol):
+    """Further processes in running containers."""
+
+    def start(self, record: ContainerRecord, args: Sequence[str], options: ExecOptions) -> ExecHandle:
+        """Start a process. Raises Conflict when the container does not run."""
+
+    def resize(self, handle: ExecHandle, rows: int, columns: int) -> None:
+        """Tell its terminal the new size."""
+
+    def kill(self, handle: ExecHandle, number: int) -> None:
+        """Send it a signal."""
+
+
+class ImagesPort(Protocol):
+    """Images of the engine."""
+
+    def list(self) -> tuple[ImageRecord, ...]:
+        """Every local image."""
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        policy: str = "missing",
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Any:
+        """Fetch an image (blocking) and return its record; ``progress`` gets ``image.progress.PullProgress``."""
+
+
+class EnginePort(Protocol):
+    """The engine, as the API sees it."""
+
+    @property
+    def containers(self) -> ContainersPort:
+        """Containers."""
+
+    @property
+    def execs(self) -> ExecsPort:
+        """Execs."""
+
+    @property
+    def images(self) -> ImagesPort:
+        """Images."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the keeper is connected at this moment."""
+
+    def subscribe(self, callback: Callable[[ContainerEvent], None]) -> None:
+        """Be told of every container event, in the engine's thread."""
+
+
+class AgentParts(Protocol):
+    """All that the API is built from."""
+
+    @property
+    def controller(self) -> ControllerPort:
+        """The loop."""
+
+    @property
+    def engine(self) -> EnginePort:
+        """The engine."""
+
+    @property
+    def events(self) -> EventLog:
+        """The event log."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics."""
+
+    @property
+    def data_root(self) -> Path:
+        """Where the agent keeps its data; its file system's room is a metric."""
