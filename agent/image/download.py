@@ -90,7 +90,7 @@ class BlobDownload:
             skip = self._offset - start
             watch = _SlowWatch(self._config)
             while self._offset < self._descriptor.size:
-                chunk = self._client.once(lambda: response.read(CHUNK))
+                chunk = self._client.once(lambda: response.read1(CHUNK))
                 if not chunk:
                     raise ImagePullFailed(f"the download of {digest} ended early")
                 watch.count(len(chunk))

@@ -53,6 +53,12 @@ class PullCancelled(HoldfastError):
     reason = "PullCancelled"
 
 
+class StorageFailed(Waiting):
+    """The data root could not be written or read for another reason than being full."""
+
+    reason = "StorageFailed"
+
+
 class InsufficientStorage(Waiting):
     """The file system of the data root is full, or would be."""
 
@@ -64,10 +70,10 @@ class InsufficientStorage(Waiting):
 
 @contextmanager
 def translated_storage_errors() -> Iterator[None]:
-    """Turn a full disk, wherever it is met, into InsufficientStorage."""
+    """Turn a full disk, wherever it is met, into InsufficientStorage, and any other OSError into StorageFailed."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InsufficientStorage("the disk is full") from error
-        raise
+        raise StorageFailed(f"the data root fails: {error.strerror or error}") from error

@@ -19,20 +19,39 @@ def adopt_attributes(root: Path, implied: Iterable[bytes], lower: Sequence[Path]
     the layer relies on writing through it.
     """
     for path in sorted(implied, reverse=True):
-        target = root / os.fsdecode(path)
-        source = _find_lower(path, lower)
-        if source is None:
-            os.utime(target, (0, 0))
-            continue
-        status = source.lstat()
-        if not stat.S_ISDIR(status.st_mode):
-            raise HostileLayer(f"the layer puts files below {render_path(path)}, which is no directory")
-        os.chown(target, status.st_uid, status.st_gid)
-        target.chmod(stat.S_IMODE(status.st_mode))
-        for name in os.listxattr(source, follow_symlinks=False):
-            if not name.startswith(UNWANTED_XATTRS):
-                os.setxattr(target, name, os.getxattr(source, name, follow_symlinks=False))
-        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        fd = _open_directory(root, path)
+        try:
+            _adopt(fd, path, _find_lower(path, lower))
+        finally:
+            os.close(fd)
+
+
+def _adopt(fd: int, path: bytes, source: Path | None) -> None:
+    if source is None:
+        os.utime(fd, (0, 0))
+        return
+    status = source.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise HostileLayer(f"the layer puts files below {render_path(path)}, which is no directory")
+    os.fchown(fd, status.st_uid, status.st_gid)
+    os.fchmod(fd, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(source, follow_symlinks=False):
+        if not name.startswith(UNWANTED_XATTRS):
+            os.setxattr(fd, name, os.getxattr(source, name, follow_symlinks=False))
+    os.utime(fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+def _open_directory(root: Path, path: bytes) -> int:
+    """Open a directory of our own tree, following no link on the way."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(root, flags)
+    for part in path.split(b"/") if path else ():
+        try:
+            inner = os.open(part, flags, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
 
 
 def _find_lower(path: bytes, lower: Sequence[Path]) -> Path | None:

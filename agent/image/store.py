@@ -12,7 +12,7 @@ from agent.errors import Unsupported
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
-from agent.image.errors import ImageNotFound
+from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.flight import Flights, Leases
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Pull, Stores
@@ -79,7 +79,8 @@ class ImageStore:
                 f"the image {parsed.familiar()} is not local, and its pull policy is never", reason="ImageNotPresent"
             )
         tracker = PullTracker(parsed.familiar(), progress, cancel)
-        entry = Pull(self._stores, self._config, parsed, tracker).run()
+        with translated_storage_errors():
+            entry = Pull(self._stores, self._config, parsed, tracker).run()
         self._flush_later()
         return entry
 
