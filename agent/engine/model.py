@@ -207,3 +207,15 @@ class PublishedPort:
     host_port: int
     protocol: str
     backends: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """One image build: absolute context directory, Dockerfile inside it, and the name the image will get."""
+
+    context: str
+    tag: str
+    dockerfile: str = "Dockerfile"
+    args: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    additional_contexts: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    target: str | None = None

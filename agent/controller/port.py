@@ -1,0 +1,254 @@
+"""What the controller needs of the floors below, and no more: the seam under which tests put a fake engine.
+
+Every engine call blocks for as long as the work takes, may be made from any thread, and raises only
+HoldfastError on purpose; ``list``, ``find`` and ``config`` answer from memory. Callbacks come from foreign threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from agent.engine.model import (
+    BuildConfig,
+    ContainerConfig,
+    ContainerEvent,
+    ContainerRecord,
+    ExitStatus,
+    ImageRecord,
+    PublishedPort,
+)
+from agent.errors import Problem
+from agent.oci.imageconfig import ImageConfig
+from agent.spec.model import App
+
+
+class ContainersPort(Protocol):
+    """All containers of this agent, whoever asked for them."""
+
+    def list(self) -> tuple[ContainerRecord, ...]:
+        """Every container, oldest first; the same tuple object until something changes."""
+
+    def create_start(self, config: ContainerConfig) -> ContainerRecord:
+        """Make and start a container; on an error nothing of it is left. Its image must be local."""
+
+    def stop(self, container_id: str, grace: float | None = None) -> Future[ExitStatus]:
+        """Signal, then SIGKILL to all after the grace (seconds); done when it has ended. Safe to repeat."""
+
+    def remove(self, container_id: str) -> None:
+        """Delete an ended container. Raises Conflict while it runs, NotFound when it is gone."""
+
+
+class ImagesPort(Protocol):
+    """Local images and the ways to get more."""
+
+    def find(self, name_or_id: str) -> ImageRecord | None:
+        """The local image of a reference or id."""
+
+    def config(self, image_id: str) -> ImageConfig:
+        """What a local image says of itself. Raises NotFound."""
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        policy: str = "missing",
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> ImageRecord:
+        """Make an image local. ``policy``: missing, always or never (NotFound when absent)."""
+
+    def build(
+        self,
+        config: BuildConfig,
+        *,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> ImageRecord:
+        """Build and tag an image."""
+
+    def build_digest(self, config: BuildConfig) -> str:
+        """The digest of everything that build would read, without building."""
+
+
+class Named(Protocol):
+    """Anything with a name."""
+
+    @property
+    def name(self) -> str:
+        """Unique among its kind."""
+
+
+class NetworksPort(Protocol):
+    """Bridges, published ports and names."""
+
+    def list(self) -> Sequence[Named]:
+        """Every network of this agent, from memory."""
+
+    def ensure(self, name: str, *, internal: bool = False) -> Named:
+        """Make the network exist."""
+
+    def remove(self, name: str) -> None:
+        """Remove a network with no container on it; an absent one is fine."""
+
+    def publish(self, ports: Sequence[PublishedPort]) -> None:
+        """Replace the whole balancer map; a port without backends refuses connections."""
+
+    def set_service_names(self, network: str, names: Mapping[str, tuple[str, ...]]) -> None:
+        """Replace the service names of one network: name to addresses."""
+
+
+class VolumesPort(Protocol):
+    """Named volumes."""
+
+    def list(self) -> Sequence[Named]:
+        """Every named volume of this agent, from memory."""
+
+    def ensure(self, name: str, labels: Mapping[str, str]) -> object:
+        """Make the volume exist; an existing one is left as it is."""
+
+
+class RunningExec(Protocol):
+    """One more process in a container. ``stdout_fd`` and ``stderr_fd`` are the caller's until ``close``."""
+
+    @property
+    def id(self) -> str:
+        """Its id, for ``exec_kill``."""
+
+    @property
+    def stdout_fd(self) -> int:
+        """The reading end of its standard output."""
+
+    @property
+    def stderr_fd(self) -> int:
+        """The reading end of its standard error."""
+
+    @property
+    def ended(self) -> Future[ExitStatus]:
+        """Done when the process has ended; may be resolved in any thread."""
+
+    def close(self) -> None:
+        """Close the descriptors."""
+
+
+class EnginePort(Protocol):
+    """One host."""
+
+    @property
+    def containers(self) -> ContainersPort:
+        """Containers."""
+
+    @property
+    def images(self) -> ImagesPort:
+        """Images."""
+
+    @property
+    def networks(self) -> NetworksPort:
+        """Networks."""
+
+    @property
+    def volumes(self) -> VolumesPort:
+        """Volumes."""
+
+    def exec_start(self, container_id: str, args: Sequence[str]) -> RunningExec:
+        """Start a process without a terminal and without input, as the container's own user."""
+
+    def exec_kill(self, exec_id: str, number: int) -> None:
+        """Signal an exec; one that ended is fine."""
+
+    def subscribe(self, callback: Callable[[ContainerEvent], None]) -> None:
+        """Call back on every container event, in order, from a thread of the engine; it must not block."""
+
+    def down(self) -> None:
+        """Stop and remove every container and network of this agent; volumes and images stay."""
+
+
+class AppFilesPort(Protocol):
+    """One app as its source read it: ``app`` is None when there are problems."""
+
+    @property
+    def key(self) -> str:
+        """The app's key in the source: the file's or directory's name without suffix."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of everything the app was read from."""
+
+    @property
+    def app(self) -> App | None:
+        """The resolved app."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why there is no app."""
+
+
+class RevisionPort(Protocol):
+    """The whole desired state at one moment."""
+
+    @property
+    def id(self) -> str:
+        """Changes when anything in it does."""
+
+    @property
+    def apps(self) -> Mapping[str, AppFilesPort]:
+        """Every app by its key; objects of unchanged apps are the very same as in the revision before."""
+
+
+class SourcePort(Protocol):
+    """Where desired state comes from."""
+
+    def revisions(self) -> AsyncIterator[RevisionPort]:
+        """The state now, then again after every change. Raises HoldfastError when it cannot be read at all."""
+
+
+class RecordsPort(Protocol):
+    """The database, as far as it is used here."""
+
+    def put(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        """Store a document."""
+
+    def put_many(self, kind: str, items: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Store several in one transaction."""
+
+    def get(self, kind: str, key: str) -> dict[str, Any] | None:
+        """A document, or None."""
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+        """All documents of a kind."""
+
+    def delete(self, kind: str, *keys: str) -> None:
+        """Remove documents; absent ones are fine."""
+
+
+class EventsPort(Protocol):
+    """Where people look for what happened."""
+
+    def record(
+        self, kind: str, *, app: str = "", service: str = "", container: str = "", reason: str = "", message: str = ""
+    ) -> object:
+        """Note one thing; cheap, from any thread."""
+
+
+class MetricsPort(Protocol):
+    """Counters of what the loop does."""
+
+    def reconciled(self, seconds: float, *, success: bool = True) -> None:
+        """One reconcile of one app ended."""
+
+    def pulled(self, seconds: float, size: int, *, success: bool = True) -> None:
+        """One image pull ended; ``size`` in bytes over the wire."""
+
+    def restarted(self, app: str, service: str) -> None:
+        """A container was replaced because it ended or was unhealthy."""
+
+    def oom_killed(self, app: str, service: str) -> None:
+        """The kernel killed a process of a service for want of memory."""
+
+    def drift_found(self, app: str, count: int = 1) -> None:
+        """The host differed from the desired state in ``count`` things."""
+
+    def drift_corrected(self, app: str, count: int = 1) -> None:
+        """``count`` differences were put right."""
