@@ -55,11 +55,13 @@ def load_filter(program: bytes) -> None:
     _seccomp(_SECCOMP_SET_MODE_FILTER, 0, ctypes.addressof(structure))
 
 
-def close_all_but(first: int, keep: int) -> None:
-    """Close every descriptor from ``first`` on, except ``keep``."""
-    if keep > first:
-        _close_range(first, keep - 1, 0)
-    _close_range(max(first, keep + 1), 0xFFFFFFFF, 0)
+def close_all_but(first: int, *keep: int) -> None:
+    """Close every descriptor from ``first`` on, except those in ``keep``."""
+    for descriptor in sorted(keep):
+        if descriptor > first:
+            _close_range(first, descriptor - 1, 0)
+        first = max(first, descriptor + 1)
+    _close_range(first, 0xFFFFFFFF, 0)
 
 
 def read_small_file(path: str, limit: int) -> bytes:

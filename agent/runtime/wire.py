@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import _json
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 SOCKET_NAME = "keeper.sock"
 LOCK_NAME = "keeper.lock"
 JOURNAL_NAME = "keeper.log"
@@ -50,12 +54,12 @@ def _refuse(value: object) -> object:
 _encode = _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, None, ":", ",", False, False, False)
 
 
-def encode(message: dict[str, object]) -> bytes:
+def encode(message: dict[str, Any]) -> bytes:
     """A message as JSON bytes (ASCII). Raises TypeError or ValueError for what JSON cannot say."""
     return "".join(_encode(message, 0)).encode()
 
 
-def decode(data: bytes) -> dict[str, object]:
+def decode(data: bytes) -> dict[str, Any]:
     """The JSON object in ``data``. Raises ValueError for anything else, trailing bytes included."""
     text = data.decode("utf-8")
     start = len(text) - len(text.lstrip(_SPACE))

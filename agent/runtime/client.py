@@ -1,0 +1,247 @@
+"""The agent's side of the keeper: requests as calls, events as callbacks, a dead keeper as a short delay."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+from agent.errors import Conflict, HoldfastError, NotFound, Refused, Stalled, Unsupported, Waiting
+from agent.runtime.connection import Connection, open_connection
+from agent.runtime.protocol import (
+    CreateRequest,
+    ExecRequest,
+    KeeperEvent,
+    KeeperState,
+    decode_event,
+    decode_state,
+    encode_create,
+    encode_exec,
+)
+
+_PATIENCE_SECONDS = 60.0
+_RECONNECT_SECONDS = 0.2
+_CLASSES: dict[str, type[HoldfastError]] = {
+    "NotFound": NotFound,
+    "Conflict": Conflict,
+    "NotRunning": Conflict,
+    "Busy": Conflict,
+    "NotATerminal": Conflict,
+    "Unsupported": Unsupported,
+    "Refused": Refused,
+}
+
+
+class CommandFailed(Stalled):
+    """The program could not be executed: ``exit_code`` 127 when it is not there, 126 when it cannot run."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message, reason=reason)
+        self.exit_code = 127 if reason == "CommandNotFound" else 126
+
+
+class KeeperClient:
+    """Thread-safe; any number of calls may be in flight. ``on_event`` runs in the reader thread: it must be quick.
+
+    When the keeper dies a new one is started (``spawn``), which adopts what lives; calls in flight raise Waiting,
+    and the end of everything that ended meanwhile is announced as if nothing had happened.
+    """
+
+    def __init__(self, run_root: Path, on_event: Callable[[KeeperEvent], None], *, spawn: bool = True) -> None:
+        self._run_root = run_root
+        self._on_event = on_event
+        self._spawn = spawn
+        self._lock = threading.Lock()
+        self._calls: dict[int, Future[tuple[dict[str, Any], list[int]]]] = {}
+        self._seq = 0
+        self._running: set[str] = set()
+        self._execs: dict[str, str] = {}
+        self._connection: Connection | None = None
+        self._closed = threading.Event()
+        self._reader: threading.Thread | None = None
+
+    def connect(self) -> None:
+        """Connect, starting a keeper if there is none. Raises Waiting when that fails."""
+        self._attach(open_connection(self._run_root, spawn=self._spawn))
+        self._reader = threading.Thread(target=self._read, name="keeper-client", daemon=True)
+        self._reader.start()
+
+    def close(self) -> None:
+        """Hang up; keeper and containers go on."""
+        self._closed.set()
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.shut()
+        if self._reader is not None:
+            self._reader.join()
+        if connection is not None:
+            connection.close()
+
+    def create(self, request: CreateRequest) -> int:
+        """Set a container up, up to the point of running its program. Returns the pid on the host."""
+        return int(self._call("create", request=encode_create(request))[0]["pid"])
+
+    def start(self, container_id: str) -> None:
+        """Run a created container's program. Raises CommandFailed when there is none to run."""
+        self._call("start", id=container_id)
+
+    def run(self, request: CreateRequest) -> int:
+        """Create and start in one message. Returns the pid on the host."""
+        return int(self._call("run", request=encode_create(request))[0]["pid"])
+
+    def kill(self, container_id: str, signal: int, everyone: bool = False) -> None:
+        """Signal the first process, or with ``everyone`` all of the cgroup. Raises Conflict when it has ended."""
+        self._call("kill", id=container_id, signal=int(signal), everyone=everyone)
+
+    def delete(self, container_id: str) -> None:
+        """Forget an ended (or never started) container. Raises Conflict while it runs."""
+        self._call("delete", id=container_id)
+
+    def states(self) -> tuple[KeeperState, ...]:
+        """Every container the keeper knows, by id."""
+        found: list[KeeperState] = []
+        while True:
+            reply, _ = self._call("states", after=found[-1].id if found else "")
+            found += [decode_state(state) for state in reply["states"]]
+            if not reply["more"]:
+                return tuple(found)
+
+    def exec(
+        self, request: ExecRequest, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
+    ) -> tuple[str, int | None]:
+        """Run a further process; returns its id and, with a terminal, the master's descriptor (the caller's to close).
+
+        Without a terminal the three descriptors become its own; the caller still closes its copies.
+        """
+        fds = [] if request.terminal else [fd for fd in (stdin, stdout, stderr) if fd is not None]
+        reply, received = self._call("exec", fds, request=encode_exec(request))
+        exec_id = str(reply["exec_id"])
+        return exec_id, received[0] if received else None
+
+    def resize(self, exec_id: str, rows: int, columns: int) -> None:
+        """Resize an exec's terminal."""
+        self._call("resize", exec_id=exec_id, rows=rows, columns=columns)
+
+    def exec_kill(self, exec_id: str, signal: int) -> None:
+        """Signal an exec. Raises NotFound when it has ended."""
+        self._call("exec_kill", exec_id=exec_id, signal=int(signal))
+
+    def upgrade(self, python: str = "", root: str = "") -> None:
+        """Replace the keeper's program in place; empty arguments mean the same interpreter and package."""
+        self._call("upgrade", python=python, root=root)
+
+    def shutdown(self) -> None:
+        """End the keeper. Raises Conflict while it has containers that run."""
+        self._call("shutdown")
+
+    def _call(self, name: str, fds: list[int] | None = None, **fields: Any) -> tuple[dict[str, Any], list[int]]:
+        future: Future[tuple[dict[str, Any], list[int]]] = Future()
+        with self._lock:
+            if self._connection is None:
+                raise _unavailable()
+            self._seq += 1
+            seq = self._seq
+            self._calls[seq] = future
+            try:
+                self._connection.send({"seq": seq, "do": name, **fields}, fds or [])
+            except OSError:
+                del self._calls[seq]
+                raise _unavailable() from None
+        try:
+            return future.result(_PATIENCE_SECONDS)
+        except FutureTimeout:
+            with self._lock:
+                self._calls.pop(seq, None)
+            raise Waiting(f"the keeper did not answer {name}", reason="KeeperTimeout") from None
+
+    def _read(self) -> None:
+        while not self._closed.is_set():
+            connection = self._connection
+            message = connection.receive() if connection is not None else None
+            if message is not None:
+                self._take(*message)
+            elif not self._closed.is_set():
+                self._reconnect()
+
+    def _take(self, message: dict[str, Any], fds: list[int]) -> None:
+        if "event" in message:
+            self._announce(decode_event(message["event"]))
+            return
+        with self._lock:
+            future = self._calls.pop(message.get("seq") or 0, None)
+        error = message.get("error")
+        if future is None:
+            Connection.discard(fds)
+        elif error is not None:
+            future.set_exception(_decode_error(error["reason"], error["message"]))
+        else:
+            exec_id = message["ok"].get("exec_id")
+            if exec_id:
+                self._execs[exec_id] = ""
+            future.set_result((message["ok"], fds))
+
+    def _announce(self, event: KeeperEvent) -> None:
+        with self._lock:
+            if event.kind == "started":
+                self._running.add(event.id)
+            elif event.kind == "exited":
+                self._running.discard(event.id)
+            elif event.kind == "exec_exited":
+                self._execs.pop(event.exec_id, None)
+        self._on_event(event)
+
+    def _reconnect(self) -> None:
+        with self._lock:
+            dead, self._connection = self._connection, None
+            calls, self._calls = self._calls, {}
+        if dead is not None:
+            dead.close()
+        for future in calls.values():
+            future.set_exception(_unavailable())
+        while not self._closed.is_set():
+            try:
+                self._attach(open_connection(self._run_root, spawn=self._spawn))
+                return
+            except (HoldfastError, OSError):
+                self._closed.wait(_RECONNECT_SECONDS)
+
+    def _attach(self, connection: Connection) -> None:
+        """Subscribe, and tell of everything that ended while nobody listened."""
+        states, events = connection.subscribe()
+        found = {state["id"]: decode_state(state) for state in states}
+        with self._lock:
+            missed = [event for name in sorted(self._running) if (event := _compute_end(name, found.get(name)))]
+            living = {exec_id for state in found.values() for exec_id in state.execs}
+            ended = [exec_id for exec_id in self._execs if exec_id not in living]
+            self._running |= {name for name, state in found.items() if state.running}
+            self._connection = connection
+        for event in missed:
+            self._announce(event)
+        for exec_id in ended:
+            self._announce(KeeperEvent("exec_exited", "", exec_id))
+        for event_fields in events:
+            self._announce(decode_event(event_fields))
+
+
+def _compute_end(container_id: str, state: KeeperState | None) -> KeeperEvent | None:
+    """The exit event for a container that ran when the line was cut; None when it still runs."""
+    if state is not None and state.exit is None:
+        return None
+    if state is None or state.exit is None:
+        return KeeperEvent("exited", container_id)
+    end = state.exit
+    return KeeperEvent("exited", container_id, "", state.pid, end.code, end.signal, end.oom, end.at)
+
+
+def _decode_error(reason: str, message: str) -> HoldfastError:
+    if reason.startswith("Command"):
+        return CommandFailed(message, reason)
+    return _CLASSES.get(reason, Stalled)(message, reason=reason)
+
+
+def _unavailable() -> Waiting:
+    return Waiting("the keeper is not there", retry_after=1.0, reason="KeeperUnavailable")

@@ -1,0 +1,120 @@
+"""One connection to the keeper's socket: packets out and in, descriptors beside them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from agent.errors import Waiting
+from agent.runtime.spawn import spawn_keeper
+from agent.runtime.wire import MAX_FDS, MAX_PACKET, SOCKET_NAME, decode, encode
+
+_ATTEMPTS = 100
+_PAUSE_SECONDS = 0.05
+
+
+class Connection:
+    """``send`` may be called by any thread; ``receive`` by one."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._socket = stream
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Send one message. Raises OSError when the keeper has gone or the message is too long."""
+        data = encode(message)
+        if len(data) > MAX_PACKET:
+            raise Waiting(f"a request of {len(data)} bytes is too long", reason="RequestTooLong")
+        with self._lock:
+            socket.send_fds(self._socket, [data], fds)
+
+    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+        """The next message and its descriptors; None when the keeper has gone."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._socket, MAX_PACKET, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return None
+        if not data:
+            self.discard(fds)
+            return None
+        return decode(data), list(fds)
+
+    def subscribe(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Ask for events from now on, and for all states: ``(states, events that came in between)``."""
+        states: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
+        self._ask({"seq": -1, "do": "subscribe"}, events)
+        more = True
+        while more:
+            page = self._ask({"seq": -1, "do": "states", "after": states[-1]["id"] if states else ""}, events)
+            states += page["states"]
+            more = bool(page["more"])
+        return states, events
+
+    def _ask(self, message: dict[str, Any], events: list[dict[str, Any]]) -> dict[str, Any]:
+        self.send(message, [])
+        while (found := self.receive()) is not None:
+            reply, fds = found
+            self.discard(fds)
+            if "event" in reply:
+                events.append(reply["event"])
+            elif "ok" in reply:
+                return dict(reply["ok"])
+            else:
+                break
+        raise OSError("the keeper hung up")
+
+    def shut(self) -> None:
+        """Wake the reader: its ``receive`` returns None."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    @staticmethod
+    def discard(fds: Iterable[int]) -> None:
+        """Close descriptors nobody asked for."""
+        for descriptor in fds:
+            os.close(descriptor)
+
+
+def open_connection(run_root: Path, *, spawn: bool) -> Connection:
+    """Connect to the keeper of ``run_root``; with ``spawn`` start one when nobody answers. Raises Waiting."""
+    stream = _connect(run_root)
+    if stream is None and spawn and spawn_keeper(run_root):
+        stream = _connect(run_root)
+    for _ in range(_ATTEMPTS if spawn and stream is None else 0):
+        time.sleep(_PAUSE_SECONDS)  # another process is just starting the keeper
+        stream = _connect(run_root)
+        if stream is not None:
+            break
+    if stream is None:
+        raise Waiting(f"no keeper answers in {run_root}", retry_after=1.0, reason="KeeperUnavailable")
+    return Connection(stream)
+
+
+def _connect(run_root: Path) -> socket.socket | None:
+    """By way of a descriptor of the directory: a socket's path may have 107 bytes only."""
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        directory = os.open(run_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        stream.close()
+        return None
+    try:
+        stream.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+    except OSError:
+        stream.close()
+        return None
+    finally:
+        os.close(directory)
+    return stream

@@ -1,0 +1,61 @@
+"""A create request, checked: where a container lives. What runs in it is config.json's to say. Pure."""
+
+from __future__ import annotations
+
+from agent.runtime.keeper.failure import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_MAX_NAME = 128
+
+
+class Order:
+    """``protocol.CreateRequest`` on the keeper's side; ``document`` is what state.json keeps of it."""
+
+    __slots__ = (
+        "bundle", "document", "id", "join", "kill", "log_directory", "log_files", "log_size", "lower", "netns",
+        "oom", "seccomp", "upper", "work",
+    )  # fmt: skip
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        """Raises Failure for a field that is missing, of the wrong type or not an absolute path."""
+        self.document = document
+        try:
+            self.id = check_id(document["id"])
+            self.bundle = _path(document["bundle"])
+            rootfs, cgroup, log = document["rootfs"], document["cgroup"], document["log"]
+            self.lower = [_path(path) for path in rootfs["lower"]]
+            self.upper, self.work = _path(rootfs["upper"]), _path(rootfs["work"])
+            self.netns = _optional(document["netns"])
+            self.seccomp = _optional(document["seccomp"])
+            self.join = [_path(path) for path in cgroup["join"]]
+            self.kill = _optional(cgroup["kill"])
+            oom = cgroup["oom"]
+            self.oom = (str(oom[0]), _path(oom[1])) if oom else None
+            self.log_directory = _path(log["directory"]) if log else None
+            self.log_size = max(int(log["max_size"]), 4096) if log else 0
+            self.log_files = max(int(log["files"]), 1) if log else 0
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise Failure("InvalidRequest", f"create: {type(error).__name__}: {error}") from None
+        if not self.lower:
+            raise Failure("InvalidRequest", "create: rootfs.lower is empty")
+
+
+def check_id(value: object) -> str:
+    """A container id that is safe as a file name. Raises Failure."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME or value[0] in ".-" or not _NAME.issuperset(value):
+        raise Failure("InvalidRequest", f"{value!r} is not a container id")
+    return value
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise TypeError(f"{value!r} is not an absolute path")
+    return value
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None else _path(value)

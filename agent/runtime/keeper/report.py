@@ -1,0 +1,131 @@
+"""The line between a child and the keeper while the child sets itself up: one SOCK_SEQPACKET pair.
+
+child -> keeper   r            set up, waiting (may carry the terminal's master)
+keeper -> child   g            go
+child -> keeper   x            about to execve
+child -> keeper   e + JSON     failed: reason, message; the child exits
+end of file       after x      the execve closed the line: it runs
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+
+from agent.runtime.keeper.failure import Failure, explain
+from agent.runtime.wire import decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+READY, GO, LAUNCH, ERROR = b"r", b"g", b"x", b"e"
+_MAX = 4096
+
+
+class Reporter:
+    """The child's end. ``step`` names what is being done, for the error that may come of it."""
+
+    __slots__ = ("_socket", "step")
+
+    def __init__(self, socket: _socket.socket) -> None:
+        self._socket = socket
+        self.step = "begin"
+
+    @property
+    def channel(self) -> int:
+        """The descriptor that must stay open until execve."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """The keeper's own copy of the child's end, not needed after the fork."""
+        self._socket.close()
+
+    def ready(self, terminal: int | None = None) -> None:
+        """Say that all is set up, handing over the terminal's master if there is one."""
+        rights = [] if terminal is None else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [terminal]))]
+        self._socket.sendmsg([READY], rights)
+
+    def wait_go(self) -> bool:
+        """Block until the keeper says go; False when it has died."""
+        return self._socket.recv(16) == GO
+
+    def launching(self) -> None:
+        """Say that only execve is left."""
+        self._socket.send(LAUNCH)
+
+    def fail(self, error: BaseException) -> None:
+        """Say what went wrong in which step."""
+        reason = error.reason if isinstance(error, Failure) else "SetupFailed"
+        own = isinstance(error, Failure) and error.reason.startswith("Command")
+        message = explain(error) if own else f"{self.step}: {explain(error)}"
+        self._socket.send(ERROR + encode({"reason": reason, "message": message[: _MAX // 8]}))
+
+
+class Line:
+    """The keeper's end; never blocks."""
+
+    __slots__ = ("_socket", "launching")
+
+    def __init__(self, socket: _socket.socket) -> None:
+        socket.setblocking(False)
+        self._socket = socket
+        self.launching = False
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self._socket.fileno()
+
+    def go(self) -> None:
+        """Let the child go on. A child that died meanwhile is noticed by its end of file."""
+        try:
+            self._socket.send(GO)
+        except OSError:
+            return
+
+    def receive(self) -> tuple[str, int, Failure | None] | None:
+        """``(kind, terminal or -1, failure)`` with kind ready, error or end; None when there is nothing yet."""
+        while True:
+            try:
+                data, rights, _, _ = self._socket.recvmsg(_MAX, 64, _socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return None
+            except OSError:
+                data, rights = b"", []
+            if data[:1] == READY:
+                return "ready", _first_descriptor(rights), None
+            if data[:1] == ERROR:
+                return "error", -1, _decode_failure(data[1:])
+            if data[:1] != LAUNCH:
+                return "end", -1, None
+            self.launching = True
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+
+def create_line() -> tuple[Line, Reporter]:
+    """A fresh pair: the keeper's end and the child's. Raises OSError."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    return Line(ours), Reporter(theirs)
+
+
+def adopt_line(descriptor: int) -> Line:
+    """A line that an earlier keeper made in this process, before an upgrade in place."""
+    return Line(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor))
+
+
+def _first_descriptor(rights: list[Any]) -> int:
+    for level, kind, data in rights:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(data) >= 4:
+            return int(array.array("i", data[:4])[0])
+    return -1
+
+
+def _decode_failure(data: bytes) -> Failure:
+    try:
+        fields = decode(data)
+        return Failure(str(fields["reason"]), str(fields["message"]))
+    except (ValueError, KeyError):
+        return Failure("SetupFailed", "the set-up failed and could not say why")

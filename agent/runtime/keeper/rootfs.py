@@ -1,0 +1,120 @@
+"""The container's root: the overlay, the pivot into it, and every mount of config.json made from inside.
+
+Law: after ``pivot`` nothing of the host is reachable but the descriptors taken before (attack rows 3 to 12).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from agent.kernel import mounts as m
+from agent.kernel.openat import PROC_SUPER_MAGIC, read_filesystem_type
+from agent.runtime.keeper.mountplan import MountPlan
+from agent.runtime.keeper.paths import ensure_directory, ensure_file, open_inside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.runtime.keeper.hierarchies import Hierarchy
+    from agent.runtime.keeper.order import Order
+
+_MAX_DATA = 4095
+
+
+def clone_bind(plan: MountPlan) -> int:
+    """A detached copy of a bind's source with its attributes, taken while the host's paths are still there."""
+    descriptor = m.clone_mount(plan.source, recursive=plan.recursive)
+    together = plan.recursive == plan.propagation_recursive or not plan.recursive
+    m.set_attributes(
+        descriptor, plan.on, plan.off, propagation=plan.propagation if together else 0, recursive=plan.recursive
+    )
+    if not together:
+        m.set_attributes(descriptor, propagation=plan.propagation)
+    return descriptor
+
+
+def mount_overlay(order: Order, target: str) -> None:
+    """Mount the snapshot layers at ``target``; leaves the working directory somewhere on the host.
+
+    Layers are named relative to their common parent: mount(2) takes one page of options. Device nodes of an image
+    stay dead (nodev). ``volatile``: a container's layer need not outlive a power cut, and without it the unmount at
+    the container's end would wait for a sync of the whole filesystem.
+    """
+    base = os.path.commonpath(order.lower) if len(order.lower) > 1 else os.path.dirname(order.lower[0])
+    os.chdir(base)
+    lower = ":".join(_escape(os.path.relpath(path, base), ":,") for path in order.lower)
+    data = f"volatile,lowerdir={lower},upperdir={_escape(order.upper, ',')},workdir={_escape(order.work, ',')}"
+    if len(os.fsencode(data)) > _MAX_DATA:
+        raise OSError(7, "too many layers for one mount", order.lower[0])
+    m.mount("overlay", target, "overlay", m.MS_NODEV, data)
+
+
+def _escape(path: str, special: str) -> str:
+    for character in "\\" + special:
+        path = path.replace(character, "\\" + character)
+    return path
+
+
+def pivot(target: str) -> int:
+    """Make ``target`` the root, let go of the host's mounts, and return a descriptor of the new root."""
+    os.chdir(target)
+    m.pivot_root(".", ".")
+    m.unmount(".", m.MNT_DETACH)
+    os.chdir("/")
+    return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def attach_bind(root: int, plan: MountPlan, source: int) -> None:
+    """Attach a bind made by ``clone_bind``; its target is made where it is missing."""
+    directory = stat.S_ISDIR(os.stat(source).st_mode)
+    target = ensure_directory(root, plan.destination) if directory else ensure_file(root, plan.destination)
+    _attach(plan, source, target)
+
+
+def mount_filesystem(root: int, plan: MountPlan) -> int:
+    """Mount a new instance of proc, sysfs, tmpfs, devpts or mqueue; returns a descriptor of its root.
+
+    Device nodes work on a devpts and where "dev" is asked for, nowhere else.
+    """
+    alive = plan.kind == "devpts" or plan.off & m.ATTR_NODEV
+    attributes = plan.on | (0 if alive else m.ATTR_NODEV)
+    source = m.create_filesystem(plan.kind, plan.data, attributes, None if plan.kind == "sysfs" else plan.source)
+    ensured = ensure_directory(root, plan.destination)
+    if plan.kind in ("proc", "sysfs"):
+        os.close(ensured)
+        ensured = open_inside(root, plan.destination, os.O_DIRECTORY, links=False)
+    _attach(plan, source, ensured)
+    return source
+
+
+def _attach(plan: MountPlan, source: int, target: int) -> None:
+    if read_filesystem_type(target) == PROC_SUPER_MAGIC and not plan.destination.startswith("/proc/"):
+        raise OSError(1, "the path leads into /proc", plan.destination)
+    m.attach_mount(source, target)
+    os.close(target)
+
+
+def mount_cgroups(root: int, plan: MountPlan, hierarchies: list[Hierarchy], *, private: bool) -> None:
+    """Show the container its own cgroups: cgroup2 itself, or one directory per joined hierarchy.
+
+    Without a cgroup namespace (``private`` off) they are read-only whatever was asked (attack row 15).
+    """
+    attributes = plan.on | (0 if private else m.ATTR_RDONLY)
+    if len(hierarchies) == 1 and hierarchies[0].version == 2:
+        _attach(plan, m.create_filesystem("cgroup2", (), attributes), ensure_directory(root, plan.destination))
+        return
+    quiet = m.ATTR_NOSUID | m.ATTR_NODEV | m.ATTR_NOEXEC
+    top = m.create_filesystem("tmpfs", (("mode", "755"), ("size", "64k")), quiet)
+    _attach(plan, top, ensure_directory(root, plan.destination))
+    for hierarchy in hierarchies:
+        os.mkdir(hierarchy.name, 0o755, dir_fd=top)
+        fstype = "cgroup2" if hierarchy.version == 2 else "cgroup"
+        target = os.open(hierarchy.name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+        source = m.create_filesystem(fstype, hierarchy.options, attributes)
+        m.attach_mount(source, target)
+        os.close(source)
+        os.close(target)
+        for alias in hierarchy.name.split(",") if "," in hierarchy.name else ():
+            os.symlink(hierarchy.name, alias, dir_fd=top)
+    m.set_attributes(top, m.ATTR_RDONLY)
+    os.close(top)

@@ -1,0 +1,226 @@
+"""All containers of one keeper: made, started, signalled, ended, forgotten.
+
+A container's states and what moves it on (events of the line and of the pidfd)::
+
+    creating --ready--> created --start--> starting --execve--> running --exit--> exited --delete--> gone
+        \\---error-------------------------------/ (the child is reaped, the caller is told, nothing is left)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from agent.kernel import pidfd as pf
+from agent.kernel.namespaces import CLONE_NEWPID
+from agent.runtime.keeper import container as states
+from agent.runtime.keeper.config import ContainerPlan, read_config
+from agent.runtime.keeper.container import Container
+from agent.runtime.keeper.failure import Failure, explain
+from agent.runtime.keeper.killing import kill_everyone, kill_process
+from agent.runtime.keeper.launch import Launcher
+from agent.runtime.keeper.loop import Loop
+from agent.runtime.keeper.oom import OomWatch
+from agent.runtime.keeper.order import Order
+from agent.runtime.keeper.pump import Pump, make_pipes, open_pipes
+from agent.runtime.keeper.record import Records
+from agent.runtime.logframe import STDOUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from agent.runtime.keeper.server import Ticket
+
+SIGKILL = 9
+
+
+class Supervisor:
+    """``announce`` tells subscribers of an event; ``on_exit`` is called with the id of a container that ended."""
+
+    def __init__(
+        self, loop: Loop, records: Records, launcher: Launcher, announce: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.loop = loop
+        self.records = records
+        self.launcher = launcher
+        self.containers: dict[str, Container] = {}
+        self._announce = announce
+
+    def find(self, container_id: object) -> Container:
+        """The container. Raises Failure NotFound."""
+        found = self.containers.get(container_id) if isinstance(container_id, str) else None
+        if found is None:
+            raise Failure("NotFound", f"no container {container_id}")
+        return found
+
+    def create(self, order: Order, ticket: Ticket, *, autostart: bool) -> None:
+        """Fork the init; the ticket is answered when it is set up, or with ``autostart`` when it runs."""
+        if order.id in self.containers:
+            raise Failure("Conflict", f"container {order.id} exists")
+        plan = read_config(order.bundle)
+        if plan.seccomp and not order.seccomp:
+            raise Failure("InvalidRequest", "config.json wants a seccomp filter and none was given")
+        container = Container(order)
+        container.autostart, container.ticket = autostart, ticket
+        container.private_pids = bool(plan.namespaces & CLONE_NEWPID)
+        try:
+            self._launch(container, plan)
+        except (Failure, OSError) as error:
+            self._discard(container)
+            if isinstance(error, Failure):
+                raise
+            raise Failure("SetupFailed", f"prepare {order.id}: {explain(error)}") from None
+
+    def _launch(self, container: Container, plan: ContainerPlan) -> None:
+        order = container.order
+        directory = self.records.create(order.id)
+        if container.writer is not None and not plan.process.terminal:
+            make_pipes(directory, plan.process.uid, plan.process.gid)
+            container.pumps = open_pipes(self.loop, directory, container.writer)
+        container.pid, container.pidfd, container.line = self.launcher.launch(order, plan, directory)
+        self.containers[order.id] = container
+        container.start_time = pf.read_start_time(container.pid)
+        self.watch(container)
+        if order.oom:
+            self._watch_oom(container)
+        if not container.autostart:
+            self.records.write_state(order.id, container.remember())
+
+    def watch(self, container: Container) -> None:
+        """Follow the container's process and, while it has one, its line."""
+        if container.line is not None:
+            self.loop.watch(container.line.fileno(), lambda _events: self._on_line(container))
+        self.loop.watch(container.pidfd, lambda _events: self._on_process(container))
+
+    def _watch_oom(self, container: Container) -> None:
+        version, path = container.order.oom or ("", "")
+        container.oom = OomWatch(self.loop, version, path, lambda: self.tell_oom(container))
+
+    def tell_oom(self, container: Container) -> None:
+        """Announce that the kernel killed something in the container for want of memory."""
+        self._tell(container, "oom", oom=True)
+
+    def _on_line(self, container: Container) -> None:
+        while container.line is not None and (message := container.line.receive()) is not None:
+            kind, terminal, failure = message
+            if kind == "ready":
+                self._on_ready(container, terminal)
+            elif kind == "error":
+                container.failure = failure
+            else:
+                launched = container.line.launching
+                container.hang_up(self.loop)
+                if launched and container.failure is None:
+                    self._on_running(container)
+
+    def _on_ready(self, container: Container, terminal: int) -> None:
+        if terminal >= 0 and container.writer is not None:
+            container.pumps.append(Pump(self.loop, terminal, STDOUT, container.writer))
+        elif terminal >= 0:
+            os.close(terminal)
+        container.status = states.CREATED
+        if container.autostart:
+            self._start(container)
+        else:
+            self._answer(container)
+
+    def start(self, container_id: object, ticket: Ticket) -> None:
+        """Let a created container run; the ticket is answered when its program has been executed."""
+        container = self.find(container_id)
+        if container.status != states.CREATED:
+            raise Failure("Conflict", f"container {container.id} is {container.status}")
+        container.ticket = ticket
+        self._start(container)
+
+    def _start(self, container: Container) -> None:
+        container.status = states.STARTING
+        container.started = time.time()
+        self.records.write_state(container.id, container.remember())
+        if container.line is not None:
+            container.line.go()
+
+    def _on_running(self, container: Container) -> None:
+        container.status = states.RUNNING
+        self._answer(container)
+        self._tell(container, "started", at=container.started)
+
+    def _answer(self, container: Container) -> None:
+        ticket, container.ticket = container.ticket, None
+        if ticket is not None:
+            ticket.answer({"pid": container.pid})
+
+    def _on_process(self, container: Container) -> None:
+        try:
+            status = pf.wait_exit(container.pidfd)
+        except ChildProcessError:
+            status = (None, None)
+        if status is None:
+            return
+        self._on_line(container)
+        if container.status in (states.RUNNING, states.CREATED) and container.failure is None:
+            self.finish(container, *status)
+        else:
+            self._abort(container, *status)
+
+    def _abort(self, container: Container, code: int | None, signal: int | None) -> None:
+        """It never ran: tell the caller why, and leave nothing."""
+        how = f"signal {signal}" if signal else f"code {code}"
+        failure = container.failure or Failure("SetupFailed", f"the set-up was ended by {how}")
+        self._discard(container)
+        if container.ticket is not None:
+            container.ticket.refuse(failure)
+        if container.deletion is not None:
+            container.deletion.answer({})
+
+    def _discard(self, container: Container) -> None:
+        self.containers.pop(container.id, None)
+        container.release(self.loop, drain=False)
+        try:
+            self.records.remove(container.id)
+        except OSError as error:
+            raise Failure("HostError", f"remove the record of {container.id}: {explain(error)}") from None
+
+    def finish(self, container: Container, code: int | None, signal: int | None) -> None:
+        """It has ended: log the last output, write exit.json, then tell. ``(None, None)`` is "nobody knows"."""
+        if not container.private_pids:
+            kill_everyone(container.order, SIGKILL)
+        killed = container.oom is not None and (container.oom.count() or container.oom.kills > 0)
+        status = {"code": code, "signal": signal, "oom": killed, "at": time.time()}
+        container.release(self.loop, drain=True)
+        container.exit, container.status = status, states.EXITED
+        try:
+            self.records.write_exit(container.id, status)
+        finally:
+            self._tell(container, "exited", **status)
+
+    def _tell(self, container: Container, kind: str, **fields: Any) -> None:
+        self._announce({"kind": kind, "id": container.id, "pid": container.pid, "at": time.time(), **fields})
+
+    def kill(self, container_id: object, number: int, *, everyone: bool) -> None:
+        """Signal the first process, or all in the cgroup. Raises Failure when it has ended."""
+        container = self.find(container_id)
+        if container.status == states.EXITED:
+            raise Failure("NotRunning", f"container {container.id} has ended")
+        if everyone:
+            kill_everyone(container.order, number)
+            if number != SIGKILL:
+                return
+        kill_process(container.pidfd, number, container.id)
+
+    def delete(self, container_id: object, ticket: Ticket) -> None:
+        """Forget an ended container, or end one that was never started. Raises Failure while it runs."""
+        container = self.find(container_id)
+        if container.status in (states.STARTING, states.RUNNING):
+            raise Failure("Conflict", f"container {container.id} is running")
+        if container.status == states.EXITED:
+            self._discard(container)
+            ticket.answer({})
+            return
+        refused, container.ticket = container.ticket, None
+        if refused is not None:
+            refused.refuse(Failure("Conflict", f"container {container.id} was deleted"))
+        container.failure = Failure("Conflict", "deleted")
+        container.deletion = ticket
+        kill_process(container.pidfd, SIGKILL, container.id)
