@@ -1,0 +1,68 @@
+"""A registry on loopback that does what it is told, also what no registry should: for tests of the client."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+Answer = tuple[int, Mapping[str, str], bytes]
+
+
+class StubRegistry:
+    """Serves ``answers`` by path (without query); a callable gets the request's headers. Records all requests."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.answers: dict[str, Answer | Callable[[Mapping[str, str]], Answer]] = {}
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                headers = {key.lower(): value for key, value in self.headers.items()}
+                stub.requests.append((self.command, self.path, headers, body))
+                answer = stub.answers.get(self.path.partition("?")[0], (404, {}, b""))
+                status, reply, data = answer(headers) if callable(answer) else answer
+                self.send_response(status)
+                for key, value in {"Content-Length": str(len(data)), **reply}.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer((host, 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"{host}:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def paths(self) -> list[str]:
+        return [path for _, path, _, _ in self.requests if path != "/v2/"]
+
+    def secrets(self) -> list[str]:
+        """Every Authorization-like header it was sent."""
+        return [
+            f"{key}: {value}"
+            for _, _, headers, _ in self.requests
+            for key, value in headers.items()
+            if key in ("authorization", "proxy-authorization", "cookie")
+        ]
+
+    def __enter__(self) -> StubRegistry:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
