@@ -1,7 +1,7 @@
 """GET /holdfast/v1/logs: the output of a container or of all containers of a service, as NDJSON.
 
-The first line is ``{"targets": [names]}``, each further one ``{"container", "slot", "stream", "at", "text"}``; ``text`` holds the exact bytes
-(bytes that are not UTF-8 as lone surrogates, Python's ``surrogateescape``).
+The first line is ``{"targets": [names]}``, each further one ``{"container", "slot", "stream", "at", "text"}``.
+``text`` holds the exact bytes: those that are not UTF-8 as lone surrogates (Python's ``surrogateescape``).
 """
 
 from __future__ import annotations

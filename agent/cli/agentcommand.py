@@ -1,0 +1,82 @@
+"""agent: run the agent in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from agent.errors import Refused
+from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT, Settings
+
+
+@click.command()
+@click.option("--state", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The desired state.")
+@click.option(
+    "--data-root",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATA_ROOT,
+    show_default=True,
+    help="Images, volumes and containers.",
+)
+@click.option(
+    "--run-root",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_RUN_ROOT,
+    show_default=True,
+    help="Sockets and what is void after a reboot.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    metavar="URL",
+    multiple=True,
+    help="Listen on unix:///path or tcp://127.0.0.1:PORT; repeatable.  [default: holdfast.sock in the run root]",
+)
+@click.option(
+    "--metrics", metavar="HOST:PORT", default=DEFAULT_METRICS, show_default=True, help="/metrics; `off` for none."
+)
+@click.option(
+    "--insecure-registry",
+    "registries",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="Speak plain HTTP to it (loopback always may); repeatable.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **options: object) -> int:
+    """Make the host run what the state directory says, and keep it so, until SIGTERM or Ctrl-C.
+
+    Containers go on when the agent ends; `holdfast down` stops them. Two agents share a host when their data
+    roots, run roots and metrics addresses differ.
+
+    \b
+    holdfast agent --state ./state
+    holdfast agent --state /etc/holdfast/state --metrics 127.0.0.1:9200
+    """
+    if os.geteuid() != 0:
+        raise Refused("the agent needs root", reason="NotRoot", hint=f"sudo {' '.join(sys.argv)}")
+    if not state.is_dir():
+        raise Refused(f"{state} is not a directory", reason="NoStateDirectory", hint="make it, or name another")
+    from agent.daemon.main import run
+    from agent.telemetry.logging import configure_logging
+
+    configure_logging(level=log_level)
+    hosts, registries, metrics = options["hosts"], options["registries"], str(options["metrics"])
+    assert isinstance(hosts, tuple)
+    assert isinstance(registries, tuple)
+    settings = Settings(
+        state=state.absolute(),
+        data_root=data_root.absolute(),
+        run_root=run_root.absolute(),
+        hosts=hosts,
+        metrics=None if metrics in ("", "off", "none") else metrics,
+        insecure_registries=registries,
+    )
+    return run(settings)

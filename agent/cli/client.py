@@ -1,0 +1,133 @@
+"""Speaks to the agent: HTTP over its unix socket (or loopback TCP), blocking, standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from agent.api.hosts import UnixHost, parse_host
+from agent.errors import HoldfastError
+
+PREFIX = "/holdfast/v1"
+_START_HINT = (
+    "start one with `holdfast agent --state DIR` (or `systemctl start holdfast`), "
+    "or name another with --host or HOLDFAST_HOST"
+)
+
+
+class AgentUnreachable(HoldfastError):
+    """Nobody answers at the host, or it may not be asked."""
+
+    reason = "AgentUnreachable"
+
+
+class AgentError(HoldfastError):
+    """The agent's own error, as it came over the socket."""
+
+
+def open_socket(host: str) -> socket.socket:
+    """Connected to the agent. Raises AgentUnreachable."""
+    place = parse_host(host)
+    family = socket.AF_UNIX if isinstance(place, UnixHost) else socket.AF_INET
+    if not isinstance(place, UnixHost) and ":" in place.address:
+        family = socket.AF_INET6
+    target: Any = str(place.path) if isinstance(place, UnixHost) else (place.address, place.port)
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.connect(target)
+    except PermissionError:
+        connection.close()
+        raise AgentUnreachable(f"not allowed to open {host}", hint="run it as root, or with sudo") from None
+    except OSError as error:
+        connection.close()
+        raise AgentUnreachable(f"no agent answers on {host} ({error.strerror})", hint=_START_HINT) from None
+    return connection
+
+
+class _Connection(http.client.HTTPConnection):
+    """http.client over a socket that is already connected."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__("localhost")
+        self._target = host
+
+    def connect(self) -> None:
+        """Open the agent's socket."""
+        self.sock = open_socket(self._target)
+
+
+class Client:
+    """Requests to one agent; each has a connection of its own."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """The JSON answer of a question. Raises AgentUnreachable, AgentError."""
+        return self._ask("GET", path, parameters)
+
+    def post(self, path: str, **parameters: Any) -> Any:
+        """The JSON answer of a command. Raises AgentUnreachable, AgentError."""
+        return self._ask("POST", path, parameters)
+
+    def _ask(self, method: str, path: str, parameters: Mapping[str, Any]) -> Any:
+        with self._send(method, path, parameters, None) as response:
+            return json.load(response)
+
+    def stream(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, **parameters: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The objects of an NDJSON answer as they come. Raises AgentUnreachable, AgentError, also in the middle."""
+        with self._send(method, path, parameters, body) as response:
+            try:
+                for line in response:
+                    document = json.loads(line)
+                    if set(document) == {"error"}:
+                        raise make_error(document["error"])
+                    yield document
+            except (http.client.HTTPException, OSError) as error:
+                raise AgentUnreachable(
+                    f"the agent ended the answer ({error})", hint="its log says why; try again"
+                ) from None
+
+    def _send(
+        self, method: str, path: str, parameters: Mapping[str, Any], body: Mapping[str, Any] | None
+    ) -> http.client.HTTPResponse:
+        present = {name: _render(value) for name, value in parameters.items() if value is not None}
+        query = f"?{urlencode(present)}" if present else ""
+        connection = _Connection(self.host)
+        payload = json.dumps(body) if body is not None else None
+        headers = {"Content-Type": "application/json"} if payload else {}
+        try:
+            connection.request(method, f"{PREFIX}{path}{query}", payload, {**headers, "Connection": "close"})
+            response = connection.getresponse()
+        except (http.client.HTTPException, OSError) as error:
+            raise AgentUnreachable(
+                f"{self.host} does not answer as an agent ({error})", hint="its log says why; try again"
+            ) from None
+        if response.status >= 400:
+            raise make_error(_read_error(response))
+        return response
+
+
+def _render(value: Any) -> str:
+    return ("1" if value else "0") if isinstance(value, bool) else str(value)
+
+
+def _read_error(response: http.client.HTTPResponse) -> Any:
+    try:
+        return json.load(response)
+    except ValueError:
+        return {"message": f"HTTP status {response.status} {response.reason}"}
+
+
+def make_error(document: Any) -> AgentError:
+    """The agent's error from its JSON form."""
+    fields = document if isinstance(document, dict) else {}
+    return AgentError(
+        str(fields.get("message", "unknown error")), reason=fields.get("reason") or "Unknown", hint=fields.get("hint")
+    )

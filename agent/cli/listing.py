@@ -1,0 +1,102 @@
+"""ps, images, version: one question, one table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from agent import __version__
+from agent.cli.client import AgentUnreachable, Client
+from agent.cli.main import DONE
+from agent.cli.options import host_option, json_option
+from agent.cli.output import paint, print_json, print_table, render_age, render_size, safe
+
+_STATE_COLOURS = {"running": "green", "exited": "grey", "stopping": "yellow", "lost": "red", "failed": "red"}
+_HEALTH_COLOURS = {"healthy": "green", "unhealthy": "red", "starting": "yellow"}
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[APP|SERVICE]...")
+@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
+@json_option
+@host_option
+def ps(names: tuple[str, ...], quiet: bool, as_json: bool, host: str) -> int:
+    """List containers.
+
+    \b
+    holdfast ps                 all of them
+    holdfast ps web             those of the app or service web
+    holdfast ps --json | jq     for scripts
+    """
+    rows = [row for row in Client(host).get("/ps") if not names or {row["app"], row["service"]} & set(names)]
+    if as_json:
+        print_json(rows)
+    elif quiet:
+        print("".join(f"{row['id']}\n" for row in rows), end="")
+    else:
+        headers = ("NAME", "ID", "STATE", "HEALTH", "IP", "IMAGE", "RESTARTS", "AGE")
+        print_table(headers, [_describe_container(row) for row in rows])
+    return DONE
+
+
+def _describe_container(row: dict[str, Any]) -> tuple[str, ...]:
+    state, health = str(row["state"]), str(row.get("health") or "-")
+    return (
+        safe(row["name"]),
+        row["id"][:12],
+        paint(state, _STATE_COLOURS.get(state, "yellow")),
+        paint(health, _HEALTH_COLOURS.get(health, "")),
+        row.get("ip") or "-",
+        safe(row.get("image") or "-"),
+        str(row.get("restarts", 0)),
+        render_age(float(row.get("started") or row.get("created") or 0)),
+    )
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
+@json_option
+@host_option
+def images(quiet: bool, as_json: bool, host: str) -> int:
+    """List local images.
+
+    \b
+    holdfast images
+    holdfast images --json
+    """
+    records = Client(host).get("/images")
+    if as_json:
+        print_json(records)
+    elif quiet:
+        print("".join(f"{record['id']}\n" for record in records), end="")
+    else:
+        rows = [
+            (safe(name), record["id"].removeprefix("sha256:")[:12], render_size(record["size"]), _pulled(record))
+            for record in records
+            for name in (record["names"] or ["<none>"])
+        ]
+        print_table(("NAME", "ID", "SIZE", "PULLED"), rows)
+    return DONE
+
+
+def _pulled(record: dict[str, Any]) -> str:
+    age = render_age(float(record.get("pulled") or 0))
+    return age if age == "-" else f"{age} ago"
+
+
+@click.command()
+@json_option
+@host_option
+def version(as_json: bool, host: str) -> int:
+    """Print the version of this command and of the agent, if one answers."""
+    try:
+        agent = Client(host).get("/version")["version"]
+    except AgentUnreachable:
+        agent = None
+    if as_json:
+        print_json({"client": __version__, "agent": agent})
+    else:
+        print(f"holdfast {__version__}")
+        print(f"agent    {agent or 'does not answer'}")
+    return DONE

@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from agent.settings import DEFAULT_HOST
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def host_option(command: F) -> F:
+    """``--host URL``, else HOLDFAST_HOST, else the default socket."""
+    option = click.option(
+        "--host",
+        metavar="URL",
+        default=lambda: os.environ.get("HOLDFAST_HOST") or DEFAULT_HOST,
+        help=f"The agent to ask, unix:///path or tcp://127.0.0.1:PORT.  [env: HOLDFAST_HOST; default: {DEFAULT_HOST}]",
+    )
+    return option(command)
+
+
+def json_option(command: F) -> F:
+    """``--json``: for scripts."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)

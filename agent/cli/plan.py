@@ -1,0 +1,69 @@
+"""plan: what the agent would do next, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from agent.cli.client import Client
+from agent.cli.main import DONE, PENDING
+from agent.cli.options import host_option, json_option
+from agent.cli.output import paint, print_json, safe
+
+_SIGNS = {"Start": ("+", "green"), "Ensure": ("+", "green"), "Stop": ("-", "red"), "Remove": ("-", "red")}
+
+
+@click.command()
+@json_option
+@host_option
+def plan(as_json: bool, host: str) -> int:
+    """Show what is to be done, why, and which fields differ; exit 2 when there is something, else 0.
+
+    \b
+    holdfast plan
+    holdfast plan --json | jq '.apps[].actions[].cause'
+    """
+    found = Client(host).get("/plan")
+    count = sum(len(app.get("actions", ())) for app in found["apps"])
+    if as_json:
+        print_json(found)
+    else:
+        for app in found["apps"]:
+            print("\n".join(_describe_app(app)), end="\n" if app.get("actions") or app.get("holds") else "")
+        print(f"{count} action{'s' if count != 1 else ''} pending" if count else "nothing to do")
+    return PENDING if count else DONE
+
+
+def _describe_app(app: Mapping[str, Any]) -> Iterator[str]:
+    actions, holds = app.get("actions", ()), app.get("holds", ())
+    if not actions and not holds:
+        return
+    yield paint(safe(f"app {app['name']}"), "blue")
+    for action in actions:
+        yield from _describe_action(action)
+    for hold in holds:
+        yield f"  {paint('!', 'yellow')} {safe(hold.get('reason', ''))}: {safe(hold.get('message', ''))}"
+
+
+def _describe_action(action: Mapping[str, Any]) -> Iterator[str]:
+    kind = str(action.get("kind", ""))
+    sign, colour = next((look for verb, look in _SIGNS.items() if kind.startswith(verb)), ("~", "yellow"))
+    cause = action.get("cause") or {}
+    subject = action.get("subject") or action.get("name") or action.get("container") or action.get("key") or ""
+    after = f" (after {', '.join(action['after'])})" if action.get("after") else ""
+    yield f"  {paint(sign, colour)} {safe(kind)} {safe(str(subject))}{paint(safe(after), 'grey')}"
+    yield f"      because {safe(str(cause.get('message', '')))}"
+    for change in cause.get("changes", ()):
+        yield from _describe_change(change)
+
+
+def _describe_change(change: Mapping[str, Any]) -> Iterator[str]:
+    path, old, new = safe(str(change["path"])), change.get("old"), change.get("new")
+    if old is None:
+        yield f"      {paint('+', 'green')} {path}: {safe(str(new))}"
+    elif new is None:
+        yield f"      {paint('-', 'red')} {path}: {safe(str(old))}"
+    else:
+        yield f"      {paint('~', 'yellow')} {path}: {paint(safe(str(old)), 'red')} -> {paint(safe(str(new)), 'green')}"

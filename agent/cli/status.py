@@ -1,0 +1,67 @@
+"""status: is everything as the state directory wants it?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from agent.cli.client import Client
+from agent.cli.main import DONE, PENDING
+from agent.cli.options import host_option, json_option
+from agent.cli.output import paint, print_json, print_table, safe
+
+_GOOD = {"Ready": "True", "Healthy": "True", "Reconciling": "False", "Stalled": "False"}
+
+
+@click.command()
+@click.option("--wait", metavar="SECONDS", type=click.FloatRange(0, 86400), help="Wait so long until it is.")
+@json_option
+@host_option
+def status(wait: float | None, as_json: bool, host: str) -> int:
+    """Show apps, services and conditions; exit 0 when all is as wanted, else 2.
+
+    \b
+    holdfast status
+    holdfast status --wait 60 && echo up
+    holdfast status --json | jq '.apps[].conditions'
+    """
+    found = Client(host).get("/status", wait=wait)
+    if as_json:
+        print_json(found)
+    else:
+        print_status(found)
+    return DONE if found["converged"] else PENDING
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """The services as a table, then every condition that is not as it should be."""
+    rows = [_describe_service(app, service) for app in found["apps"] for service in app.get("services", ())]
+    if rows:
+        print_table(("APP", "SERVICE", "DESIRED", "RUNNING", "READY", "IMAGE"), rows)
+    for app in found["apps"]:
+        for condition in app.get("conditions", ()):
+            if condition["status"] != _GOOD.get(condition["type"], condition["status"]):
+                _print_condition(app["name"], condition)
+    if not found["apps"]:
+        print("no apps: put a Compose file into the state directory")
+    elif found["converged"]:
+        print(paint("converged", "green"))
+    else:
+        print(paint("not converged", "yellow"))
+
+
+def _describe_service(app: dict[str, Any], service: dict[str, Any]) -> tuple[str, ...]:
+    counts = [service["desired"], service["running"], service["ready"]]
+    colour = "green" if counts[2] >= counts[0] else "yellow"
+    cells = [str(counts[0]), str(counts[1]), paint(str(counts[2]), colour)]
+    return (safe(app["name"]), safe(service["name"]), *cells, safe(service.get("image") or "-"))
+
+
+def _print_condition(app: str, condition: dict[str, Any]) -> None:
+    colour = "red" if condition["type"] == "Stalled" else "yellow"
+    head = f"{condition['type']}={condition['status']} {condition.get('reason', '')}"
+    lines = safe(condition.get("message") or "").splitlines() or [""]
+    print(f"{safe(app)}: {paint(safe(head), colour)}: {lines[0]}")
+    for line in lines[1:]:
+        print(f"    {line}")
