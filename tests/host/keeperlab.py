@@ -5,7 +5,6 @@ Bundles are written here and not by ``runtime.bundle``: the keeper must stand on
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import queue
@@ -209,9 +208,3 @@ def open_lab(root: Path) -> Iterator[Lab]:
     finally:
         lab.close()
 
-
-def without(config: dict[str, Any], *destinations: str) -> dict[str, Any]:
-    """The configuration without some of its mounts."""
-    found = copy.deepcopy(config)
-    found["mounts"] = [mount for mount in found["mounts"] if mount["destination"] not in destinations]
-    return found

@@ -84,9 +84,10 @@ class Init:
         self.report.step = "take the ordinary OOM score"
         self.standing.shed()
         self.report.step = "open the log pipes"
+        piped = self.order.log_directory and not self.plan.process.terminal
         self.stdio = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)]
         for name in ("stdout", "stderr"):
-            path = f"{self.directory}/{name}" if self.order.log_directory else "/dev/null"
+            path = f"{self.directory}/{name}" if piped else "/dev/null"
             self.stdio.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         if self.order.seccomp:
             self.report.step = "read the seccomp filter"
