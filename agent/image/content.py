@@ -70,10 +70,17 @@ class ContentStore:
         actual = compute_digest(data)
         if digest is not None and digest != actual:
             raise DigestMismatch(f"the blob {digest} has other content")
-        if self.size(actual) != len(data):
+        if not self._holds(actual):
             with translated_storage_errors():
                 write_atomic(self.path(actual), data, durable=False)
         return actual
+
+    def _holds(self, digest: Digest) -> bool:
+        try:
+            self.read(digest)
+        except (FileNotFoundError, DigestMismatch):
+            return False
+        return True
 
     def read(self, digest: Digest, limit: int = MAX_DOCUMENT) -> bytes:
         """A small blob, verified. Raises FileNotFoundError, or DigestMismatch for damage or over ``limit``."""
@@ -112,6 +119,14 @@ class ContentStore:
         """Every blob that is there."""
         names = (entry.name for entry in os.scandir(self._blobs) if not entry.name.startswith("."))
         return frozenset(digest_of_hex(name) for name in names)
+
+    def read_index(self) -> bytes:
+        """What index.json holds; nothing when there is none."""
+        try:
+            with (self.root / "index.json").open("rb") as file:
+                return file.read(MAX_DOCUMENT + 1)
+        except FileNotFoundError:
+            return b""
 
     def write_index(self, named: Iterable[tuple[Descriptor, Sequence[str]]]) -> None:
         """Replace index.json: the table of contents by which other tools find images here. Atomic."""

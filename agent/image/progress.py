@@ -14,7 +14,8 @@ from agent.image.errors import PullCancelled
 class PullProgress:
     """One report. ``phase`` is resolving, pulling or done; ``rate`` is bytes a second since the last report.
 
-    Bytes are compressed ones; those already local count as done from the start.
+    Bytes are compressed ones; those already local count as done from the start. ``bytes_fetched`` came over the
+    network.
     """
 
     reference: str
@@ -24,6 +25,7 @@ class PullProgress:
     bytes_total: int = 0
     bytes_done: int = 0
     rate: float = 0.0
+    bytes_fetched: int = 0
 
 
 ProgressCallback = Callable[[PullProgress], None]
@@ -86,6 +88,13 @@ class PullTracker:
         self._last = (now, done)
         self._callback(
             PullProgress(
-                self.reference, phase, self._layers[1], self._layers[0], self._bytes[1], min(done, self._bytes[1]), rate
+                self.reference,
+                phase,
+                layers_total=self._layers[1],
+                layers_done=self._layers[0],
+                bytes_total=self._bytes[1],
+                bytes_done=min(done, self._bytes[1]),
+                rate=rate,
+                bytes_fetched=self.fetched,
             )
         )

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.errors import Refused, Stalled
+from agent.errors import Refused, Stalled, Waiting
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.download import BlobDownload
@@ -25,7 +25,7 @@ from agent.image.snapshots import SnapshotStore, compute_chain_names
 from agent.image.unpack import check_space
 from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
-from agent.oci.document import InvalidDocument
+from agent.oci.document import InvalidDocument, decode_document
 from agent.oci.imageconfig import ImageConfig, decode_image_config
 from agent.oci.manifest import Index, Manifest, decode_manifest, encode_manifest, select_manifest
 from agent.oci.platform import Platform, compute_platform, compute_rank
@@ -85,9 +85,7 @@ class Pull:
         image: ResolvedImage | None = None
         try:
             image = self._resolve()
-            keys = {image.manifest.config.digest, *(layer.digest for layer in image.manifest.layers), *image.chains}
-            with self._stores.leases.held(keys):
-                entry = self._bring(image)
+            entry = self._bring_leased(image)
         except (Refused, Stalled, InsufficientStorage):
             self._clean_up(image)
             raise
@@ -95,6 +93,20 @@ class Pull:
             self._client.transport.close()
         self._tracker.report("done")
         return entry
+
+    def restore(self, entry: ImageEntry) -> ImageEntry | None:
+        """Unpack again an image whose blobs are all here, without asking the registry; None when they are not."""
+        content = self._stores.content
+        try:
+            data = content.read(entry.digest)
+            kind = str(decode_document(data, "the manifest").get("mediaType") or OCI_MANIFEST)
+            image = self._complete(decode_manifest(data, kind), data, entry.digest, content.read(entry.id))
+            if any(content.size(layer.digest) != layer.size for layer in image.manifest.layers):
+                return None
+            return self._bring_leased(image)
+        except (FileNotFoundError, Refused, Waiting):
+            self._tracker.check()
+            return None
 
     def _resolve(self) -> ResolvedImage:
         data, kind, digest = self._client.fetch_manifest()
@@ -107,10 +119,14 @@ class Pull:
             document = decode_manifest(data, kind)
         if isinstance(document, Index):
             raise InvalidDocument(f"{self._reference.familiar()} is an index of indexes of indexes")
-        raw_config = self._read_config(document.config)
+        return self._complete(document, data, digest, self._read_config(document.config))
+
+    def _complete(self, manifest: Manifest | Index, data: bytes, digest: Digest, raw_config: bytes) -> ResolvedImage:
+        if isinstance(manifest, Index):
+            raise InvalidDocument(f"{self._reference.familiar()} is an index of indexes of indexes")
         config = decode_image_config(raw_config)
-        self._check(document, config)
-        return ResolvedImage(digest, document, data, raw_config, config, compute_chain_ids(config.diff_ids))
+        self._check(manifest, config)
+        return ResolvedImage(digest, manifest, data, raw_config, config, compute_chain_ids(config.diff_ids))
 
     def _read_config(self, descriptor: Descriptor) -> bytes:
         try:
@@ -129,6 +145,11 @@ class Pull:
                 f"{self._reference.familiar()} is made for {offered}, this host is {self._platform}",
                 reason="PlatformNotFound",
             )
+
+    def _bring_leased(self, image: ResolvedImage) -> ImageEntry:
+        keys = {image.manifest.config.digest, *(layer.digest for layer in image.manifest.layers), *image.chains}
+        with self._stores.leases.held(keys):
+            return self._bring(image)
 
     def _bring(self, image: ResolvedImage) -> ImageEntry:
         layers = list(zip(image.manifest.layers, image.config.diff_ids, image.chains, strict=True))

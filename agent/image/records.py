@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.errors import Conflict
+from agent.errors import Conflict, HoldfastError, Refused
 from agent.image.content import ContentStore
 from agent.image.errors import ImageNotFound
-from agent.image.snapshots import Records
-from agent.oci.descriptor import OCI_MANIFEST, Descriptor
-from agent.oci.digest import Digest, parse_digest, render_shortened
+from agent.image.snapshots import Records, compute_chain_names
+from agent.oci.descriptor import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor
+from agent.oci.digest import Digest, compute_chain_ids, parse_digest, render_shortened
+from agent.oci.imageconfig import decode_image_config
+from agent.oci.manifest import Index, Manifest, decode_manifest
 from agent.oci.reference import InvalidReference, parse_reference
 
 KIND = "image"
@@ -79,9 +81,56 @@ class ImageRecords:
         self._records = records
         self._content = content
         self._lock = threading.RLock()
-        self._images = {key: decode_entry(key, value) for key, value in records.all(KIND).items()}
+        self._images = self._load() or self._rebuild()
         self._names = {name: entry.id for entry in self._images.values() for name in entry.names}
         self._write_index()
+
+    def _load(self) -> dict[Digest, ImageEntry]:
+        found = {}
+        for key, value in self._records.all(KIND).items():
+            try:
+                found[parse_digest(key)] = decode_entry(key, value)
+            except (KeyError, TypeError, Refused):
+                self._records.delete(KIND, key)
+        return found
+
+    def _rebuild(self) -> dict[Digest, ImageEntry]:
+        """The images that index.json names: what is left when the database was lost."""
+        found: dict[Digest, ImageEntry] = {}
+        try:
+            index = decode_manifest(self._content.read_index(), OCI_INDEX)
+        except Refused:
+            return found
+        for descriptor in index.manifests if isinstance(index, Index) else ():
+            try:
+                entry = self._describe(descriptor)
+            except (OSError, HoldfastError):
+                continue
+            names = found[entry.id].names if entry.id in found else ()
+            found[entry.id] = replace(entry, names=(*names, *entry.names))
+        for entry in found.values():
+            self._records.put(KIND, entry.id, encode_entry(entry))
+        return found
+
+    def _describe(self, descriptor: Descriptor) -> ImageEntry:
+        manifest = decode_manifest(self._content.read(descriptor.digest), descriptor.media_type)
+        if not isinstance(manifest, Manifest):
+            raise Refused("the store's table of contents names an index")
+        config = decode_image_config(self._content.read(manifest.config.digest))
+        name = descriptor.annotations.get(REF_NAME)
+        layers = tuple(layer.digest for layer in manifest.layers)
+        return ImageEntry(
+            id=manifest.config.digest,
+            digest=descriptor.digest,
+            names=(str(parse_reference(name)),) if name else (),
+            size=sum(layer.size for layer in manifest.layers),
+            created=config.created,
+            pulled=0.0,
+            manifest=descriptor.digest,
+            manifest_size=descriptor.size,
+            blobs=(descriptor.digest, manifest.config.digest, *layers),
+            chains=compute_chain_names(compute_chain_ids(config.diff_ids)),
+        )
 
     def _write_index(self) -> None:
         named = [

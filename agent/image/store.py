@@ -22,7 +22,7 @@ from agent.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.imageconfig import ImageConfig, decode_image_config, encode_image_config
 from agent.oci.manifest import Manifest, decode_manifest, encode_manifest
-from agent.oci.reference import parse_reference
+from agent.oci.reference import Reference, parse_reference
 from agent.store.layout import DataLayout
 
 POLICIES = ("always", "missing", "never")
@@ -71,22 +71,28 @@ class ImageStore:
         if policy not in POLICIES:
             raise Unsupported(f"the pull policy {policy!r} is not one of {', '.join(POLICIES)}")
         parsed = parse_reference(reference)
-        present = None if policy == "always" else self._find_complete(reference)
-        if present is not None:
-            return present
-        if policy == "never":
-            raise ImageNotFound(
-                f"the image {parsed.familiar()} is not local, and its pull policy is never", reason="ImageNotPresent"
-            )
         tracker = PullTracker(parsed.familiar(), progress, cancel)
         with translated_storage_errors():
+            present = None if policy == "always" else self._find_complete(parsed, tracker)
+            if present is not None:
+                return present
+            if policy == "never":
+                raise ImageNotFound(
+                    f"the image {parsed.familiar()} is not local, and its pull policy is never",
+                    reason="ImageNotPresent",
+                )
             entry = Pull(self._stores, self._config, parsed, tracker).run()
         self._flush_later()
         return entry
 
-    def _find_complete(self, reference: str) -> ImageEntry | None:
-        entry = self._images.find(reference)
-        return entry if entry and all(self.snapshots.find(chain) for chain in entry.chains) else None
+    def _find_complete(self, reference: Reference, tracker: PullTracker) -> ImageEntry | None:
+        """The local image, unpacked again from its blobs when a power cut took its snapshots."""
+        entry = self._images.find(str(reference))
+        if entry is None or all(self.snapshots.find(chain) for chain in entry.chains):
+            return entry
+        restored = Pull(self._stores, self._config, reference, tracker).restore(entry)
+        self._flush_later()
+        return restored
 
     def _flush_later(self) -> None:
         with self._lock:

@@ -200,17 +200,22 @@ def test_cancel_in_the_middle_keeps_what_came(registry: Registry, proxy: Proxy, 
     name, content = push_random(registry, "cancelled:1", 4 << 20)
     proxy.gate = threading.Event()
     cancel = threading.Event()
+    begun = threading.Event()
     failed: list[BaseException] = []
+
+    def observe(report: PullProgress) -> None:
+        if report.bytes_done:
+            begun.set()
 
     def pull() -> None:
         try:
-            store.pull(f"{proxy.address}/{name}", cancel=cancel)
+            store.pull(f"{proxy.address}/{name}", cancel=cancel, progress=observe)
         except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=pull)
     thread.start()
-    assert proxy.held.wait(20)
+    assert begun.wait(20)
     cancel.set()
     thread.join(20)
     assert not thread.is_alive(), "cancel must not wait for a registry that says nothing"
@@ -266,7 +271,8 @@ from agent.image.store import ImageStore
 from agent.store.database import Database
 root = Path(sys.argv[1])
 root.mkdir(exist_ok=True)
-ImageStore(root, Database(root / "holdfast.db")).pull(sys.argv[2])
+report = lambda progress: progress.bytes_done and print(progress.bytes_done, flush=True)
+ImageStore(root, Database(root / "holdfast.db")).pull(sys.argv[2], progress=report)
 """
 
 
@@ -274,8 +280,9 @@ def test_killed_process_resumes(registry: Registry, proxy: Proxy, tmp_path: Path
     name, content = push_random(registry, "killed:1", 4 << 20)
     proxy.gate = threading.Event()
     command = [sys.executable, "-c", PULL, str(tmp_path / "data"), f"{proxy.address}/{name}"]
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        assert proxy.held.wait(20)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) > 0
         process.send_signal(signal.SIGKILL)
     proxy.gate.set()
     store = open_store(tmp_path / "data")
