@@ -39,7 +39,13 @@ class ApiServer:
         self._threads = Threads()
         self._runners: list[web.AppRunner] = []
         self._places: list[tuple[Path, int]] = []
+        self._metrics_port = 0
         self._streams: set[asyncio.Task[object]] = set()
+
+    @property
+    def metrics_port(self) -> int:
+        """The port /metrics is served on; 0 when it is not."""
+        return self._metrics_port
 
     async def start(self) -> None:
         """Raises Refused or Conflict when an address cannot be had; nothing listens then."""
@@ -87,6 +93,7 @@ class ApiServer:
         if self._metrics is None:
             return
         listener = open_tcp(parse_address(self._metrics), "the metrics endpoint (--metrics)")
+        self._metrics_port = listener.getsockname()[1]
         runner = await self._run(application)
         await web.SockSite(runner, listener).start()
 
