@@ -23,6 +23,7 @@ from agent.runtime.protocol import (
 )
 
 _PATIENCE_SECONDS = 60.0
+_CONNECT_ATTEMPTS = 5
 _RECONNECT_SECONDS = 0.2
 _CLASSES: dict[str, type[HoldfastError]] = {
     "NotFound": NotFound,
@@ -65,7 +66,14 @@ class KeeperClient:
 
     def connect(self) -> None:
         """Connect, starting a keeper if there is none. Raises Waiting when that fails."""
-        self._attach(open_connection(self._run_root, spawn=self._spawn))
+        for _ in range(_CONNECT_ATTEMPTS):
+            try:
+                self._attach(open_connection(self._run_root, spawn=self._spawn))
+                break
+            except OSError:
+                continue  # it died between our connect and its answer
+        else:
+            raise _unavailable()
         self._reader = threading.Thread(target=self._read, name="keeper-client", daemon=True)
         self._reader.start()
 

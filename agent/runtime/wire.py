@@ -65,7 +65,7 @@ def decode(data: bytes) -> dict[str, Any]:
     start = len(text) - len(text.lstrip(_SPACE))
     try:
         value, end = _scan(text, start)
-    except (StopIteration, RecursionError):
+    except (StopIteration, RecursionError, SystemError):  # SystemError: its own error class is not imported
         raise ValueError("not a JSON document") from None
     if not isinstance(value, dict) or text[end:].strip(_SPACE):
         raise ValueError("not one JSON object")

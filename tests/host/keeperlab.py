@@ -158,7 +158,7 @@ class Lab:
         finally:
             os.close(writer)
             os.close(null)
-        with open(reader, "rb") as stream:
+        with os.fdopen(reader, "rb") as stream:
             output = stream.read().decode()
         return self.wait("exec_exited", exec_id), output
 
@@ -178,9 +178,7 @@ class Lab:
         for path in paths:
             path.mkdir(parents=True)
             self._cgroups.append(path)
-        return CgroupPlan(
-            tuple(paths), paths[hierarchies.index("unified")], ("v1", paths[0] / "memory.oom_control")
-        )
+        return CgroupPlan(tuple(paths), paths[hierarchies.index("unified")], ("v1", paths[0] / "memory.oom_control"))
 
     def close(self) -> None:
         for state in self.client.states():
@@ -207,4 +205,3 @@ def open_lab(root: Path) -> Iterator[Lab]:
         yield lab
     finally:
         lab.close()
-

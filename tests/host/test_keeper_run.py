@@ -129,7 +129,8 @@ def test_path_is_the_containers_own(lab: Lab) -> None:
 
 def test_user_groups_umask_and_directory(lab: Lab) -> None:
     text = lab.output_of(
-        "id -u; id -g; id -G; umask; pwd; grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status; echo again > /dev/stdout",
+        "id -u; id -g; id -G; umask; pwd; grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status; "
+        "echo again > /dev/stdout",
         "user",
         user={"uid": 1000, "gid": 1001, "additionalGids": [1001, 7], "umask": 0o027},
         cwd="/made/here",
@@ -175,7 +176,9 @@ def test_rlimit_that_the_host_forbids(lab: Lab) -> None:
 
 
 def test_sysctl_hostname_and_oom_score(lab: Lab) -> None:
-    config = build_config("sh", "-c", "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/1/oom_score_adj")
+    config = build_config(
+        "sh", "-c", "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/1/oom_score_adj"
+    )
     config["linux"]["sysctl"] = {"net.ipv4.ip_unprivileged_port_start": "77"}
     config["process"]["oomScoreAdj"] = 300
     lab.run("sysctl", config=config)

@@ -11,6 +11,7 @@ import array
 import os
 import select
 import struct
+import sys
 
 from agent.runtime.keeper.failure import Failure
 from agent.runtime.keeper.loop import READ, WRITE
@@ -189,10 +190,13 @@ class Server:
             self._handle(str(message.get("do")), message, fds, ticket, client)
         except Failure as failure:
             ticket.refuse(failure)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             ticket.refuse(Failure("InvalidRequest", f"{type(error).__name__}: {error}"))
         except OSError as error:
             ticket.refuse(Failure("HostError", str(error)))
+        except Exception as error:
+            sys.excepthook(*sys.exc_info())
+            ticket.refuse(Failure("InternalError", f"{type(error).__name__}: {error}"))
 
     def announce(self, event: dict[str, Any]) -> None:
         """Tell every subscriber."""

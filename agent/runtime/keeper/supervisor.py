@@ -186,7 +186,9 @@ class Supervisor:
         """It has ended: log the last output, write exit.json, then tell. ``(None, None)`` is "nobody knows"."""
         if not container.private_pids:
             kill_everyone(container.order, SIGKILL)
-        killed = container.oom is not None and (container.oom.count() or container.oom.kills > 0)
+        if container.oom is not None and container.oom.count():
+            self.tell_oom(container)
+        killed = container.oom is not None and container.oom.kills > 0
         status = {"code": code, "signal": signal, "oom": killed, "at": time.time()}
         container.release(self.loop, drain=True)
         container.exit, container.status = status, states.EXITED
