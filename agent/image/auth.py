@@ -16,7 +16,9 @@ from agent.oci.document import decode_document, take_text
 
 MAX_TOKEN = 256 << 10
 _DOCKER_HUB = ("registry-1.docker.io", "auth.docker.io")
-_CHALLENGE = re.compile(r'(?:^|,)\s*(bearer|basic)\s+((?:[a-z_]+\s*=\s*(?:"[^"]*"|[^\s,"]+)\s*,?\s*)*)', re.IGNORECASE)
+_CHALLENGE = re.compile(
+    r'(?:^|(?<=[,\s]))(bearer|basic)\s+((?:[a-z_]+\s*=\s*(?:"[^"]*"|[^\s,"]+)\s*(?:,\s*)?)*)', re.IGNORECASE
+)
 _PARAMETER = re.compile(r'([a-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', re.IGNORECASE)
 
 
