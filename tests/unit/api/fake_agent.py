@@ -9,6 +9,7 @@ import queue
 import subprocess
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -87,7 +88,7 @@ class FakeController:
 class FakeContainers:
     records: list[ContainerRecord] = field(default_factory=list)
     lines: dict[str, list[Line]] = field(default_factory=dict)
-    live: dict[str, queue.Queue[Line | None]] = field(default_factory=dict)
+    live: defaultdict[str, queue.Queue[Line | None]] = field(default_factory=lambda: defaultdict(queue.Queue))
     readers: int = 0
 
     def list(self) -> tuple[ContainerRecord, ...]:
@@ -113,7 +114,7 @@ class FakeContainers:
             yield from lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]
             while follow and not stop.is_set():
                 try:
-                    line = self.live.setdefault(container_id, queue.Queue()).get(timeout=0.05)
+                    line = self.live[container_id].get(timeout=0.05)
                 except queue.Empty:
                     continue
                 if line is None:
