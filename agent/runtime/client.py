@@ -143,8 +143,13 @@ class KeeperClient:
         self._call("upgrade", python=python, root=root)
 
     def shutdown(self) -> None:
-        """End the keeper. Raises Conflict while it has containers that run."""
-        self._call("shutdown")
+        """End the keeper, and start no other. Raises Conflict while it has containers that run."""
+        spawn, self._spawn = self._spawn, False
+        try:
+            self._call("shutdown")
+        except HoldfastError:
+            self._spawn = spawn
+            raise
 
     def _call(self, name: str, fds: list[int] | None = None, **fields: Any) -> tuple[dict[str, Any], list[int]]:
         future: Future[tuple[dict[str, Any], list[int]]] = Future()

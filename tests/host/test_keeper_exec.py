@@ -162,5 +162,5 @@ def test_no_host_descriptor_is_left_open(lab: Lab) -> None:
     event, text = lab.exec(ExecRequest("box", ("ls", "/proc/self/fd"), (PATH,)))
     assert (event.code, text.split()) == (0, ["0", "1", "2", "3"])
     for number in range(3, 40):
-        with pytest.raises(HoldfastError, match=r"symbolic links|No such file"):
+        with pytest.raises(HoldfastError, match=r"symbolic links|No such file|leads into"):
             lab.exec(sh("true", cwd=f"/proc/self/fd/{number}"))

@@ -9,7 +9,7 @@ from agent.kernel import terminals
 from agent.kernel.process import read_small_file
 from agent.runtime.keeper.become import Standing, become, set_stdio, take_terminal
 from agent.runtime.keeper.init import MAX_FILTER
-from agent.runtime.keeper.paths import open_inside
+from agent.runtime.keeper.paths import open_inside, open_working_directory
 from agent.runtime.keeper.report import Reporter
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ class Entry:
 
     def _enter_directory(self) -> None:
         self.report.step = f"change to directory {self._plan.cwd}"
-        os.fchdir(open_inside(self._root, self._plan.cwd, os.O_DIRECTORY))
+        os.fchdir(open_working_directory(self._root, self._plan.cwd))
 
     def _open_terminal(self) -> None:
         self.report.step = "make the terminal"

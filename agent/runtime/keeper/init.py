@@ -16,7 +16,7 @@ from agent.runtime.keeper import devices as dev
 from agent.runtime.keeper import masks, rootfs
 from agent.runtime.keeper.become import Standing, become, set_stdio, take_terminal
 from agent.runtime.keeper.config import ContainerPlan, compute_sysctl_path
-from agent.runtime.keeper.paths import ensure_directory
+from agent.runtime.keeper.paths import ensure_directory, open_working_directory
 from agent.runtime.keeper.report import Reporter
 
 TYPE_CHECKING = False
@@ -179,7 +179,7 @@ class Init:
         self.report.step = "make paths read-only"
         masks.make_readonly(self.root, self.plan.readonly_paths)
         self.report.step = f"change to directory {self.plan.process.cwd}"
-        self.mounted["cwd"] = ensure_directory(self.root, self.plan.process.cwd)
+        os.close(ensure_directory(self.root, self.plan.process.cwd))
         if self.plan.readonly:
             self.report.step = "make the root filesystem read-only"
             m.set_attributes(self.root, m.ATTR_RDONLY)
@@ -195,7 +195,7 @@ class Init:
     def enter_directory(self) -> None:
         """The working directory, resolved without links of /proc (attack row 2)."""
         self.report.step = f"change to directory {self.plan.process.cwd}"
-        os.fchdir(self.mounted["cwd"])
+        os.fchdir(open_working_directory(self.root, self.plan.process.cwd))
         set_name("holdfast-init")
 
     def take_stdio(self) -> None:

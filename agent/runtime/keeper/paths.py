@@ -6,9 +6,17 @@ that leads to an open file or another process (attack rows 2, 9, 10, 11, 22).
 
 from __future__ import annotations
 
+import errno
 import os
 
-from agent.kernel.openat import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+from agent.kernel.openat import (
+    PROC_SUPER_MAGIC,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    openat2,
+    read_filesystem_type,
+)
 
 _CONFINED = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _MAX_LINKS = 40
@@ -18,6 +26,19 @@ def open_inside(root: int, path: str, flags: int = 0, *, links: bool = True) -> 
     """An O_PATH descriptor of ``path`` inside ``root``. With ``links`` off any symlink on the way is ELOOP."""
     resolve = _CONFINED if links else _CONFINED | RESOLVE_NO_SYMLINKS
     return openat2(root, path.lstrip("/") or ".", os.O_PATH | flags, resolve)
+
+
+def refuse_proc(descriptor: int, path: str) -> None:
+    """Raise OSError when ``descriptor`` lies in a procfs, where names lead to processes and their open files."""
+    if read_filesystem_type(descriptor) == PROC_SUPER_MAGIC:
+        raise OSError(errno.EPERM, "the path leads into /proc", path)
+
+
+def open_working_directory(root: int, path: str) -> int:
+    """The directory a process starts in. Raises OSError when it is missing, no directory, or in /proc (row 2)."""
+    descriptor = open_inside(root, path, os.O_DIRECTORY)
+    refuse_proc(descriptor, path)
+    return descriptor
 
 
 def ensure_directory(root: int, path: str, mode: int = 0o755) -> int:
@@ -65,6 +86,7 @@ def _make(root: int, parents: list[str], name: str, file: bool, mode: int) -> bo
         pass
     parent = open_inside(root, "/".join(parents), os.O_DIRECTORY)
     try:
+        refuse_proc(parent, whole)
         if file:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(os.open(name, flags, 0o644, dir_fd=parent))

@@ -9,9 +9,8 @@ import os
 import stat
 
 from agent.kernel import mounts as m
-from agent.kernel.openat import PROC_SUPER_MAGIC, read_filesystem_type
 from agent.runtime.keeper.mountplan import MountPlan
-from agent.runtime.keeper.paths import ensure_directory, ensure_file, open_inside
+from agent.runtime.keeper.paths import ensure_directory, ensure_file, open_inside, refuse_proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,8 +87,8 @@ def mount_filesystem(root: int, plan: MountPlan) -> int:
 
 
 def _attach(plan: MountPlan, source: int, target: int) -> None:
-    if read_filesystem_type(target) == PROC_SUPER_MAGIC and not plan.destination.startswith("/proc/"):
-        raise OSError(1, "the path leads into /proc", plan.destination)
+    if not plan.destination.startswith("/proc/"):
+        refuse_proc(target, plan.destination)
     m.attach_mount(source, target)
     os.close(target)
 
