@@ -10,6 +10,8 @@ A request is ``{"seq": n, "do": name, ...}``; its reply ``{"seq": n, "ok": {...}
 from __future__ import annotations
 
 import _json
+import _socket
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ MAX_PACKET = 128 << 10
 MAX_FDS = 4
 PAGE = 256
 
+_INT = struct.Struct("@i")
 _SPACE = " \t\r\n"
 
 
@@ -70,3 +73,20 @@ def decode(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict) or text[end:].strip(_SPACE):
         raise ValueError("not one JSON object")
     return value
+
+
+def pack_rights(descriptors: list[int]) -> list[tuple[int, int, bytes]]:
+    """The ancillary data that hands ``descriptors`` over with a packet."""
+    if not descriptors:
+        return []
+    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, b"".join(map(_INT.pack, descriptors)))]
+
+
+def unpack_rights(ancillary: list[Any]) -> list[int]:
+    """The descriptors in the ancillary data of a packet; they are ours to close."""
+    found: list[int] = []
+    for level, kind, data in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            whole = len(data) - len(data) % _INT.size
+            found += [number for (number,) in _INT.iter_unpack(data[:whole])]
+    return found

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.errors import Conflict
 from agent.runtime.client import KeeperClient
 from agent.runtime.logframe import HEADER, compute_log_name, decode_header
 from agent.runtime.protocol import CgroupPlan, CreateRequest, ExecRequest, KeeperEvent, LogSpec, OverlaySpec
@@ -181,20 +182,29 @@ class Lab:
         return CgroupPlan(tuple(paths), paths[hierarchies.index("unified")], ("v1", paths[0] / "memory.oom_control"))
 
     def close(self) -> None:
-        for state in self.client.states():
-            if state.exit is None:
-                self.client.kill(state.id, signal.SIGKILL, everyone=True)
-                if state.running:
-                    self.wait("exited", state.id)
-            self.client.delete(state.id)
-        self.client.shutdown()
-        self.client.close()
+        try:
+            self.clear()
+            self.client.shutdown()
+        finally:
+            self.client.close()
         for path in self._cgroups:
             path.rmdir()
         for parent in {path.parent for path in self._cgroups}:
             parent.rmdir()
             if not any(entry.is_dir() for entry in parent.parent.iterdir()):
                 parent.parent.rmdir()
+
+    def clear(self) -> None:
+        """End and delete every container."""
+        for state in self.client.states():
+            if state.exit is None:
+                try:
+                    self.client.kill(state.id, signal.SIGKILL, everyone=True)
+                except Conflict:
+                    pass
+                if state.running:
+                    self.wait("exited", state.id)
+            self.client.delete(state.id)
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import platform
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ from keeperlab import PATH, Lab, build_config, open_lab
 from agent.errors import Conflict, HoldfastError, NotFound, Refused, Stalled, Unsupported
 from agent.runtime.client import CommandFailed
 from agent.runtime.logframe import STDERR, STDOUT
-from agent.runtime.protocol import LogSpec
+from agent.runtime.protocol import ExecRequest, LogSpec
 
 pytestmark = pytest.mark.host
 
@@ -337,3 +340,32 @@ def test_environment_of_the_keeper_does_not_leak(lab: Lab) -> None:
     lab.run("environ", config=build_config("cat", "/proc/1/environ", env=[PATH, "X=1"]))
     assert lab.wait("exited", "environ").code == 0
     assert lab.output("environ") == f"{PATH}\0X=1\0"
+
+
+def assemble_filter(number: int) -> bytes:
+    """A seccomp filter that answers EDOM to one system call: ld nr; jeq; ret ERRNO; ret ALLOW."""
+    code = ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | errno.EDOM), (0x06, 0, 0, 0x7FFF0000))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+
+
+@pytest.mark.parametrize("no_new_privileges", [False, True])
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_seccomp_filter(lab: Lab, no_new_privileges: bool, uid: int) -> None:
+    mkdir = {"x86_64": 83, "aarch64": 34}[platform.machine()]
+    program = lab.root / "filter.bpf"
+    program.write_bytes(assemble_filter(mkdir))
+    name = f"filter{no_new_privileges}{uid}"
+    user = {"uid": uid, "gid": uid}
+    config = build_config("sleep", "1000", noNewPrivileges=no_new_privileges, user=user)
+    lab.run(name, config=config, seccomp_bpf=program)
+    status = Path(f"/proc/{next(s.pid for s in lab.client.states() if s.id == name)}/status").read_text()
+    assert ("Seccomp:\t2" in status, f"NoNewPrivs:\t{int(no_new_privileges)}" in status) == (True, True)
+    event, text = lab.exec(ExecRequest(name, ("mkdir", "/tmp/x"), (PATH,), uid=uid))
+    assert (event.code, os.strerror(errno.EDOM) in text) == (1, True)
+
+
+def test_seccomp_filter_that_is_none(lab: Lab) -> None:
+    program = lab.root / "garbage.bpf"
+    program.write_bytes(b"not BPF")
+    with pytest.raises(HoldfastError, match="load the seccomp filter: 7 bytes are no seccomp filter"):
+        lab.run("garbagefilter", "true", seccomp_bpf=program)

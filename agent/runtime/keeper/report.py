@@ -10,14 +10,9 @@ end of file       after x      the execve closed the line: it runs
 from __future__ import annotations
 
 import _socket
-import array
 
 from agent.runtime.keeper.failure import Failure, explain
-from agent.runtime.wire import decode, encode
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from agent.runtime.wire import decode, encode, pack_rights, unpack_rights
 
 READY, GO, LAUNCH, ERROR = b"r", b"g", b"x", b"e"
 _MAX = 4096
@@ -43,8 +38,7 @@ class Reporter:
 
     def ready(self, terminal: int | None = None) -> None:
         """Say that all is set up, handing over the terminal's master if there is one."""
-        rights = [] if terminal is None else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [terminal]))]
-        self._socket.sendmsg([READY], rights)
+        self._socket.sendmsg([READY], pack_rights([] if terminal is None else [terminal]))
 
     def wait_go(self) -> bool:
         """Block until the keeper says go; False when it has died."""
@@ -93,7 +87,7 @@ class Line:
             except OSError:
                 data, rights = b"", []
             if data[:1] == READY:
-                return "ready", _first_descriptor(rights), None
+                return "ready", next(iter(unpack_rights(rights)), -1), None
             if data[:1] == ERROR:
                 return "error", -1, _decode_failure(data[1:])
             if data[:1] != LAUNCH:
@@ -114,13 +108,6 @@ def create_line() -> tuple[Line, Reporter]:
 def adopt_line(descriptor: int) -> Line:
     """A line that an earlier keeper made in this process, before an upgrade in place."""
     return Line(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor))
-
-
-def _first_descriptor(rights: list[Any]) -> int:
-    for level, kind, data in rights:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(data) >= 4:
-            return int(array.array("i", data[:4])[0])
-    return -1
 
 
 def _decode_failure(data: bytes) -> Failure:

@@ -7,7 +7,6 @@ not read is dropped when its queue is full; it connects again and reads the stat
 from __future__ import annotations
 
 import _socket
-import array
 import os
 import select
 import struct
@@ -15,7 +14,7 @@ import sys
 
 from agent.runtime.keeper.failure import Failure
 from agent.runtime.keeper.loop import READ, WRITE
-from agent.runtime.wire import MAX_FDS, MAX_PACKET, SOCKET_NAME, decode, encode
+from agent.runtime.wire import MAX_FDS, MAX_PACKET, SOCKET_NAME, decode, encode, pack_rights, unpack_rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Client:
         except OSError:
             self.close()
             return
-        fds = _collect(rights)
+        fds = unpack_rights(rights)
         try:
             if not data:
                 self.close()
@@ -81,9 +80,8 @@ class Client:
     def _flush(self) -> None:
         while self._queue:
             data, fds = self._queue[0]
-            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             try:
-                self.socket.sendmsg([data], rights)
+                self.socket.sendmsg([data], pack_rights(fds))
             except BlockingIOError:
                 self._server.loop.change(self.socket.fileno(), READ | WRITE)
                 return
@@ -224,14 +222,6 @@ def create_listener(run_root: str) -> _socket.socket:
         os.close(directory)
     socket.listen(_BACKLOG)
     return socket
-
-
-def _collect(rights: list[Any]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in rights:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
 
 
 def _close_all(fds: list[int]) -> None:
