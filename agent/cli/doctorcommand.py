@@ -1,0 +1,63 @@
+"""doctor: what this host lacks, and what to do about it. Needs no agent; sees more as root."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from agent.cli.main import DONE, ERROR
+from agent.cli.options import json_option
+from agent.cli.output import paint, print_json, safe
+from agent.settings import DEFAULT_DATA_ROOT
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command()
+@click.option(
+    "--state",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Also ask the registries that its apps name.",
+)
+@click.option(
+    "--data-root",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATA_ROOT,
+    show_default=True,
+    help="Where images and containers will be.",
+)
+@json_option
+def doctor(state: Path | None, data_root: Path, as_json: bool) -> int:
+    """Check kernel, cgroups, overlayfs, nftables, privileges and more; exit 1 when something needed is missing.
+
+    \b
+    sudo holdfast doctor
+    sudo holdfast doctor --state ./state --json
+    """
+    from agent.cli.doctor import cgroups, kernel, network, software
+    from agent.cli.doctor.finding import Host, Verdict, run_check
+    from agent.cli.doctor.registries import check_registries
+
+    host = Host(data_root.absolute(), state, os.geteuid() == 0)
+    checks = (*kernel.CHECKS, *cgroups.CHECKS, *network.CHECKS, *software.CHECKS)
+    findings = [*(run_check(check, host) for check in checks), *check_registries(host)]
+    fit = all(finding.verdict is not Verdict.FAIL for finding in findings)
+    if as_json:
+        print_json({"fit": fit, "checks": [asdict(finding) for finding in findings]})
+        return DONE if fit else ERROR
+    width = max(len(finding.check) for finding in findings)
+    for finding in findings:
+        print(
+            f"{paint(finding.verdict.value.ljust(4), _COLOURS[finding.verdict])}  {finding.check.ljust(width)}  ",
+            end="",
+        )
+        print(safe(finding.message))
+        if finding.advice:
+            print(f"      {' ' * width}  -> {safe(finding.advice)}")
+    print(paint("this host is fit for Holdfast", "green") if fit else paint("something needed is missing", "red"))
+    return DONE if fit else ERROR
