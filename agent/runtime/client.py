@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
@@ -118,17 +118,14 @@ class KeeperClient:
             if not reply["more"]:
                 return tuple(found)
 
-    def exec(
-        self, request: ExecRequest, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
-    ) -> tuple[str, int | None]:
+    def exec(self, request: ExecRequest, fds: Sequence[int] = ()) -> tuple[str, int]:
         """Run a further process; returns its id and, with a terminal, the master's descriptor (the caller's to close).
 
-        Without a terminal the three descriptors become its own; the caller still closes its copies.
+        Without a terminal ``fds`` are its stdin, stdout and stderr; the caller still closes its own copies, and gets
+        -1 for the master.
         """
-        fds = [] if request.terminal else [fd for fd in (stdin, stdout, stderr) if fd is not None]
-        reply, received = self._call("exec", fds, request=encode_exec(request))
-        exec_id = str(reply["exec_id"])
-        return exec_id, received[0] if received else None
+        reply, received = self._call("exec", [] if request.terminal else list(fds), request=encode_exec(request))
+        return str(reply["exec_id"]), received[0] if received else -1
 
     def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Resize an exec's terminal."""
@@ -194,7 +191,7 @@ class KeeperClient:
         else:
             exec_id = message["ok"].get("exec_id")
             if exec_id:
-                self._execs[exec_id] = ""
+                self._execs[exec_id] = str(message["ok"]["id"])
             future.set_result((message["ok"], fds))
 
     def _announce(self, event: KeeperEvent) -> None:
@@ -229,13 +226,13 @@ class KeeperClient:
         with self._lock:
             missed = [event for name in sorted(self._running) if (event := _compute_end(name, found.get(name)))]
             living = {exec_id for state in found.values() for exec_id in state.execs}
-            ended = [exec_id for exec_id in self._execs if exec_id not in living]
+            ended = [one for one in self._execs.items() if one[0] not in living]
             self._running |= {name for name, state in found.items() if state.running}
             self._connection = connection
         for event in missed:
             self._announce(event)
-        for exec_id in ended:
-            self._announce(KeeperEvent("exec_exited", "", exec_id))
+        for exec_id, container_id in ended:
+            self._announce(KeeperEvent("exec_exited", container_id, exec_id))
         for event_fields in events:
             self._announce(decode_event(event_fields))
 

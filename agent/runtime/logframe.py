@@ -18,6 +18,7 @@ STDOUT = 1
 STDERR = 2
 LOG_NAME = "container.log"
 MAX_PAYLOAD = 1 << 20
+_BLOCK = 1 << 20
 
 
 def encode_header(stream: int, length: int, at_ns: int) -> bytes:
@@ -95,20 +96,22 @@ class FrameWriter:
 
     def _find_end(self) -> int:
         """Where the last whole frame ends: what follows is the half frame of a writer that was killed."""
-        position = 0
+        with_header = HEADER.size
         reader = os.open(self._path(0), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            while position < self._size:
-                try:
-                    _, length, _ = decode_header(os.pread(reader, HEADER.size, position))
-                except ValueError:
+            base, position = 0, 0
+            block = os.pread(reader, _BLOCK, 0)
+            while position + with_header <= self._size:
+                if position + with_header > base + len(block):
+                    base, block = position, os.pread(reader, _BLOCK, position)
+                stream, length, _ = HEADER.unpack_from(block, position - base)
+                end = position + with_header + length
+                if stream not in (STDOUT, STDERR) or end > self._size:
                     break
-                if position + HEADER.size + length > self._size:
-                    break
-                position += HEADER.size + length
+                position = end
+            return position
         finally:
             os.close(reader)
-        return position
 
     def _rotate(self) -> None:
         self.close()

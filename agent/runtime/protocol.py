@@ -67,7 +67,8 @@ class ExecRequest:
     """A further process in a running container. ``env`` is complete, as ``NAME=value``.
 
     Capabilities, seccomp filter and no_new_privileges are the container's own; a user other than 0 gets no effective
-    capabilities. ``rows`` and ``columns`` size the terminal when ``terminal``.
+    capabilities. ``rows`` and ``columns`` size the terminal when ``terminal``. ``exec_id`` may be chosen by the caller,
+    who then knows it before the exit event can come; empty lets the keeper choose.
     """
 
     id: str
@@ -80,6 +81,7 @@ class ExecRequest:
     terminal: bool = False
     rows: int = 24
     columns: int = 80
+    exec_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,10 @@ class ProcessExit:
 
 @dataclass(frozen=True)
 class KeeperState:
-    """One container as the keeper knows it: ``status`` is created, running or exited. ``started``: epoch seconds."""
+    """One container as the keeper knows it: ``status`` is created, running or exited. ``started``: epoch seconds.
+
+    ``log_dropped`` counts bytes of output that could not be written to the log (disk full).
+    """
 
     id: str
     status: str
@@ -105,6 +110,7 @@ class KeeperState:
     started: float = 0.0
     exit: ProcessExit | None = None
     execs: tuple[str, ...] = field(default=())
+    log_dropped: int = 0
 
     @property
     def running(self) -> bool:
@@ -161,6 +167,7 @@ def encode_exec(request: ExecRequest) -> dict[str, Any]:
         "terminal": request.terminal,
         "rows": request.rows,
         "columns": request.columns,
+        "exec_id": request.exec_id,
     }
 
 

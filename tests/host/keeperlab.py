@@ -155,7 +155,7 @@ class Lab:
         reader, writer = os.pipe()
         null = os.open("/dev/null", os.O_RDONLY)
         try:
-            exec_id, _ = self.client.exec(request, null, writer, writer)
+            exec_id, _ = self.client.exec(request, (null, writer, writer))
         finally:
             os.close(writer)
             os.close(null)

@@ -357,7 +357,7 @@ def test_row_35_output_nobody_reads_costs_no_memory(lab: Lab) -> None:
     before = rss(lab.keeper_pid)
     lab.shell("flood", "head -c 400000000 /dev/zero")
     _, master = lab.client.exec(ExecRequest("box", ("cat", "/dev/zero"), (PATH,), terminal=True))
-    assert master is not None
+    assert master >= 0
     begin = time.monotonic()
     worst = 0.0
     for _ in range(50):

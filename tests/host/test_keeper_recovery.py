@@ -153,7 +153,7 @@ def test_upgrade_in_place(lab: Lab) -> None:
     lab.wait("exited", "done")
     lab.client.create(lab.request("waiting", build_config("sh", "-c", "exit 12")))
     null = os.open("/dev/null", os.O_RDWR)
-    exec_id, _ = lab.client.exec(ExecRequest("kept", ("sleep", "1000"), (PATH,)), null, null, null)
+    exec_id, _ = lab.client.exec(ExecRequest("kept", ("sleep", "1000"), (PATH,)), (null, null, null))
     os.close(null)
     pid = lab.keeper_pid
     before = len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -224,6 +224,21 @@ def test_binds(lab: Lab) -> None:
     assert (source / "file").read_text() == "bye\n"
 
 
+def test_what_is_made_for_a_mount_or_directory_is_open_to_the_user(lab: Lab) -> None:
+    source = lab.root / "open"
+    source.mkdir(mode=0o755)
+    (source / "file").write_text("seen")
+    config = build_config("sh", "-c", "cat /p/q/r/file; cd /w/x/y && stat -c %a /w /p /p/q . /etc/made", cwd="/w/x/y")
+    config["process"]["user"] = {"uid": 1000, "gid": 1000}
+    config["mounts"] += [
+        {"destination": "/p/q/r", "type": "bind", "source": str(source), "options": ["rbind"]},
+        {"destination": "/etc/made", "type": "bind", "source": str(source / "file"), "options": ["rbind"]},
+    ]
+    lab.run("open", config=config)
+    assert lab.wait("exited", "open").code == 0, lab.output("open")
+    assert lab.output("open").split() == ["seen755", "755", "755", "755", "644"]
+
+
 def test_failed_step_is_named_and_leaves_nothing(lab: Lab) -> None:
     config = build_config("true")
     config["mounts"].append({"destination": "/d", "type": "bind", "source": "/no/such", "options": ["rbind"]})

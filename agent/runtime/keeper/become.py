@@ -135,6 +135,7 @@ def set_identity(process: ProcessPlan, standing: Standing, report: Reporter) -> 
     os.setgroups(process.groups)
     os.setresgid(process.gid, process.gid, process.gid)
     os.setresuid(process.uid, process.uid, process.uid)
+    proc.set_dumpable(False)
     report.step = "set capabilities"
     proc.set_keep_capabilities(False)
     permitted = process.permitted & standing.bounding

@@ -59,7 +59,14 @@ class Container:
     def describe(self) -> dict[str, Any]:
         """What ``states`` tells of it."""
         status = _SHOWN.get(self.status, self.status)
-        return {"id": self.id, "status": status, "pid": self.pid, "started": self.started, "exit": self.exit}
+        return {
+            "id": self.id,
+            "status": status,
+            "pid": self.pid,
+            "started": self.started,
+            "exit": self.exit,
+            "log_dropped": self.writer.dropped if self.writer is not None else 0,
+        }
 
     def remember(self) -> dict[str, Any]:
         """What state.json keeps of it."""

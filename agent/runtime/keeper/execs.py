@@ -146,7 +146,7 @@ class Execs:
         ticket, one.ticket = one.ticket, None
         fds, one.master = [one.master] if one.master >= 0 else [], -1
         if ticket is not None:
-            ticket.answer({"exec_id": one.id, "pid": one.pid}, fds)
+            ticket.answer({"exec_id": one.id, "id": one.container, "pid": one.pid}, fds)
 
     def _hang_up(self, one: Exec) -> None:
         if one.line is not None:

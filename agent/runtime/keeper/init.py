@@ -52,6 +52,7 @@ class Init:
 
     def run(self) -> None:
         """Set everything up, wait for the word, become the program. Returns only when the keeper has died."""
+        os.umask(0)
         self.join_cgroups()
         self.take_from_host()
         self.enter_namespaces()
