@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import termios
@@ -150,14 +149,23 @@ class Attachment:
     def _pass_signals(self, numbers: bytes) -> None:
         for number in numbers:
             if number == signal.SIGWINCH:
-                size = shutil.get_terminal_size((80, 24))
-                self._send(encode_resize(size.lines, size.columns))
+                self._send(encode_resize(*read_terminal_size()))
             else:
                 self._send(encode_frame(Channel.SIGNAL, bytes([number])))
 
     def _send(self, frame: bytes) -> None:
         with contextlib.suppress(OSError):  # it is ending: what it still has to say is read first
             self._socket.sendall(frame)
+
+
+def read_terminal_size() -> tuple[int, int]:
+    """Rows and columns of the terminal this process has; 24 and 80 without one."""
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            size = os.get_terminal_size(descriptor)
+            if size.lines and size.columns:
+                return size.lines, size.columns
+    return 24, 80
 
 
 def _compute_code(status: Mapping[str, Any]) -> int:

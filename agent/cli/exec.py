@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 
 import click
@@ -36,13 +35,13 @@ def exec_command(target: str, command: tuple[str, ...], env: tuple[str, ...], ho
     holdfast exec -it web sh
     tar c . | holdfast exec -i web tar x -C /srv
     """
-    from agent.cli.attach import Attachment
+    from agent.cli.attach import Attachment, read_terminal_size
 
     terminal, interactive = bool(options["tty"]), bool(options["interactive"])
     try:
         if terminal and interactive and not sys.stdin.isatty():
             raise Refused("standard input is not a terminal", reason="NotATerminal", hint="leave -t away")
-        size = shutil.get_terminal_size((80, 24))
+        rows, columns = read_terminal_size()
         document = {
             "target": target,
             "command": list(command),
@@ -51,8 +50,8 @@ def exec_command(target: str, command: tuple[str, ...], env: tuple[str, ...], ho
             "env": _read_environment(env),
             "terminal": terminal,
             "stdin": interactive,
-            "rows": size.lines,
-            "columns": size.columns,
+            "rows": rows,
+            "columns": columns,
         }
         return Attachment(host, document).run()
     except HoldfastError as error:

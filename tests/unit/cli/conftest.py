@@ -1,0 +1,6 @@
+"""The command line is tested against the API's agent in memory."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "api"))

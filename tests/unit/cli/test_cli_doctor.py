@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.cli.doctor.attempt import attempt
+from agent.cli.doctor.cgroups import Hierarchies, judge, parse_mounts
+from agent.cli.doctor.finding import Check, Host, Verdict, ok, run_check
+from agent.cli.doctor.kernel import judge_version
+from agent.cli.doctor.registries import check_registry
+from agent.cli.doctor.software import judge_space
+
+HYBRID = """\
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:1 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+39 31 0:36 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+"""
+HOST = Host(Path("/nonexistent/data"))
+
+
+@pytest.mark.parametrize(
+    ("release", "verdict"),
+    [
+        ("5.10.0-13-amd64", Verdict.FAIL),
+        ("4.19", Verdict.FAIL),
+        ("x", Verdict.FAIL),
+        ("5.14.0", Verdict.OK),
+        ("6.18.1", Verdict.OK),
+    ],
+)
+def test_kernel_versions(release: str, verdict: Verdict) -> None:
+    assert judge_version(release)[0] is verdict
+
+
+def test_hierarchies_are_told_apart() -> None:
+    v1, v2 = parse_mounts(HYBRID)
+    assert set(v1) == {"cpu", "cpuacct", "memory", "pids"}
+    assert v2 == Path("/sys/fs/cgroup/unified")
+    assert judge(Hierarchies(v1, v2)) == ok("hybrid: cpu, memory, pids")
+    assert judge(Hierarchies({}, v2, frozenset({"cpu", "memory", "pids"})))[0] is Verdict.OK
+    assert judge(Hierarchies({}, v2, frozenset({"cpu", "pids"})))[0] is Verdict.WARN
+    assert judge(Hierarchies({}, None))[0] is Verdict.FAIL
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(1, Verdict.FAIL), (1 << 30, Verdict.WARN), (1 << 40, Verdict.OK)])
+def test_space(free: int, verdict: Verdict) -> None:
+    assert judge_space(free, 1 << 41, Path("/"))[0] is verdict
+
+
+def test_whatever_is_wrong_comes_with_advice() -> None:
+    outcomes = [judge_version("4.0"), judge(Hierarchies({}, None)), judge_space(1, 2, Path("/"))]
+    assert all(advice for verdict, _, advice in outcomes if verdict is not Verdict.OK)
+
+
+def test_a_check_that_breaks_is_a_warning() -> None:
+    def broken(_host: Host) -> tuple[Verdict, str, str]:
+        raise OSError(5, "Input/output error")
+
+    finding = run_check(Check("x", broken), HOST)
+    assert finding.verdict is Verdict.WARN
+    assert finding.advice
+
+
+def test_without_root_it_says_so() -> None:
+    def never(_host: Host) -> tuple[Verdict, str, str]:
+        raise AssertionError("asked without root")
+
+    finding = run_check(Check("x", never, needs_root=True), Host(Path("/"), root=False))
+    assert "without root" in finding.message
+
+
+def test_attempts_report_their_error_and_leave_no_child() -> None:
+    def refuse() -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    assert attempt(lambda: None) is None
+    assert attempt(refuse) == "Operation not permitted"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, 0)
+
+
+def test_dead_registry_is_a_warning() -> None:
+    finding = check_registry("127.0.0.1:9")
+    assert finding.verdict is Verdict.WARN
+    assert "refused" in finding.message
