@@ -203,6 +203,12 @@ class SourcePort(Protocol):
     def revisions(self) -> AsyncIterator[RevisionPort]:
         """The state now, then again after every change. Raises HoldfastError when it cannot be read at all."""
 
+    async def refresh(self) -> None:
+        """Look now; when it returns, whoever iterates ``revisions`` has been given the state as it was at the call.
+
+        Returns at once when nothing changed, and, without raising, when the state cannot be read.
+        """
+
 
 class RecordsPort(Protocol):
     """The database, as far as it is used here."""

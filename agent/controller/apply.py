@@ -1,0 +1,186 @@
+"""Carries out one action. What may go wrong is raised; the worker judges it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from agent.controller.containers import compute_config
+from agent.controller.images import KIND as IMAGE_KIND
+from agent.controller.images import AppImages, Resolved
+from agent.controller.parts import Shared
+from agent.engine.model import ContainerConfig, Owner
+from agent.errors import NotFound
+from agent.plan.actions import (
+    Action,
+    EnsureImage,
+    EnsureNetwork,
+    EnsureVolume,
+    RemoveContainer,
+    RemoveNetwork,
+    StartContainer,
+    StopContainer,
+)
+from agent.plan.wants import DesiredApp, ImageWant
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The app an action is for, as it was when the action was begun."""
+
+    app: str
+    desired: DesiredApp | None
+    images: AppImages
+    shared: Shared
+
+
+async def apply_action(action: Action, scene: Scene) -> None:
+    """Do it. Raises HoldfastError as the engine does; anything else is a fault of ours."""
+    match action:
+        case EnsureImage():
+            await _ensure_image(action, scene)
+        case EnsureNetwork():
+            await _ensure_network(action, scene)
+        case EnsureVolume():
+            await _ensure_volume(action, scene)
+        case StartContainer():
+            await _start(action, scene)
+        case StopContainer():
+            await _stop(action, scene)
+        case RemoveContainer():
+            await _remove(action, scene)
+        case RemoveNetwork():
+            await _remove_network(action, scene)
+        case _:
+            assert_never(action)
+
+
+async def _ensure_image(action: EnsureImage, scene: Scene) -> None:
+    desired, shared = scene.desired, scene.shared
+    if desired is None or action.key not in desired.images:
+        return
+    want = desired.images[action.key]
+    loop = asyncio.get_running_loop()
+    begun, epoch, pulls = loop.time(), scene.images.epoch, want.policy != "build"
+    try:
+        resolved = await shared.gate.run_slow(scene.images.resolve, want, desired, shared.gate.closing)
+    except Exception:
+        if pulls:
+            shared.metrics.pulled(loop.time() - begun, 0, success=False)
+        raise
+    if pulls and (resolved.worked or resolved.fetched):
+        shared.metrics.pulled(loop.time() - begun, resolved.fetched)
+    if resolved.worked:
+        _report_image(want, resolved, scene, loop.time() - begun)
+    shared.journal.put(IMAGE_KIND, *scene.images.succeed(want, desired, resolved, epoch))
+
+
+def _report_image(want: ImageWant, resolved: Resolved, scene: Scene, seconds: float) -> None:
+    reason, verb = ("ImageBuilt", "built") if want.policy == "build" else ("ImagePulled", "pulled")
+    scene.shared.events.record(
+        "image",
+        app=scene.app,
+        service=want.service,
+        reason=reason,
+        message=f"{verb} {want.reference} ({resolved.image.id[7:19]}) in {seconds:.1f} s",
+    )
+
+
+async def _ensure_network(action: EnsureNetwork, scene: Scene) -> None:
+    desired, shared = scene.desired, scene.shared
+    if desired is None:
+        return
+    shared.owners.add(scene.app, action.name)
+    await shared.journal.flush()
+    internal = desired.network(action.key).internal
+    try:
+        await shared.gate.run(shared.engine.networks.ensure, action.name, internal=internal)
+    finally:
+        shared.names.forget()
+
+
+async def _ensure_volume(action: EnsureVolume, scene: Scene) -> None:
+    desired, shared = scene.desired, scene.shared
+    if desired is None:
+        return
+    labels = {
+        **desired.volume(action.key).labels,
+        "com.docker.compose.project": scene.app,
+        "com.docker.compose.volume": action.key,
+    }
+    try:
+        await shared.gate.run(shared.engine.volumes.ensure, action.name, labels)
+    finally:
+        shared.names.forget()
+
+
+async def _start(action: StartContainer, scene: Scene) -> None:
+    shared = scene.shared
+    config = _compute_start_config(action, scene)
+    if config is None:
+        return
+    if not action.template and scene.desired is not None:
+        shared.specs.remember(action.digest, scene.desired.document(action.service, action.image))
+    record = await shared.gate.run(shared.engine.containers.create_start, config)
+    shared.events.record(
+        "container",
+        app=scene.app,
+        service=action.service,
+        container=record.name,
+        reason="Started",
+        message=f"{record.name} started: {action.cause.message}",
+    )
+    if action.restart:
+        shared.metrics.restarted(scene.app, action.service)
+
+
+def _compute_start_config(action: StartContainer, scene: Scene) -> ContainerConfig | None:
+    """The container to be made: as desired, or again as the template was; None when there is nothing to go by."""
+    if not action.template:
+        return compute_config(scene.desired, action) if scene.desired is not None else None
+    record = scene.shared.inventory.get(action.template)
+    if record is None or record.config.owner is None:
+        return None
+    cause = f"{action.cause.kind}: {action.cause.message}"
+    owner: Owner = replace(record.config.owner, cause=cause)
+    return replace(record.config, owner=owner)
+
+
+async def _stop(action: StopContainer, scene: Scene) -> None:
+    """Take it out of the balancer first, then ask it to end; other work goes on meanwhile."""
+    shared = scene.shared
+    await shared.publisher.settle()
+    try:
+        ended = await shared.gate.run(shared.engine.containers.stop, action.container)
+    except NotFound:
+        return
+    status = await asyncio.shield(asyncio.wrap_future(ended))
+    how = f"exit code {status.code}" if status.code is not None else f"signal {status.signal}"
+    shared.events.record(
+        "container",
+        app=scene.app,
+        service=action.service,
+        container=f"{scene.app}-{action.service}-{action.slot}",
+        reason="Stopped",
+        message=f"{action.container[:12]} stopped ({how}): {action.cause.message}",
+    )
+
+
+async def _remove(action: RemoveContainer, scene: Scene) -> None:
+    """Delete it, once what it taught about its slot is on disk."""
+    await scene.shared.journal.flush()
+    try:
+        await scene.shared.gate.run(scene.shared.engine.containers.remove, action.container)
+    except NotFound:
+        return
+
+
+async def _remove_network(action: RemoveNetwork, scene: Scene) -> None:
+    shared = scene.shared
+    if not shared.owners.is_shared(scene.app, action.name):
+        try:
+            await shared.gate.run(shared.engine.networks.remove, action.name)
+        finally:
+            shared.names.forget()
+    shared.owners.drop(scene.app, action.name)

@@ -1,0 +1,136 @@
+"""From what a reconcile found to the conditions that people and programs read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.plan.actions import Hold, Plan
+from agent.plan.observed import Health, ObservedContainer
+
+MESSAGE_LIMIT = 4096
+READY, RECONCILING, STALLED, HEALTHY = "Ready", "Reconciling", "Stalled", "Healthy"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition. ``status`` is True, False or Unknown; ``since`` (epoch seconds) when it last changed;
+    ``generation`` counts the revisions of the app that it has seen."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    generation: int = 0
+    since: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The condition as a JSON object."""
+        return {
+            "type": self.type,
+            "status": self.status,
+            "reason": self.reason,
+            "message": self.message,
+            "generation": self.generation,
+            "since": self.since,
+        }
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything the conditions of one app are made from. Texts are empty when there is nothing to say."""
+
+    plan: Plan
+    containers: Sequence[ObservedContainer] = ()
+    busy: int = 0
+    invalid: str = ""
+    blind: bool = False
+    conflict: str = ""
+    repeats: str = ""
+    suspended: bool = False
+
+
+def compute_conditions(findings: Findings) -> tuple[Condition, ...]:
+    """Ready, Reconciling, Stalled and Healthy of one app."""
+    faults = [hold for hold in findings.plan.holds if hold.failing]
+    stalled = _stalled(findings, faults)
+    return (
+        _ready(findings, faults, stalled),
+        _reconciling(findings),
+        Condition(STALLED, "True", *stalled) if stalled else Condition(STALLED, "False", "NotStalled", ""),
+        _healthy(findings.containers),
+    )
+
+
+def _stalled(findings: Findings, faults: Iterable[Hold]) -> tuple[str, str] | None:
+    if findings.invalid:
+        return ("InvalidSpec", findings.invalid)
+    if findings.conflict:
+        return ("PortConflict", findings.conflict)
+    if findings.repeats:
+        return ("PlanRepeats", findings.repeats)
+    final = [hold for hold in faults if hold.final]
+    return (final[0].reason, _join(final)) if final else None
+
+
+def _ready(findings: Findings, faults: Sequence[Hold], stalled: tuple[str, str] | None) -> Condition:
+    if stalled:
+        return Condition(READY, "False", *stalled)
+    if findings.suspended:
+        return Condition(READY, "False", "Suspended", "taken down by holdfast down; sync or a change brings it back")
+    if faults:
+        return Condition(READY, "False", faults[0].reason, _join(faults))
+    if findings.plan.actions or findings.busy or findings.plan.holds:
+        return Condition(READY, "False", "Reconciling", _progress(findings))
+    if findings.blind:
+        return Condition(READY, "Unknown", "NotRead", "the desired state has not been read yet")
+    return Condition(READY, "True", "Converged", "everything is as desired")
+
+
+def _reconciling(findings: Findings) -> Condition:
+    moving = any(not hold.final for hold in findings.plan.holds)
+    if findings.suspended or findings.repeats or not (findings.plan.actions or findings.busy or moving):
+        return Condition(RECONCILING, "False", "Idle", "")
+    return Condition(RECONCILING, "True", "Progressing", _progress(findings))
+
+
+def _progress(findings: Findings) -> str:
+    if findings.plan.holds:
+        return _join(findings.plan.holds)
+    count = max(len(findings.plan.actions), findings.busy)
+    first = f": {findings.plan.actions[0].cause.message}" if findings.plan.actions else ""
+    return f"{count} actions to go{first}"
+
+
+def _healthy(containers: Sequence[ObservedContainer]) -> Condition:
+    checked = [container for container in containers if container.serving and container.health is not Health.NONE]
+    sick = [container for container in checked if container.health is Health.UNHEALTHY]
+    if sick:
+        names = ", ".join(sorted({f"{container.service}-{container.slot}" for container in sick}))
+        return Condition(HEALTHY, "False", "Unhealthy", f"failing healthchecks: {names}")
+    if any(container.health is Health.STARTING for container in checked):
+        return Condition(HEALTHY, "Unknown", "Starting", "healthchecks have not passed yet")
+    if not checked:
+        return Condition(HEALTHY, "True", "NoHealthchecks", "no container has a healthcheck")
+    return Condition(HEALTHY, "True", "Healthy", f"{len(checked)} containers pass their healthchecks")
+
+
+def _join(holds: Iterable[Hold]) -> str:
+    return "\n".join(dict.fromkeys(hold.message for hold in holds))[:MESSAGE_LIMIT]
+
+
+def carry_over(
+    before: Mapping[str, Condition], after: Iterable[Condition], generation: int, now: float
+) -> tuple[dict[str, Condition], list[Condition]]:
+    """The new conditions with their times, and those of them that say something else than before."""
+    found: dict[str, Condition] = {}
+    changed: list[Condition] = []
+    for condition in after:
+        old = before.get(condition.type)
+        same_status = old is not None and old.status == condition.status
+        since = old.since if old is not None and same_status else now
+        found[condition.type] = replace(condition, generation=generation, since=since)
+        if old is None or not same_status or old.reason != condition.reason:
+            changed.append(found[condition.type])
+    return found, changed

@@ -1,0 +1,306 @@
+"""The loop: from revisions and engine events to the workers of the apps, and back to whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent.controller.gate import Gate
+from agent.controller.health import HealthRunner
+from agent.controller.healthplan import HealthRecord
+from agent.controller.images import KIND as IMAGE_KIND
+from agent.controller.images import AppImages, load_image_documents
+from agent.controller.inventory import Inventory
+from agent.controller.journal import Journal
+from agent.controller.lastgood import LastGood
+from agent.controller.outcome import compute_failure
+from agent.controller.parts import HostNames, NetworkOwners, Shared, SpecDocuments
+from agent.controller.port import EnginePort, EventsPort, MetricsPort, RecordsPort, RevisionPort, SourcePort
+from agent.controller.publisher import Publisher
+from agent.controller.queries import render_containers, render_plans, render_status
+from agent.controller.slots import load_slots
+from agent.controller.targets import Target, compute_targets
+from agent.controller.worker import AppWorker
+from agent.engine.model import ContainerEvent, ContainerRecord
+
+AGENT_KIND = "agent"
+SUSPENDED_KEY = "suspended"
+SOURCE_RETRY = 5.0
+
+
+class Controller:
+    """Keeps the host as its source says. Make it and call everything but the constructor on one event loop."""
+
+    def __init__(
+        self,
+        engine: EnginePort,
+        source: SourcePort,
+        events: EventsPort,
+        metrics: MetricsPort,
+        records: RecordsPort,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine, self._source, self._records, self._clock = engine, source, records, clock
+        self._gate = Gate()
+        journal = Journal(records, self._gate)
+        self._known = LastGood(records, journal)
+        self._documents = load_image_documents(records)
+        self._slots = load_slots(records)
+        self._workers: dict[str, AppWorker] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._revision: str | None = None
+        self._source_fault = ""
+        self._change = asyncio.Event()
+        self._shared = Shared(
+            engine=engine,
+            gate=self._gate,
+            journal=journal,
+            events=events,
+            metrics=metrics,
+            clock=clock,
+            inventory=Inventory(engine.containers),
+            health=HealthRunner(engine, self._gate, journal, clock, self._on_health),
+            publisher=Publisher(engine.networks, self._gate, events, self._poke),
+            specs=SpecDocuments(records, journal),
+            owners=NetworkOwners(records, journal),
+            names=HostNames(engine),
+            changed=self._on_change,
+        )
+
+    # the loop
+
+    async def run(self) -> None:
+        """Work until cancelled. Containers go on; whatever is under way in a thread ends by itself."""
+        loop = asyncio.get_running_loop()
+        self._shared.health.load(self._records)
+        self._shared.suspended = self._records.get(AGENT_KIND, SUSPENDED_KEY) is not None
+        self._engine.subscribe(lambda event: _hand_over(loop, self._on_event, event))
+        publishing = loop.create_task(self._shared.publisher.run(), name="publisher")
+        try:
+            await self._follow()
+        finally:
+            publishing.cancel()
+            self._shared.health.close()
+            for task in self._tasks.values():
+                task.cancel()
+            self._gate.close()
+
+    async def _follow(self) -> None:
+        """Take one revision after the other; a source that cannot be read changes nothing."""
+        attempt = 0
+        while True:
+            try:
+                async for revision in self._source.revisions():
+                    attempt, self._source_fault = 0, ""
+                    self._accept(revision)
+                fault: Exception = RuntimeError("the source of desired state ended")
+            except Exception as error:
+                fault = error
+            attempt += 1
+            failure = compute_failure(fault, attempt)
+            self._source_fault = f"{failure.message}; nothing is changed until it can be read again"
+            self._shared.events.record("agent", reason=failure.reason, message=self._source_fault)
+            self._on_change()
+            await asyncio.sleep(failure.retry_after or SOURCE_RETRY)
+
+    def _accept(self, revision: RevisionPort) -> None:
+        """Give every app its target; apps that are not in the revision any more are removed."""
+        first = self._revision is None
+        if self._shared.suspended:
+            self._resume_after(revision.id)
+        self._revision = revision.id
+        self._shared.inventory.refresh()
+        targets = compute_targets(revision, self._known)
+        for name, target in targets.items():
+            self._worker(name).want(target.desired, invalid=target.invalid)
+        for name in self._leftovers(first) - targets.keys():
+            self._worker(name).want(None, removed=True)
+        self._forget_specs(targets)
+        for worker in [*self._workers.values()]:
+            worker.poke()
+
+    def _leftovers(self, first: bool) -> set[str]:
+        known = set(self._workers)
+        if first:
+            known |= {*self._shared.inventory.apps, *self._shared.owners.apps}
+        return known
+
+    def _forget_specs(self, targets: Mapping[str, Target]) -> None:
+        owners = (record.config.owner for record in self._shared.inventory.all())
+        self._shared.specs.keep({owner.spec_digest for owner in owners if owner is not None})
+
+    def _worker(self, name: str) -> AppWorker:
+        worker = self._workers.get(name)
+        if worker is None:
+            images = AppImages(name, self._engine.images, self._documents.pop(name, {}))
+            worker = AppWorker(name, self._shared, images, self._slots.pop(name, {}))
+            self._workers[name] = worker
+            self._tasks[name] = asyncio.get_running_loop().create_task(worker.run(), name=f"app {name}")
+        return worker
+
+    # what happens
+
+    def _on_event(self, event: ContainerEvent) -> None:
+        """An engine event, on the loop: wake the app it belongs to; an app nobody wants is not our business yet."""
+        record = self._shared.inventory.get(event.container)
+        self._shared.inventory.refresh()
+        record = self._shared.inventory.get(event.container) or record
+        self._shared.health.keep(self._shared.inventory.get)
+        owner = record.config.owner if record is not None else None
+        if record is None or owner is None:
+            return
+        self._record_event(event, record)
+        if event.kind == "oom":
+            self._shared.metrics.oom_killed(owner.app, owner.service)
+        self._poke(owner.app)
+
+    def _record_event(self, event: ContainerEvent, record: ContainerRecord) -> None:
+        owner = record.config.owner
+        if owner is None or event.kind not in ("exited", "oom"):
+            return
+        end = event.exit
+        how = "ran out of memory" if event.kind == "oom" or (end and end.oom) else "ended"
+        if end is not None:
+            how += (
+                f" with code {end.code}" if end.code is not None else f" by signal {end.signal}" if end.signal else ""
+            )
+        self._shared.events.record(
+            "container",
+            app=owner.app,
+            service=owner.service,
+            container=record.name,
+            reason="OutOfMemory" if event.kind == "oom" else "Exited",
+            message=f"{record.name} ({record.id[:12]}) {how}",
+        )
+
+    def _on_health(self, container: ContainerRecord, record: HealthRecord) -> None:
+        owner = container.config.owner
+        if owner is None:
+            return
+        self._shared.events.record(
+            "container",
+            app=owner.app,
+            service=owner.service,
+            container=container.name,
+            reason=record.status.value.capitalize(),
+            message=f"{container.name} is {record.status.value}. {record.output}".strip(),
+        )
+        self._poke(owner.app)
+
+    def _poke(self, app: str) -> None:
+        worker = self._workers.get(app)
+        if worker is not None:
+            worker.poke()
+
+    def _on_change(self) -> None:
+        """A worker has reconciled: let go of apps of which nothing is left, wake whoever waits."""
+        for worker in [worker for worker in self._workers.values() if worker.gone]:
+            self._forget(worker)
+        self._change.set()
+        self._change = asyncio.Event()
+
+    def _forget(self, worker: AppWorker) -> None:
+        del self._workers[worker.name]
+        self._tasks.pop(worker.name).cancel()
+        self._shared.publisher.update(worker.name, None)
+        for key in worker.images.document_keys():
+            self._shared.journal.put(IMAGE_KIND, key, None)
+
+    # commands
+
+    async def sync(self) -> None:
+        """Read the desired state and reconcile every app now, trying again whatever failed; returns after that pass."""
+        if self._shared.suspended:
+            self._resume()
+        await self._source.refresh()
+        self._shared.names.forget()
+        before = {name: worker.passes for name, worker in self._workers.items()}
+        for worker in [*self._workers.values()]:
+            worker.forgive()
+        while any(name in self._workers and self._workers[name].passes == passes for name, passes in before.items()):
+            await self._change.wait()
+
+    async def down(self) -> None:
+        """Stop and remove every container and network, keep volumes and images, and stay down: also after a restart,
+        until the desired state changes or ``sync`` is called."""
+        self._shared.suspended = True
+        await self._gate.run(self._records.put, AGENT_KIND, SUSPENDED_KEY, {"revision": self._revision or ""})
+        for worker in [*self._workers.values()]:
+            await worker.quiesce()
+        await self._gate.run(self._engine.down)
+        self._shared.names.forget()
+        self._shared.publisher.reset()
+        self._shared.inventory.refresh()
+        self._shared.health.keep(self._shared.inventory.get)
+        for worker in [*self._workers.values()]:
+            worker.restart_history()
+            worker.poke()
+        await self._shared.journal.flush()
+
+    def _resume_after(self, revision: str) -> None:
+        document = self._records.get(AGENT_KIND, SUSPENDED_KEY) or {}
+        if document.get("revision") != revision:
+            self._resume()
+
+    def _resume(self) -> None:
+        self._shared.suspended = False
+        self._shared.journal.put(AGENT_KIND, SUSPENDED_KEY, None)
+        for worker in self._workers.values():
+            worker.poke()
+
+    async def wait_converged(self, seconds: float) -> bool:
+        """True as soon as the host is as the source says at this moment; False when ``seconds`` have gone by first."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._source.refresh()
+                while not self.converged:
+                    await self._change.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # questions
+
+    @property
+    def synced(self) -> bool:
+        """Whether every app of the first revision has been reconciled once."""
+        return self._revision is not None and all(worker.passes for worker in self._workers.values())
+
+    @property
+    def converged(self) -> bool:
+        """Whether everything is as desired, nothing is under way and nothing is held down."""
+        return self.synced and not self._shared.suspended and all(worker.converged for worker in self._workers.values())
+
+    def status(self) -> dict[str, Any]:
+        """``{"apps": [{name, revision, conditions, services}], ...}``; ``source`` and ``network`` say what is wrong
+        with those, ``suspended`` whether ``down`` is in force."""
+        return {
+            **render_status(self._workers[name] for name in sorted(self._workers)),
+            "revision": self._revision or "",
+            "suspended": self._shared.suspended,
+            "source": self._source_fault,
+            "network": self._shared.publisher.failure,
+        }
+
+    def containers(self) -> list[dict[str, Any]]:
+        """The objects of ``ps --json``."""
+        return render_containers(self._shared.inventory, self._shared.health, self._workers)
+
+    def pending_plan(self) -> dict[str, Any]:
+        """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check}]}``."""
+        now = self._clock()
+        self._shared.inventory.refresh()
+        return render_plans(self._workers[name].compute(now) for name in sorted(self._workers))
+
+
+def _hand_over(
+    loop: asyncio.AbstractEventLoop, callback: Callable[[ContainerEvent], None], event: ContainerEvent
+) -> None:
+    """From an engine's thread to the loop; a loop that has ended wants no events."""
+    try:
+        loop.call_soon_threadsafe(callback, event)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

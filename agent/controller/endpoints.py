@@ -1,0 +1,108 @@
+"""Which address answers for what: published ports and service names, out of containers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent.engine.model import ContainerRecord, PublishedPort
+from agent.plan.observed import ObservedContainer, Phase
+from agent.plan.wants import DesiredApp, networks_of
+
+ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
+Claim = tuple[str, int, str]
+Holder = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class AppEndpoints:
+    """What one app wants published, by claim (host address, port, protocol), and its names by network.
+
+    ``services`` says which service each claim is for.
+    """
+
+    ports: Mapping[Claim, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    services: Mapping[Claim, str] = field(default_factory=dict)
+    names: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+def compute_endpoints(
+    desired: DesiredApp, containers: Iterable[tuple[ObservedContainer, ContainerRecord]]
+) -> AppEndpoints:
+    """Only ready replicas take published traffic; a name stands for the ready ones too, or, while there are none,
+    for those that run (a service may have to find itself before it is ready)."""
+    serving: dict[str, list[tuple[bool, ContainerRecord]]] = {}
+    for container, record in containers:
+        if container.phase is Phase.RUNNING:
+            serving.setdefault(container.service, []).append((container.ready, record))
+    ports: dict[Claim, tuple[tuple[str, int], ...]] = {}
+    services: dict[Claim, str] = {}
+    names: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name, service in desired.app.services.items():
+        running = serving.get(name, [])
+        ready = [record for is_ready, record in running if is_ready]
+        for port in service.ports:
+            claim = (port.host_ip or "0.0.0.0", port.published, port.protocol)
+            ports.setdefault(claim, tuple((record.ip, port.target) for record in ready if record.ip))
+            services.setdefault(claim, name)
+        _add_names(names, desired, name, ready or [record for _, record in running])
+    return AppEndpoints(ports, services, names)
+
+
+def _add_names(
+    names: dict[str, dict[str, tuple[str, ...]]], desired: DesiredApp, name: str, records: Sequence[ContainerRecord]
+) -> None:
+    service = desired.app.services[name]
+    for key in networks_of(service):
+        network = desired.network(key).name
+        addresses = tuple(record.addresses[network] for record in records if record.addresses.get(network))
+        for alias in (name, *service.networks.get(key, ())):
+            table = names.setdefault(network, {})
+            table[alias] = tuple(dict.fromkeys((*table.get(alias, ()), *addresses)))
+
+
+def compute_published(
+    apps: Mapping[str, AppEndpoints], held: Mapping[Claim, str]
+) -> tuple[tuple[PublishedPort, ...], dict[Claim, str], dict[str, str]]:
+    """The whole balancer map, who holds which claim now, and what to tell the apps that came second.
+
+    ``held`` says which app had each claim until now: it keeps it for as long as it wants it.
+    """
+    wanted = [(held.get(claim) != app, app, claim) for app, found in apps.items() for claim in found.ports]
+    holders: dict[Claim, str] = {}
+    by_port: dict[tuple[int, str], list[Claim]] = {}
+    refused: dict[str, str] = {}
+    for _, app, claim in sorted(wanted):
+        rival = next((other for other in by_port.get(claim[1:], ()) if _overlap(other[0], claim[0])), None)
+        if rival is not None:
+            refused.setdefault(app, _describe_conflict(apps, app, claim, holders[rival]))
+            continue
+        holders[claim] = app
+        by_port.setdefault(claim[1:], []).append(claim)
+    published = tuple(
+        PublishedPort(claim[0], claim[1], claim[2], apps[app].ports[claim]) for claim, app in sorted(holders.items())
+    )
+    return published, holders, refused
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or one in ANY_ADDRESS or other in ANY_ADDRESS
+
+
+def _describe_conflict(apps: Mapping[str, AppEndpoints], app: str, claim: Claim, holder: str) -> str:
+    address, port, protocol = claim
+    return (
+        f"port {address}:{port}/{protocol} of service {app}/{apps[app].services[claim]} "
+        f"is already published by app {holder}; only {holder} answers there"
+    )
+
+
+def compute_names(apps: Iterable[AppEndpoints]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The service names of every network; apps that share a network share its names."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for endpoints in apps:
+        for network, names in endpoints.names.items():
+            table = found.setdefault(network, {})
+            for name, addresses in names.items():
+                table[name] = (*table.get(name, ()), *addresses)
+    return found

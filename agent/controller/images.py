@@ -1,0 +1,168 @@
+"""The images of one app: what is local, what has still to be resolved for this revision, what failed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.controller.outcome import Failure
+from agent.controller.port import ImagesPort, RecordsPort
+from agent.engine.model import BuildConfig, ImageRecord
+from agent.plan.observed import ImageState
+from agent.plan.wants import DesiredApp, ImageWant, build_tag
+
+KIND = "image_state"
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A successful resolution: the image, what a build read, and how many bytes came over the network."""
+
+    image: ImageRecord
+    built_from: str = ""
+    fetched: int = 0
+    worked: bool = False
+
+
+class AppImages:
+    """Image states of one app by image key. Lives on the loop; ``resolve`` is the blocking part, for a thread."""
+
+    def __init__(self, app: str, images: ImagesPort, documents: Mapping[str, Mapping[str, Any]]) -> None:
+        self._app = app
+        self._images = images
+        self._documents = {key: dict(document) for key, document in documents.items()}
+        self._failures: dict[str, int] = {}
+        self.states: Mapping[str, ImageState] = {}
+        self.epoch = 0
+
+    def begin(self, desired: DesiredApp) -> None:
+        """Start over for a revision: look at what is local; builds and ``always`` have to be resolved again."""
+        self._failures.clear()
+        self.epoch += 1
+        self.states = {key: self._look(want, desired) for key, want in desired.images.items()}
+
+    def recheck(self, desired: DesiredApp) -> None:
+        """Somebody asked for another look: forget failures, check builds again."""
+        self._failures.clear()
+        self.epoch += 1
+        looked = {key: self._look(want, desired) for key, want in desired.images.items()}
+        self.states = {
+            key: replace(state, current=state.current and desired.images[key].policy != "build")
+            for key, state in looked.items()
+        }
+
+    def _look(self, want: ImageWant, desired: DesiredApp) -> ImageState:
+        if want.policy in ("missing", "never"):
+            found = self._images.find(want.reference)
+            return ImageState(found.id if found else None, current=found is not None)
+        document = self._documents.get(want.key, {})
+        known = self._images.find(str(document["id"])) if "id" in document else None
+        if known is None and want.policy == "always":
+            known = self._images.find(want.reference)
+        resolved = known is not None and want.policy == "always" and document.get("revision") == desired.revision
+        return ImageState(known.id if known else None, current=resolved)
+
+    def resolve(self, want: ImageWant, desired: DesiredApp, cancel: threading.Event) -> Resolved:
+        """Make an image local; blocks for as long as that takes. Raises HoldfastError."""
+        if want.policy == "build":
+            return self._build(want, desired, cancel)
+        counter = _Counter()
+        before = self._images.find(want.reference)
+        record = self._images.pull(want.reference, policy=want.policy, progress=counter.note, cancel=cancel)
+        return Resolved(record, fetched=counter.fetched, worked=before is None or before.id != record.id)
+
+    def _build(self, want: ImageWant, desired: DesiredApp, cancel: threading.Event) -> Resolved:
+        config = compute_build(desired, want.service)
+        built_from = self._images.build_digest(config)
+        document = self._documents.get(want.key, {})
+        if document.get("built_from") == built_from:
+            known = self._images.find(str(document.get("id", "")))
+            if known is not None:
+                return Resolved(known, built_from)
+        return Resolved(self._images.build(config, cancel=cancel), built_from, worked=True)
+
+    def succeed(
+        self, want: ImageWant, desired: DesiredApp, resolved: Resolved, epoch: int
+    ) -> tuple[str, Mapping[str, Any]]:
+        """Note a resolution begun in ``epoch``; returns the document to be kept, with its key.
+
+        What was asked for anew meanwhile has to be resolved once more.
+        """
+        self._failures.pop(want.key, None)
+        document = {"id": resolved.image.id, "built_from": resolved.built_from, "revision": desired.revision}
+        self._documents[want.key] = document
+        if epoch == self.epoch or want.key in self.states:
+            self.states = {**self.states, want.key: ImageState(resolved.image.id, current=epoch == self.epoch)}
+        return f"{self._app}/{want.key}", document
+
+    def next_attempt(self, key: str) -> int:
+        """How many attempts in a row will have failed if the one under way fails."""
+        return self._failures.get(key, 0) + 1
+
+    def fail(self, key: str, failure: Failure, now: float) -> None:
+        """Note a failed resolution; what was local stays."""
+        self._failures[key] = self.next_attempt(key)
+        state = self.states.get(key, ImageState())
+        wait = failure.retry_after
+        self.states = {
+            **self.states,
+            key: replace(
+                state,
+                current=False,
+                stalled=wait is None,
+                retry_at=now + wait if wait is not None else NEVER,
+                reason=failure.reason,
+                message=failure.message,
+            ),
+        }
+
+    def lose(self, image_id: str) -> None:
+        """An image that was local turned out not to be."""
+        self.states = {key: ImageState() if state.id == image_id else state for key, state in self.states.items()}
+
+    def document_keys(self) -> list[str]:
+        """The keys of everything kept for this app in the database."""
+        return [f"{self._app}/{key}" for key in self._documents]
+
+
+class _Counter:
+    """How many bytes a pull fetched, from its progress reports: what was local at its start does not count."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self.fetched = 0
+
+    def note(self, report: Any) -> None:
+        """Take one report."""
+        done = int(getattr(report, "bytes_done", 0))
+        if self._first is None and getattr(report, "phase", "") != "resolving":
+            self._first = done
+        self.fetched = max(self.fetched, done - (self._first or 0))
+
+
+def compute_build(desired: DesiredApp, service: str) -> BuildConfig:
+    """The build of a service."""
+    found = desired.app.services[service]
+    build = found.build
+    if build is None:
+        raise ValueError(f"{service} has no build")
+    return BuildConfig(
+        context=build.context,
+        tag=build_tag(desired.app, found),
+        dockerfile=build.dockerfile,
+        args=dict(build.args),
+        additional_contexts=dict(build.additional_contexts),
+        target=build.target,
+    )
+
+
+def load_image_documents(records: RecordsPort) -> dict[str, dict[str, dict[str, Any]]]:
+    """What is kept of earlier resolutions: by app, then by image key."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, document in records.all(KIND).items():
+        app, _, rest = key.partition("/")
+        found.setdefault(app, {})[rest] = document
+    return found

@@ -1,0 +1,61 @@
+"""Writing down what must outlive the agent, in batches behind the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from agent.controller.gate import Gate
+from agent.controller.port import RecordsPort
+from agent.errors import HoldfastError
+
+Document = Mapping[str, Any]
+RETRY_SECONDS = 5.0
+
+
+class Journal:
+    """Documents to be stored (or, as None, deleted), newest value wins. Lives on the loop; writes in a thread."""
+
+    def __init__(self, records: RecordsPort, gate: Gate) -> None:
+        self._records = records
+        self._gate = gate
+        self._unwritten: dict[tuple[str, str], Document | None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, kind: str, key: str, document: Document | None) -> None:
+        """Store a document soon; None deletes it."""
+        self._unwritten[kind, key] = document
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._write_until_clean())
+
+    async def flush(self) -> None:
+        """Wait until all that was put is on disk. Raises HoldfastError (a full disk) when it cannot be."""
+        while self._unwritten:
+            await self._write_once()
+
+    async def _write_until_clean(self) -> None:
+        while self._unwritten:
+            try:
+                await self._write_once()
+            except HoldfastError as error:
+                await asyncio.sleep(error.retry_after or RETRY_SECONDS)
+
+    async def _write_once(self) -> None:
+        batch = dict(self._unwritten)
+        await self._gate.run(self._write, batch)
+        for key, document in batch.items():
+            if self._unwritten.get(key, batch) is document:
+                del self._unwritten[key]
+
+    def _write(self, batch: Mapping[tuple[str, str], Document | None]) -> None:
+        kinds: dict[str, list[tuple[str, Document | None]]] = {}
+        for (kind, key), document in batch.items():
+            kinds.setdefault(kind, []).append((key, document))
+        for kind, entries in kinds.items():
+            kept = [(key, document) for key, document in entries if document is not None]
+            if kept:
+                self._records.put_many(kind, kept)
+            gone = [key for key, document in entries if document is None]
+            if gone:
+                self._records.delete(kind, *gone)

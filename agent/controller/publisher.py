@@ -1,0 +1,96 @@
+"""Keeps the balancer map and the service names as the apps' endpoints say; one change at a time, newest wins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from agent.controller.endpoints import AppEndpoints, Claim, compute_names, compute_published
+from agent.controller.gate import Gate
+from agent.controller.outcome import compute_failure
+from agent.controller.port import EventsPort, NetworksPort
+from agent.engine.model import PublishedPort
+
+SETTLE_SECONDS = 1.0
+
+
+class Publisher:
+    """Lives on the loop. ``conflicts`` says, by app, which of its ports another app holds."""
+
+    def __init__(self, networks: NetworksPort, gate: Gate, events: EventsPort, changed: Callable[[str], None]) -> None:
+        self._networks = networks
+        self._gate = gate
+        self._events = events
+        self._changed = changed
+        self._apps: dict[str, AppEndpoints] = {}
+        self._held: dict[Claim, str] = {}
+        self._published: tuple[PublishedPort, ...] | None = None
+        self._names: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._dirty = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self.conflicts: Mapping[str, str] = {}
+        self.failure = ""
+
+    def update(self, app: str, endpoints: AppEndpoints | None) -> None:
+        """Say what an app wants published now; None: it is gone."""
+        if self._apps.get(app) == endpoints and self._published is not None:
+            return
+        if endpoints is None:
+            self._apps.pop(app, None)
+        else:
+            self._apps[app] = endpoints
+        self._settled.clear()
+        self._dirty.set()
+
+    async def settle(self) -> None:
+        """Wait, but not for long, until everything said so far is in force."""
+        try:
+            await asyncio.wait_for(self._settled.wait(), SETTLE_SECONDS)
+        except TimeoutError:
+            pass
+
+    def reset(self) -> None:
+        """Forget what is in force: the next update is carried out whole."""
+        self._published = None
+        self._names = {}
+        self._apps.clear()
+
+    async def run(self) -> None:
+        """Carry changes out until cancelled."""
+        attempt = 0
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self._apply()
+                attempt, self.failure = 0, ""
+            except Exception as error:
+                attempt += 1
+                failure = compute_failure(error, attempt)
+                self.failure = failure.message
+                self._events.record("network", reason=failure.reason, message=failure.message)
+                asyncio.get_running_loop().call_later(failure.retry_after or 60.0, self._dirty.set)
+            if not self._dirty.is_set():
+                self._settled.set()
+
+    async def _apply(self) -> None:
+        ports, self._held, conflicts = compute_published(self._apps, self._held)
+        self._report(conflicts)
+        names = compute_names(self._apps.values())
+        if ports != self._published and (ports or self._published):
+            await self._gate.run(self._networks.publish, ports)
+        self._published = ports
+        for network in sorted({*names, *self._names}):
+            wanted = names.get(network, {})
+            if wanted != self._names.get(network):
+                await self._gate.run(self._networks.set_service_names, network, wanted)
+                self._names[network] = wanted
+            if network not in names:
+                del self._names[network]
+
+    def _report(self, conflicts: Mapping[str, str]) -> None:
+        before, self.conflicts = self.conflicts, conflicts
+        for app in {*before, *conflicts}:
+            if before.get(app) != conflicts.get(app):
+                self._changed(app)

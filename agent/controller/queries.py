@@ -1,0 +1,152 @@
+"""What the API shows of the loop: status, containers, the pending plan. Reads memory only, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from agent.controller.health import HealthRunner
+from agent.controller.inventory import Inventory
+from agent.controller.worker import AppWorker
+from agent.engine.model import ContainerRecord
+from agent.plan.actions import Action, Hold, Plan
+from agent.plan.observed import ObservedContainer, Phase
+from agent.plan.restart import Verdict, compute_policy
+from agent.telemetry.redaction import redact_field, redact_text
+
+
+def render_status(workers: Iterable[AppWorker]) -> dict[str, Any]:
+    """``{"apps": [{name, revision, conditions, services}]}``."""
+    return {"apps": [_render_app(worker) for worker in workers]}
+
+
+def _render_app(worker: AppWorker) -> dict[str, Any]:
+    return {
+        "name": worker.name,
+        "revision": worker.desired.revision if worker.desired else "",
+        "generation": worker.generation,
+        "conditions": [condition.as_dict() for condition in worker.conditions.values()],
+        "services": list(_render_services(worker)),
+    }
+
+
+def _render_services(worker: AppWorker) -> Iterable[dict[str, Any]]:
+    """Counts of current containers: those being replaced serve, but what is wanted is not there before it is."""
+    if worker.desired is None:
+        return
+    digests = worker.desired.digests(worker.images.states)
+    by_service: dict[str, list[ObservedContainer]] = {}
+    for container in worker.observed:
+        by_service.setdefault(container.service, []).append(container)
+    for name, service in worker.desired.app.services.items():
+        policy = compute_policy(service.restart, name in worker.desired.awaited)
+        mine = [container for container in by_service.get(name, ()) if container.slot <= service.replicas]
+        done = [
+            container
+            for container in mine
+            if not container.alive
+            and container.digest == digests[name]
+            and policy.judge(container, None) is Verdict.COMPLETE
+        ]
+        yield {
+            "name": name,
+            "desired": service.replicas,
+            "running": len({container.slot for container in mine if container.phase is Phase.RUNNING}),
+            "ready": len({container.slot for container in (*(c for c in mine if c.ready), *done)}),
+            "completed": len({container.slot for container in done}),
+            "image": worker.desired.images[worker.desired.image_keys[name]].reference,
+        }
+
+
+def render_containers(
+    inventory: Inventory, health: HealthRunner, workers: Mapping[str, AppWorker]
+) -> list[dict[str, Any]]:
+    """The objects of ``ps --json``, in order of app, service, slot and age."""
+    inventory.refresh()
+    rows = [_render_container(record, health, workers) for record in inventory.all()]
+    return sorted(rows, key=lambda row: (row["app"], row["service"], row["slot"], row["created"]))
+
+
+def _render_container(
+    record: ContainerRecord, health: HealthRunner, workers: Mapping[str, AppWorker]
+) -> dict[str, Any]:
+    owner = record.config.owner
+    worker = workers.get(owner.app) if owner else None
+    history = worker.slots.get((owner.service, owner.slot)) if worker and owner else None
+    same = history is not None and owner is not None and history.digest == owner.spec_digest
+    end = record.exit
+    return {
+        "id": record.id,
+        "name": record.name,
+        "app": owner.app if owner else "",
+        "service": owner.service if owner else "",
+        "slot": owner.slot if owner else 0,
+        "state": record.state.value,
+        "health": health.reading(record.id).status.value,
+        "pid": record.pid,
+        "ip": record.ip,
+        "image": record.config.image_name or record.config.image,
+        "image_id": record.config.image,
+        "revision": owner.revision if owner else "",
+        "restarts": history.restarts if history is not None and same else 0,
+        "created": record.created,
+        "started": record.started,
+        "exit": {"code": end.code, "signal": end.signal, "oom": end.oom, "at": end.at} if end else None,
+        "cause": owner.cause if owner else "",
+    }
+
+
+def render_plans(plans: Iterable[Plan]) -> dict[str, Any]:
+    """``{"apps": [{name, actions, holds, next_check}]}``; an app whose actions are empty is as desired or waits."""
+    return {"apps": [_render_plan(plan) for plan in plans]}
+
+
+def _render_plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "name": plan.app,
+        "actions": [_render_action(action) for action in plan.actions],
+        "holds": [_render_hold(hold) for hold in plan.holds],
+        "next_check": plan.next_check,
+    }
+
+
+def _render_action(action: Action) -> dict[str, Any]:
+    """Every field of the action, and what it acts on as ``subject``; secrets in changed fields are hidden."""
+    shown = {field.name: getattr(action, field.name) for field in fields(action) if field.name != "cause"}
+    cause = action.cause
+    return {
+        **shown,
+        "kind": type(action).__name__,
+        "subject": _subject(shown),
+        "after": list(action.after),
+        "cause": {
+            "kind": cause.kind,
+            "message": redact_text(cause.message),
+            "changes": [
+                {"path": change.path, "old": _hide(change.path, change.old), "new": _hide(change.path, change.new)}
+                for change in cause.changes
+            ],
+        },
+    }
+
+
+def _subject(shown: Mapping[str, Any]) -> str:
+    if "container" in shown:
+        return f"{shown['service']}-{shown['slot']} ({str(shown['container'])[:12]})"
+    return str(shown.get("name") or shown.get("key") or "")
+
+
+def _hide(path: str, text: str | None) -> str | None:
+    return None if text is None else str(redact_field(path.rpartition(".")[2], text))
+
+
+def _render_hold(hold: Hold) -> dict[str, Any]:
+    return {
+        "reason": hold.reason,
+        "message": redact_text(hold.message),
+        "service": hold.service,
+        "slot": hold.slot,
+        "final": hold.final,
+        "failing": hold.failing,
+    }

@@ -1,0 +1,348 @@
+"""One app's worker: observe, plan, begin what can be begun, tell. It never waits for another app's.
+
+A reconcile itself never blocks: actions run as tasks beside it, and what is under way is part of what is observed
+(a start as a pending container, a stop as a stopping one), so that a slow action delays nothing but itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+from agent.controller.apply import Scene, apply_action
+from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions
+from agent.controller.drift import Drift
+from agent.controller.endpoints import AppEndpoints, compute_endpoints
+from agent.controller.faults import Faults
+from agent.controller.healthplan import compute_health_plan
+from agent.controller.images import AppImages
+from agent.controller.inventory import Pending
+from agent.controller.outcome import compute_failure
+from agent.controller.parts import Shared
+from agent.controller.slots import KIND as SLOT_KIND
+from agent.controller.slots import encode_history, slot_key
+from agent.engine.model import ContainerState
+from agent.errors import HoldfastError, NotFound
+from agent.plan.actions import (
+    Action,
+    EnsureImage,
+    EnsureNetwork,
+    Plan,
+    RemoveContainer,
+    RemoveNetwork,
+    StartContainer,
+    StopContainer,
+)
+from agent.plan.history import SlotHistory, count_failed_start, forgive
+from agent.plan.observed import ObservedApp, ObservedContainer, Phase, SlotKey
+from agent.plan.planner import compute_plan
+from agent.plan.wants import DesiredApp
+
+LONGEST_TIMER = 3600.0
+
+
+class AppWorker:
+    """Everything the loop knows of one app. All methods run on the loop.
+
+    ``desired`` is what is in force; with ``removed`` it is None and everything goes; None without it means that
+    nobody knows (a file that was never valid): then nothing is touched.
+    """
+
+    def __init__(self, name: str, shared: Shared, images: AppImages, slots: Mapping[SlotKey, SlotHistory]) -> None:
+        self.name = name
+        self.desired: DesiredApp | None = None
+        self.removed = False
+        self.invalid = ""
+        self.generation = 0
+        self.conditions: dict[str, Condition] = {}
+        self.plan = Plan(name)
+        self.observed: tuple[ObservedContainer, ...] = ()
+        self.slots = slots
+        self.images = images
+        self.passes = 0
+        self._shared = shared
+        self._faults = Faults()
+        self._drift = Drift(name, shared.metrics)
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._pending: dict[str, Pending] = {}
+        self._stopping: dict[str, str] = {}
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    # what others say to it
+
+    def want(self, desired: DesiredApp | None, *, invalid: str = "", removed: bool = False) -> None:
+        """Set what is desired from now on; ``invalid`` says why a newer version of it cannot be used."""
+        if desired is not self.desired or removed != self.removed:
+            self.generation += 1
+            self._faults.forgive()
+            self._drift.begin()
+            if desired is not None:
+                self.images.begin(desired)
+            self.slots = {key: replace(history, stalled=False) for key, history in self.slots.items()}
+        self.desired, self.removed, self.invalid = desired, removed, invalid
+        self.poke()
+
+    def forgive(self) -> None:
+        """Try everything that failed again, at once, and look at builds again."""
+        self._faults.forgive()
+        if self.desired is not None:
+            self.images.recheck(self.desired)
+        self._keep_slots({key: forgive(history) for key, history in self.slots.items()})
+        self.poke()
+
+    def restart_history(self) -> None:
+        """Everything was taken down on purpose: what happened before does not count any more."""
+        self._faults.forgive()
+        self._drift.begin()
+        self._keep_slots({})
+
+    def poke(self) -> None:
+        """Something may have changed: reconcile soon."""
+        self._wake.set()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is left of a removed app."""
+        idle = not self._busy and not self.plan.actions and not self.observed
+        return self.removed and self.passes > 0 and not self._wake.is_set() and idle
+
+    @property
+    def converged(self) -> bool:
+        """Whether the app is as it should be, and was looked at since the last reason to."""
+        ready = self.conditions.get("Ready")
+        return ready is not None and ready.status == "True" and not self._wake.is_set()
+
+    async def run(self) -> None:
+        """Reconcile whenever there is reason to, until cancelled; actions under way are cancelled with it."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                self.reconcile()
+        finally:
+            self._disarm()
+            for task in self._busy.values():
+                task.cancel()
+
+    async def quiesce(self) -> None:
+        """Wait until no action is under way."""
+        while self._busy:
+            await asyncio.wait([*self._busy.values()])
+
+    # one pass
+
+    def reconcile(self) -> None:
+        """Observe, plan, act, tell. Never raises: a fault of ours becomes a condition and is tried again."""
+        loop = asyncio.get_running_loop()
+        begun, success = loop.time(), True
+        try:
+            self._pass()
+        except Exception as error:
+            success = False
+            self._report_fault(error)
+        self.passes += 1
+        self._shared.metrics.reconciled(loop.time() - begun, success=success)
+        self._shared.changed()
+
+    def _pass(self) -> None:
+        now = self._shared.clock()
+        self._shared.inventory.refresh()
+        self._watch_health()
+        self.plan = self.compute(now)
+        self._keep_slots(self.plan.slots)
+        self._faults.keep({action.id for action in self.plan.actions})
+        self._drift.note(self.plan)
+        if not self._shared.suspended:
+            self._begin(now)
+        self._publish()
+        self._tell(now)
+        self._arm(now)
+
+    def compute(self, now: float) -> Plan:
+        """The plan as of now; nothing is carried out."""
+        self.observed = self._shared.inventory.observe(
+            self.name, self._shared.health.reading, self._stopping, self._pending.values()
+        )
+        if self.desired is None and not self.removed:
+            return Plan(self.name, slots=self.slots)
+        observed = ObservedApp(
+            name=self.name,
+            containers=self.observed,
+            images=self.images.states,
+            networks=self._own_networks(),
+            volumes=self._shared.names.volumes,
+            slots=self.slots,
+            documents=self._shared.specs.texts,
+        )
+        return compute_plan(self.desired, observed, now)
+
+    def _own_networks(self) -> frozenset[str]:
+        """What exists of it; of a removed app all that is noted, so that the note goes too."""
+        owned = self._shared.owners.of_app(self.name)
+        return owned if self.removed else owned & self._shared.names.networks
+
+    def _watch_health(self) -> None:
+        shared = self._shared
+        for record in shared.inventory.of_app(self.name):
+            if record.state is not ContainerState.RUNNING or shared.health.knows(record.id):
+                continue
+            owner = record.config.owner
+            text = shared.specs.texts.get(owner.spec_digest) if owner else None
+            try:
+                image = shared.engine.images.config(record.config.image)
+            except HoldfastError:
+                image = None
+            shared.health.watch(record, compute_health_plan(text, image))
+
+    # acting
+
+    def _begin(self, now: float) -> None:
+        for action in self.plan.ready_actions:
+            resource = _resource(action)
+            if resource in self._busy or not self._faults.may_try(action, now):
+                continue
+            if isinstance(action, StartContainer):
+                self._pending[action.id] = self._expect(action, now)
+            if isinstance(action, StopContainer):
+                self._stopping[action.container] = action.id
+            scene = Scene(self.name, self.desired, self.images, self._shared)
+            run = self._perform(action, resource, scene)
+            self._busy[resource] = asyncio.get_running_loop().create_task(run, name=action.id)
+
+    def _expect(self, action: StartContainer, now: float) -> Pending:
+        place = (action.service, action.slot)
+        known = frozenset(container.id for container in self.observed if (container.service, container.slot) == place)
+        container = ObservedContainer(
+            id=f"pending-{action.id}",
+            app=self.name,
+            service=action.service,
+            slot=action.slot,
+            digest=action.digest,
+            phase=Phase.PENDING,
+            image=action.image,
+            created=now,
+        )
+        return Pending(container, known)
+
+    async def _perform(self, action: Action, resource: str, scene: Scene) -> None:
+        try:
+            await apply_action(action, scene)
+        except Exception as error:
+            self._fail(action, scene, error)
+        else:
+            self._faults.succeed(action)
+            self._drift.correct(action.id)
+        finally:
+            self._pending.pop(action.id, None)
+            if isinstance(action, StopContainer):
+                self._stopping.pop(action.container, None)
+            self._busy.pop(resource, None)
+            self.poke()
+
+    def _fail(self, action: Action, scene: Scene, error: Exception) -> None:
+        now = self._shared.clock()
+        if isinstance(action, EnsureImage):
+            failure = compute_failure(error, scene.images.next_attempt(action.key))
+            scene.images.fail(action.key, failure, now)
+        elif isinstance(action, StartContainer):
+            key = (action.service, action.slot)
+            history = self.slots.get(key, SlotHistory())
+            same = history.failures if history.digest == action.digest else 0
+            failure = compute_failure(error, same + 1)
+            told = (failure.reason, failure.message, failure.retry_after)
+            self._keep_slots({**self.slots, key: count_failed_start(history, action.digest, now, told)})
+            if isinstance(error, NotFound):
+                self.images.lose(action.image)
+        else:
+            failure = self._faults.fail(action, error, now)
+        self._shared.events.record(
+            "container" if isinstance(action, StartContainer | StopContainer | RemoveContainer) else "app",
+            app=self.name,
+            service=getattr(action, "service", ""),
+            reason=failure.reason,
+            message=f"{action.id}: {failure.message}",
+        )
+
+    # telling
+
+    def _keep_slots(self, slots: Mapping[SlotKey, SlotHistory]) -> None:
+        before, self.slots = self.slots, slots
+        if slots is before:
+            return
+        for key in {*before, *slots}:
+            history = slots.get(key)
+            if history is not before.get(key):
+                document = None if history is None else encode_history(history)
+                self._shared.journal.put(SLOT_KIND, slot_key(self.name, key), document)
+
+    def _publish(self) -> None:
+        if self.desired is None:
+            self._shared.publisher.update(self.name, AppEndpoints() if not self.removed else None)
+            return
+        records = (
+            (container, record)
+            for container in self.observed
+            if container.id not in self._stopping and (record := self._shared.inventory.get(container.id)) is not None
+        )
+        self._shared.publisher.update(self.name, compute_endpoints(self.desired, records))
+
+    def findings(self) -> Findings:
+        """What the conditions are made from."""
+        holds = (*self.plan.holds, *self._faults.holds)
+        return Findings(
+            plan=replace(self.plan, holds=holds),
+            containers=self.observed,
+            busy=len(self._busy),
+            invalid=self.invalid,
+            blind=self.desired is None and not self.removed,
+            conflict=self._shared.publisher.conflicts.get(self.name, ""),
+            repeats=self._faults.repeats,
+            suspended=self._shared.suspended,
+        )
+
+    def _tell(self, now: float) -> None:
+        fresh = compute_conditions(self.findings())
+        self.conditions, changed = carry_over(self.conditions, fresh, self.generation, now)
+        if self.conditions["Ready"].status == "True":
+            self._drift.settle()
+        for condition in changed:
+            self._shared.events.record(
+                "app",
+                app=self.name,
+                reason=condition.reason,
+                message=f"{condition.type} is {condition.status}. {condition.message}".strip(),
+            )
+
+    def _report_fault(self, error: Exception) -> None:
+        failure = compute_failure(error, 1)
+        self._shared.events.record("app", app=self.name, reason=failure.reason, message=failure.message)
+        fault = Condition("Ready", "False", failure.reason, failure.message)
+        self.conditions, _ = carry_over(self.conditions, [fault], self.generation, self._shared.clock())
+        self._disarm()
+        self._timer = asyncio.get_running_loop().call_later(failure.retry_after or 60.0, self.poke)
+
+    def _arm(self, now: float) -> None:
+        """Wake up when time alone would change the plan."""
+        self._disarm()
+        moments = [moment for moment in (self.plan.next_check, self._faults.next_try) if moment is not None]
+        if moments and not self._shared.suspended:
+            wait = min(max(min(moments) - now, 0.001), LONGEST_TIMER)
+            self._timer = asyncio.get_running_loop().call_later(wait, self.poke)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _resource(action: Action) -> str:
+    """What an action works on: two actions on the same thing are never under way together."""
+    match action:
+        case StopContainer() | RemoveContainer():
+            return f"container/{action.container}"
+        case EnsureNetwork() | RemoveNetwork():
+            return f"network/{action.name}"
+        case _:
+            return action.id

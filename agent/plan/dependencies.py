@@ -1,0 +1,91 @@
+"""Whether what a service depends on is there: ``depends_on`` and its three conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from agent.plan.draft import Draft, ServiceView, is_running
+from agent.plan.restart import Verdict
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether a first start may happen: ``open``, after the actions in ``after``, or not yet because of ``message``."""
+
+    open: bool
+    after: tuple[str, ...] = ()
+    message: str = ""
+
+
+def compute_gate(view: ServiceView, draft: Draft) -> Gate:
+    """Look at everything a service depends on. Services are visited in dependency order, so that its plan is known."""
+    if view.service is None or draft.desired is None:
+        return Gate(True)
+    after: list[str] = []
+    for name, dependency in view.service.depends_on.items():
+        other = draft.views.get(name)
+        if other is None or other is view:
+            continue
+        if other.starts:
+            after += other.starts
+        elif not _MET.get(dependency.condition, _is_started)(other, draft) and (
+            dependency.required or not _is_hopeless(other, draft)
+        ):
+            return Gate(False, message=f"waits until service {name} {_WORDS.get(dependency.condition)}")
+    return Gate(True, tuple(after))
+
+
+def _is_started(view: ServiceView, draft: Draft) -> bool:
+    return not view.unsettled and all(_has_started(view, slot) for slot in view.wanted())
+
+
+def _has_started(view: ServiceView, slot: int) -> bool:
+    ended = view.last_ended(slot)
+    return any(map(is_running, view.slots.get(slot, ()))) or (ended is not None and ended.digest == view.digest)
+
+
+def _is_healthy(view: ServiceView, draft: Draft) -> bool:
+    return not view.unsettled and all(
+        any(container.ready for container in view.slots.get(slot, ())) for slot in view.wanted()
+    )
+
+
+def _is_completed(view: ServiceView, draft: Draft) -> bool:
+    return all(_has_completed(view, slot) for slot in view.wanted())
+
+
+def _has_completed(view: ServiceView, slot: int) -> bool:
+    ended = view.last_ended(slot)
+    return ended is not None and ended.succeeded and ended.digest == view.digest
+
+
+def _is_hopeless(view: ServiceView, draft: Draft) -> bool:
+    return view.image.stalled or any(_is_failed(view, slot, draft) for slot in view.wanted())
+
+
+def _is_failed(view: ServiceView, slot: int, draft: Draft) -> bool:
+    if view.serving(slot):
+        return False
+    ended = view.last_ended(slot)
+    history = draft.history(view, slot, view.digest)
+    if history is not None and history.stalled:
+        return True
+    return ended is not None and view.policy.judge(ended, history) is Verdict.FAILED
+
+
+_MET: Mapping[str, Callable[[ServiceView, Draft], bool]] = MappingProxyType(
+    {
+        "service_started": _is_started,
+        "service_healthy": _is_healthy,
+        "service_completed_successfully": _is_completed,
+    }
+)
+_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "service_started": "has started",
+        "service_healthy": "is healthy",
+        "service_completed_successfully": "has completed successfully",
+    }
+)

@@ -1,0 +1,44 @@
+"""What changed between two specs of a service, field by field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.plan.actions import FieldChange
+
+CHANGES_LIMIT = 64
+VALUE_LIMIT = 512
+_ABSENT = object()
+
+
+def compute_changes(old: str, new: str) -> tuple[FieldChange, ...]:
+    """The fields that differ between two JSON documents, in path order, at most 64; none if either is not JSON."""
+    try:
+        before, after = json.loads(old), json.loads(new)
+    except ValueError:
+        return ()
+    found: list[FieldChange] = []
+    for change in _walk("", before, after):
+        if len(found) == CHANGES_LIMIT:
+            break
+        found.append(change)
+    return tuple(found)
+
+
+def _walk(path: str, old: Any, new: Any) -> Iterator[FieldChange]:
+    if old == new:
+        return
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _walk(f"{path}.{key}" if path else str(key), old.get(key, _ABSENT), new.get(key, _ABSENT))
+    else:
+        yield FieldChange(path, _render(old), _render(new))
+
+
+def _render(value: Any) -> str | None:
+    if value is _ABSENT:
+        return None
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= VALUE_LIMIT else f"{text[:VALUE_LIMIT]}..."

@@ -1,0 +1,104 @@
+"""What one app looks like on the host at one moment: plain values, made by the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from agent.plan.history import ContainerExit, SlotHistory
+
+SlotKey = tuple[str, int]
+NO_SLOTS: Mapping[SlotKey, SlotHistory] = MappingProxyType({})
+
+
+class Phase(StrEnum):
+    """Where a container is in its life; phases only grow. PENDING: asked for, not yet seen running."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    LOST = "lost"
+
+
+class Health(StrEnum):
+    """What its healthcheck says; NONE without one."""
+
+    NONE = "none"
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True)
+class ObservedContainer:
+    """One container and its owner's marks. ``app`` is empty when nobody owns it. Times are epoch seconds.
+
+    ``healthy_at`` is when it was first healthy, 0 when never; ``digest`` the spec digest it was made from.
+    """
+
+    id: str
+    app: str
+    service: str
+    slot: int
+    digest: str
+    phase: Phase
+    health: Health = Health.NONE
+    image: str = ""
+    created: float = 0.0
+    started: float = 0.0
+    healthy_at: float = 0.0
+    exit: ContainerExit | None = None
+    networks: frozenset[str] = frozenset()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has, or is about to have, processes."""
+        return self.phase in (Phase.PENDING, Phase.RUNNING, Phase.STOPPING)
+
+    @property
+    def serving(self) -> bool:
+        """Whether it fills its slot: alive and nobody asked it to stop."""
+        return self.phase in (Phase.PENDING, Phase.RUNNING)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it runs and, when it has a healthcheck, is healthy."""
+        return self.phase is Phase.RUNNING and self.health in (Health.NONE, Health.HEALTHY)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended with exit code 0."""
+        return self.phase is Phase.EXITED and self.exit is not None and self.exit.code == 0
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """What is known of an image that is wanted. ``id`` is None when it is not local.
+
+    ``current`` is False when it has to be resolved (again) for this revision. After a failure ``retry_at`` says
+    when to try again; ``stalled`` that trying again cannot help.
+    """
+
+    id: str | None = None
+    current: bool = False
+    retry_at: float = 0.0
+    stalled: bool = False
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ObservedApp:
+    """Everything seen of one app. ``documents`` holds the specs that containers were made from, by digest, as
+    JSON text; ``networks`` those that exist and belong to the app; ``volumes`` all that exist."""
+
+    name: str
+    containers: tuple[ObservedContainer, ...] = ()
+    images: Mapping[str, ImageState] = field(default_factory=lambda: MappingProxyType({}))
+    networks: frozenset[str] = frozenset()
+    volumes: frozenset[str] = frozenset()
+    slots: Mapping[SlotKey, SlotHistory] = field(default_factory=lambda: NO_SLOTS)
+    documents: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,0 +1,55 @@
+"""The planner: one pass of the rules over one app."""
+
+from __future__ import annotations
+
+from agent.plan.actions import Plan
+from agent.plan.app_rules import ensure_images, ensure_networks, ensure_volumes, remove_networks
+from agent.plan.draft import UNKNOWN_IMAGE, Draft, ServiceView, group_by_service, group_by_slot
+from agent.plan.ends import count_ends, forget_slots
+from agent.plan.observed import ObservedApp, ObservedContainer
+from agent.plan.restart import compute_policy
+from agent.plan.service_rules import RULES
+from agent.plan.wants import DesiredApp
+
+
+def compute_plan(desired: DesiredApp | None, observed: ObservedApp, now: float) -> Plan:
+    """What has to be done so that ``observed`` becomes ``desired`` (None: nothing of the app) at ``now`` (epoch s).
+
+    Total: every combination of arguments has a plan. Containers of other owners are not looked at.
+    """
+    draft = Draft(desired, observed, now, slots=observed.slots)
+    draft.digests = desired.digests(observed.images) if desired else {}
+    groups = group_by_service(observed.containers, observed.name)
+    ensure_images(draft)
+    ensure_networks(draft)
+    ensure_volumes(draft)
+    for name in desired.order if desired else ():
+        _plan_service(_view_wanted(name, groups.pop(name, []), draft), draft)
+    for name in sorted(groups):
+        _plan_service(ServiceView(name, slots=group_by_slot(groups[name])), draft)
+    remove_networks(draft)
+    forget_slots(draft)
+    return Plan(observed.name, tuple(draft.actions), tuple(draft.holds), draft.next_check, draft.slots)
+
+
+def _view_wanted(name: str, containers: list[ObservedContainer], draft: Draft) -> ServiceView:
+    assert draft.desired is not None
+    service = draft.desired.app.services[name]
+    return ServiceView(
+        name=name,
+        service=service,
+        replicas=max(0, service.replicas),
+        digest=draft.digests.get(name, ""),
+        image=draft.observed.images.get(draft.desired.image_keys[name], UNKNOWN_IMAGE),
+        policy=compute_policy(service.restart, name in draft.desired.awaited),
+        slots=group_by_slot(containers),
+    )
+
+
+def _plan_service(view: ServiceView, draft: Draft) -> None:
+    draft.views[view.name] = view
+    if view.calm:
+        return
+    count_ends(view, draft)
+    for rule in RULES:
+        rule(view, draft)
