@@ -36,13 +36,13 @@ class MetricSite:
     async def metrics(self, _request: web.Request) -> web.Response:
         """The text exposition."""
         async with self._scraping:
-            status = self._parts.controller.status()
-            text = await self._threads.call(lambda: self._render(status))
+            status, converged = self._parts.controller.status(), self._parts.controller.converged
+            text = await self._threads.call(lambda: self._render(status, converged))
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
-    def _render(self, status: Mapping[str, Any]) -> bytes:
+    def _render(self, status: Mapping[str, Any], converged: bool) -> bytes:
         parts = self._parts
-        self._snapshot = make_snapshot(status, parts.engine.containers, parts.data_root)
+        self._snapshot = make_snapshot(status, converged, parts.engine.containers, parts.data_root)
         return parts.metrics.render()
 
     async def healthz(self, _request: web.Request) -> web.Response:

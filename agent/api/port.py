@@ -20,8 +20,15 @@ class ControllerPort(Protocol):
     def synced(self) -> bool:
         """Whether the first reconcile since the start is done; /readyz is false until then."""
 
+    @property
+    def converged(self) -> bool:
+        """Whether the host is as wanted at this moment: what exit code 0 of ``holdfast status`` means."""
+
     def status(self) -> Mapping[str, Any]:
-        """``{"apps": [{name, revision, conditions: [{type, status, reason, message}], services: [...]}]}``."""
+        """``{"apps": [{name, revision, conditions: [{type, status, reason, message}], services: [...]}]}``.
+
+        Perhaps also ``suspended`` (after ``down``), and ``source`` and ``network``: what is wrong with those.
+        """
 
     def containers(self) -> Sequence[Mapping[str, Any]]:
         """The objects of ``ps --json``."""

@@ -10,7 +10,6 @@ from typing import Any
 from aiohttp import web
 
 from agent import __version__
-from agent.api.convergence import compute_converged
 from agent.api.parameters import read_number
 from agent.api.port import AgentParts
 from agent.api.threads import Threads
@@ -50,8 +49,7 @@ class Queries:
 
     def _status(self, reached: bool = False) -> dict[str, Any]:
         status = dict(self._parts.controller.status())
-        ready = self._parts.controller.synced and compute_converged(status)
-        status["converged"] = reached or ready
+        status["converged"] = reached or self._parts.controller.converged
         return status
 
     async def ps(self, _request: web.Request) -> web.Response:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.api.convergence import compute_converged
 from agent.api.port import ContainersPort
 from agent.engine.model import ContainerRecord, ContainerState
 from agent.errors import HoldfastError
@@ -16,7 +15,7 @@ from agent.telemetry.samples import ConditionSample, ContainerSample, DiskSample
 _LIVING = (ContainerState.RUNNING, ContainerState.STOPPING)
 
 
-def make_snapshot(status: Mapping[str, Any], containers: ContainersPort, data_root: Path) -> Snapshot:
+def make_snapshot(status: Mapping[str, Any], converged: bool, containers: ContainersPort, data_root: Path) -> Snapshot:
     """One moment: ``status`` as the controller gives it, cgroups and disk as the kernel has them. Blocking, short."""
     apps = status.get("apps", ())
     return Snapshot(
@@ -28,7 +27,7 @@ def make_snapshot(status: Mapping[str, Any], containers: ContainersPort, data_ro
         ),
         containers=tuple(_sample_containers(containers)),
         disk=_sample_disk(data_root),
-        converged=compute_converged(status),
+        converged=converged,
     )
 
 

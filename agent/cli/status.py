@@ -43,7 +43,12 @@ def print_status(found: dict[str, Any]) -> None:
         for condition in app.get("conditions", ()):
             if condition["status"] != _GOOD.get(condition["type"], condition["status"]):
                 _print_condition(app["name"], condition)
-    if not found["apps"]:
+    for part in ("source", "network"):
+        if found.get(part):
+            print(f"{part}: {paint(safe(found[part]), 'red')}")
+    if found.get("suspended"):
+        print("held down by `holdfast down`; `holdfast sync` brings everything up again")
+    elif not found["apps"]:
         print("no apps: put a Compose file into the state directory")
     elif found["converged"]:
         print(paint("converged", "green"))

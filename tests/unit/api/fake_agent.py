@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import pty
 import queue
 import subprocess
 import tempfile
+import termios
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +58,8 @@ class FakeController:
         self.rows: list[dict[str, Any]] = []
         self.actions: list[dict[str, Any]] = []
         self.calls: list[str] = []
-        self.converged = threading.Event()
+        self.converged = False
+        self.told = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.waiting = 0
 
@@ -79,7 +82,7 @@ class FakeController:
     async def wait_converged(self, seconds: float) -> bool:
         self.waiting += 1
         try:
-            return await asyncio.to_thread(self.converged.wait, seconds)
+            return await asyncio.to_thread(self.told.wait, seconds)
         finally:
             self.waiting -= 1
 
@@ -138,7 +141,9 @@ class FakeExecs:
         self.options.append(options)
         if options.terminal:
             master, slave = pty.openpty()
-            process = subprocess.Popen(args, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+            process = subprocess.Popen(
+                args, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=_take_terminal
+            )
             os.close(slave)
             descriptors = (master, master, master)
         else:
@@ -164,6 +169,10 @@ class FakeExecs:
 
     def kill(self, handle: ExecHandle, number: int) -> None:
         self.processes[handle.id].send_signal(number)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _take(stream: Any) -> int:

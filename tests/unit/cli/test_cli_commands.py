@@ -78,8 +78,10 @@ def test_ps_table_and_json(agent: FakeAgent) -> None:
 
 def test_status_exit_codes_and_control_characters(agent: FakeAgent) -> None:
     agent.controller.apps = [{"name": "shop", "revision": "r", "conditions": [READY], "services": [SERVICE]}]
+    agent.controller.converged = True
     run = holdfast(agent, "status")
     assert (run.returncode, "converged" in run.stdout) == (0, True)
+    agent.controller.converged = False
     agent.controller.apps[0]["conditions"] = [{**READY, "status": "False"}, STALLED]
     run = holdfast(agent, "status")
     assert run.returncode == 2
@@ -91,9 +93,9 @@ def test_status_exit_codes_and_control_characters(agent: FakeAgent) -> None:
 
 def test_status_wait_blocks_until_converged(agent: FakeAgent) -> None:
     agent.controller.apps = [{"name": "shop", "conditions": [], "services": []}]
-    threading.Timer(0.3, agent.controller.converged.set).start()
+    threading.Timer(0.3, agent.controller.told.set).start()
     assert holdfast(agent, "status", "--wait", "20").returncode == 0
-    agent.controller.converged.clear()
+    agent.controller.told.clear()
     assert holdfast(agent, "status", "--wait", "0.1").returncode == 2
 
 
@@ -115,7 +117,7 @@ def test_plan_shows_field_level_differences(agent: FakeAgent) -> None:
 def test_sync_and_down(agent: FakeAgent) -> None:
     agent.controller.apps = [{"name": "a", "conditions": [], "services": []}]
     assert holdfast(agent, "sync", "--wait", "0").returncode == 2
-    agent.controller.converged.set()
+    agent.controller.told.set()
     assert holdfast(agent, "sync").returncode == 0
     agent.controller.rows = [ROW]
     assert holdfast(agent, "down").stdout == "removed shop-web-1\n"
