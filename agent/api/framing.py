@@ -1,4 +1,4 @@
-"""The frames of an exec stream: one byte of channel, four of length (big endian), then the payload.
+"""The frames of exec and log streams: one byte of channel, four of length (big endian), then the payload.
 
 Shared by server and client, so it imports nothing but the standard library. A client may have at most
 ``STDIN_WINDOW`` bytes of stdin unacknowledged; the server gives them back with CREDIT frames as the process
@@ -10,9 +10,11 @@ reads them. So the server never stops reading the socket and sees a disconnect a
 | STDOUT, STDERR | server | bytes |
 | RESIZE | client | rows, columns as two big endian u16 |
 | SIGNAL | client | one byte: the signal's number |
-| EXIT | server | JSON ``{"code", "signal", "oom"}``; the last frame |
+| EXIT | server | JSON ``{"code", "signal", "oom"}``, nothing for logs; the last frame |
 | ERROR | server | JSON ``{"reason", "message", "hint"}``; the last frame |
 | CREDIT | server | big endian u32: so many bytes of stdin were taken |
+| TARGETS | server, logs | JSON list of container names; the first frame |
+| SOURCE | server, logs | the name of the container that what follows is from |
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class Channel(IntEnum):
     EXIT = 5
     ERROR = 6
     CREDIT = 7
+    TARGETS = 8
+    SOURCE = 9
 
 
 class BrokenFrame(ValueError):

@@ -2,29 +2,30 @@
 
 The first line is ``{"targets": [names]}``, each further one ``{"container", "slot", "stream", "at", "text"}``.
 ``text`` holds the exact bytes: those that are not UTF-8 as lone surrogates (Python's ``surrogateescape``).
+With ``format=frames`` it is ``framing`` instead, without times: many lines in one frame, several times as fast.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 from aiohttp import web
 
-from agent.api.ndjson import JsonLines
+from agent.api.logforms import LogFrames, LogLines, Piece
 from agent.api.parameters import read_count, read_flag, read_number
-from agent.api.port import EnginePort, LogLine
+from agent.api.port import EnginePort
 from agent.api.targets import find_targets, follows
 from agent.api.threads import Feed, Threads
 from agent.engine.model import ContainerEvent, ContainerRecord
 from agent.errors import HoldfastError, NotFound, Refused
 
-_STREAMS = {1: "stdout", 2: "stderr"}
+BATCH = 512
 _LINE_OVERHEAD = 64
-Piece = tuple[ContainerRecord, LogLine]
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ class LogStream:
         follower = _Follower(self._engine, self._threads, query)
         self._followers.add(follower)
         try:
-            async with JsonLines(request) as lines:
-                await lines.send([{"targets": [record.name for record in records]}])
+            form = LogFrames if request.query.get("format") == "frames" else LogLines
+            async with form(request) as answer:
+                await answer.write(answer.encode_targets([record.name for record in records]))
                 follower.begin(records)
                 async for pieces in follower:
-                    await lines.send(map(_describe, pieces))
-            return lines.response
+                    await answer.write(answer.encode_pieces(pieces))
+            return answer.response
         finally:
             self._followers.discard(follower)
             follower.close()
@@ -91,7 +93,7 @@ class _Follower:
         self.query = query
         self._engine = engine
         self._threads = threads
-        self._feed: Feed[Piece] = Feed(lambda piece: len(piece[1].data) + _LINE_OVERHEAD)
+        self._feed: Feed[list[Piece]] = Feed(_weigh)
         self._readers: dict[str, asyncio.Future[None]] = {}
         self._waits_for_more = False
 
@@ -122,16 +124,19 @@ class _Follower:
         for line in lines:
             yield record, line
 
-    def _pump(self, pieces: Iterable[Piece]) -> None:
-        for piece in pieces:
-            if not self._feed.put(piece):
+    def _pump(self, pieces: Iterator[Piece]) -> None:
+        """To the feed: piece by piece when they come as they are written, in batches when they are all there."""
+        size = 1 if self.query.follow else BATCH
+        while batch := list(islice(pieces, size)):
+            if not self._feed.put(batch):
                 return
 
     async def __aiter__(self) -> Any:
         while True:
-            pieces = await self._feed.take()
+            batches = await self._feed.take()
             ended = all(reader.done() for reader in self._readers.values())
-            pieces += self._feed.take_now()
+            batches += self._feed.take_now()
+            pieces = list(chain.from_iterable(batches))
             if pieces:
                 yield pieces
             if ended:
@@ -154,12 +159,5 @@ def _merge(sources: list[Iterator[Piece]]) -> Iterator[Piece]:
     return heapq.merge(*sources, key=lambda piece: piece[1].at)
 
 
-def _describe(piece: Piece) -> Mapping[str, Any]:
-    record, line = piece
-    return {
-        "container": record.name,
-        "slot": record.config.owner.slot if record.config.owner else 0,
-        "stream": _STREAMS.get(line.stream, "stdout"),
-        "at": line.at,
-        "text": line.data.decode("utf-8", "surrogateescape"),
-    }
+def _weigh(batch: list[Piece]) -> int:
+    return sum(len(line.data) for _, line in batch) + _LINE_OVERHEAD * len(batch)

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from agent.api.framing import Channel, FrameDecoder
 from agent.api.hosts import UnixHost, parse_host
 from agent.errors import HoldfastError
 
 PREFIX = "/holdfast/v1"
+_CHUNK = 256 << 10
 _START_HINT = (
     "start one with `holdfast agent --state DIR` (or `systemctl start holdfast`), "
     "or name another with --host or HOLDFAST_HOST"
@@ -93,6 +95,22 @@ class Client:
                 raise AgentUnreachable(
                     f"the agent ended the answer ({error})", hint="its log says why; try again"
                 ) from None
+
+    def frames(self, path: str, **parameters: Any) -> Iterator[tuple[Channel, bytes]]:
+        """The frames of a log answer up to its end. Raises AgentUnreachable, AgentError, also in the middle."""
+        decoder = FrameDecoder()
+        with self._send("GET", path, {**parameters, "format": "frames"}, None) as response:
+            try:
+                while data := response.read1(_CHUNK):
+                    for channel, payload in decoder.feed(data):
+                        if channel is Channel.EXIT:
+                            return
+                        if channel is Channel.ERROR:
+                            raise make_error(json.loads(payload))
+                        yield channel, payload
+            except (http.client.HTTPException, OSError, ValueError) as error:
+                raise AgentUnreachable(f"the agent ended the answer ({error})", hint="its log says why") from None
+        raise AgentUnreachable("the agent ended the answer", hint="it was stopped, or its log says why")
 
     def _send(
         self, method: str, path: str, parameters: Mapping[str, Any], body: Mapping[str, Any] | None

@@ -6,11 +6,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import click
 
+from agent.api.framing import Channel
 from agent.cli.client import Client
 from agent.cli.main import DONE
 from agent.cli.options import host_option
@@ -44,18 +46,40 @@ def logs(target: str, follow: bool, tail: str, since: str | None, host: str, **l
     if tail != "all" and not tail.isdigit():
         raise Refused(f"--tail is not a number: {tail!r}", hint="a count of lines, or all")
     start = parse_since(since, time.time()) if since else None
-    stream = Client(host).stream("GET", "/logs", target=target, follow=follow, tail=tail, since=start)
+    query: dict[str, Any] = {"target": target, "follow": follow, "tail": tail, "since": start}
+    client = Client(host)
     printer = LogPrinter(timestamps=look["timestamps"], prefix=not look["no_prefix"], flush=follow)
-    for document in stream:
-        if look["as_json"]:
+    if look["as_json"]:
+        for document in client.stream("GET", "/logs", **query):
             if "text" in document:
                 print(json.dumps(document), flush=follow)
-        elif "targets" in document:
+    elif look["timestamps"]:
+        _print_lines(client.stream("GET", "/logs", **query), printer)
+    else:
+        _print_frames(client.frames("/logs", **query), printer)
+    return DONE
+
+
+def _print_lines(stream: Iterator[dict[str, Any]], printer: LogPrinter) -> None:
+    for document in stream:
+        if "targets" in document:
             printer.expect(document["targets"])
         else:
-            printer.print(document)
+            text = document["text"].encode("utf-8", "surrogateescape")
+            printer.print(document["container"], document["stream"] == "stderr", text, document["at"])
     printer.finish()
-    return DONE
+
+
+def _print_frames(frames: Iterator[tuple[Channel, bytes]], printer: LogPrinter) -> None:
+    source = ""
+    for channel, payload in frames:
+        if channel is Channel.TARGETS:
+            printer.expect(json.loads(payload))
+        elif channel is Channel.SOURCE:
+            source = payload.decode()
+        else:
+            printer.print(source, channel is Channel.STDERR, payload)
+    printer.finish()
 
 
 class LogPrinter:
@@ -73,20 +97,17 @@ class LogPrinter:
         """Learn of containers, so that their names line up."""
         self._names += [name for name in names if name not in self._names]
 
-    def print(self, document: dict[str, Any]) -> None:
-        """One piece: a line, or a part of one."""
-        name = document["container"]
+    def print(self, name: str, error: bool, text: bytes, at: float = 0.0) -> None:
+        """What a container wrote to one stream: lines, perhaps with an unfinished one at the end."""
         self.expect([name])
-        out = sys.stderr.buffer if document["stream"] == "stderr" else sys.stdout.buffer
-        head = self._make_head(name, document["at"])
-        text = document["text"].encode("utf-8", "surrogateescape")
-        if out in self._unfinished:
-            if self._unfinished[out] == name:
-                head = b""
-            else:
-                out.write(b"\n")
-            del self._unfinished[out]
-        out.write(head + text)
+        out = sys.stderr.buffer if error else sys.stdout.buffer
+        head = self._make_head(name, at)
+        goes_on = self._unfinished.pop(out, None)
+        if goes_on is not None and goes_on != name:
+            out.write(b"\n")
+        if head:
+            text = (b"" if goes_on == name else head) + _indent(text, head)
+        out.write(text)
         if not text.endswith(b"\n"):
             self._unfinished[out] = name
         if self._flush:
@@ -109,3 +130,9 @@ class LogPrinter:
         if self._timestamps:
             head += datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ ")
         return head.encode()
+
+
+def _indent(text: bytes, head: bytes) -> bytes:
+    """``head`` in front of every line but the first."""
+    body, end = (text[:-1], b"\n") if text.endswith(b"\n") else (text, b"")
+    return body.replace(b"\n", b"\n" + head) + end

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "grey": "90"}
+_WRAPPED = ("NAME", "IMAGE", "SERVICE", "APP")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SPANS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127) if number not in (9, 10)}
@@ -27,7 +28,7 @@ def is_coloured() -> bool:
 
 def paint(text: str, colour: str) -> str:
     """``text`` in a colour, where colours are wanted."""
-    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if colour and is_coloured() else text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if text and colour and is_coloured() else text
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -47,7 +48,7 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers:
-        table.add_column(header, overflow="fold")
+        table.add_column(header, overflow="fold", no_wrap=header not in _WRAPPED)
     for row in rows:
         table.add_row(*(Text.from_ansi(cell) for cell in row))
     Console(highlight=False).print(table)
