@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 from fake_agent import FakeAgent, Line
@@ -17,17 +15,7 @@ from agent.cli.logs import LogPrinter
 from agent.errors import Waiting
 
 
-@pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[io.BytesIO, io.BytesIO]:
-    out, err = io.BytesIO(), io.BytesIO()
-    for name, stream in (("stdout", out), ("stderr", err)):
-        monkeypatch.setattr(sys, name, SimpleNamespace(buffer=stream, isatty=lambda: False))
-        stream.fileno = lambda: -1  # type: ignore[method-assign]
-    monkeypatch.setattr("os.isatty", lambda _: True)
-    return out, err
-
-
-def test_lines_in_pieces_stay_lines(streams: tuple[io.BytesIO, io.BytesIO]) -> None:
+def test_lines_in_pieces_stay_lines(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     printer = LogPrinter(timestamps=False, prefix=True, flush=True)
     printer.expect(["a", "bb"])
     printer.print("a", False, b"one\ntw")
@@ -36,17 +24,18 @@ def test_lines_in_pieces_stay_lines(streams: tuple[io.BytesIO, io.BytesIO]) -> N
     printer.print("bb", False, b"x\n\ny")
     printer.print("bb", True, b"err\n")
     printer.finish()
-    assert streams[0].getvalue() == b"a  | one\na  | two\na  | thr\nbb | x\nbb | \nbb | y\n"
-    assert streams[1].getvalue() == b"bb | err\n"
+    out, err = capfdbinary.readouterr()
+    assert out == b"a  | one\na  | two\na  | thr\nbb | x\nbb | \nbb | y"
+    assert err == b"bb | err\n"
 
 
-def test_one_container_is_shown_byte_by_byte(streams: tuple[io.BytesIO, io.BytesIO]) -> None:
+def test_one_container_is_shown_byte_by_byte(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     printer = LogPrinter(timestamps=False, prefix=True, flush=False)
     printer.expect(["a"])
     for piece in (b"x\r", b"\xff\x00\n", b"\n"):
         printer.print("a", False, piece)
     printer.finish()
-    assert streams[0].getvalue() == b"x\r\xff\x00\n\n"
+    assert capfdbinary.readouterr().out == b"x\r\xff\x00\n\n"
 
 
 @pytest.fixture
