@@ -11,7 +11,7 @@ import asyncio
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from aiohttp import web
@@ -24,7 +24,7 @@ from agent.api.threads import Feed, Threads
 from agent.engine.model import ContainerEvent, ContainerRecord
 from agent.errors import HoldfastError, NotFound, Refused
 
-BATCH = 512
+BATCH_BYTES = 64 << 10
 _LINE_OVERHEAD = 64
 
 
@@ -126,8 +126,7 @@ class _Follower:
 
     def _pump(self, pieces: Iterator[Piece]) -> None:
         """To the feed: piece by piece when they come as they are written, in batches when they are all there."""
-        size = 1 if self.query.follow else BATCH
-        while batch := list(islice(pieces, size)):
+        for batch in _cut(pieces, 1 if self.query.follow else BATCH_BYTES):
             if not self._feed.put(batch):
                 return
 
@@ -157,6 +156,20 @@ class _Follower:
 
 def _merge(sources: list[Iterator[Piece]]) -> Iterator[Piece]:
     return heapq.merge(*sources, key=lambda piece: piece[1].at)
+
+
+def _cut(pieces: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
+    """Batches of at least ``size`` bytes, overhead counted; the last one may be smaller."""
+    batch: list[Piece] = []
+    weight = 0
+    for piece in pieces:
+        batch.append(piece)
+        weight += len(piece[1].data) + _LINE_OVERHEAD
+        if weight >= size:
+            yield batch
+            batch, weight = [], 0
+    if batch:
+        yield batch
 
 
 def _weigh(batch: list[Piece]) -> int:
