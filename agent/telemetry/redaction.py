@@ -9,7 +9,7 @@ from typing import Any
 HIDDEN = "***"
 _SECRET_KEY = re.compile(
     r"passw|passphrase|pwd|token|secret|credential|authori[sz]ation|cookie"
-    r"|(?:^|[_\-.])(?:auth|bearer|(?:api|access|private|signing|encryption)[_\-.]?key)(?:$|[_\-.])",
+    r"|(?:^|[_\-.])(?:auth|bearer|pass|pw|apikey|dsn)(?:$|[_\-.])|[a-z0-9][_\-.]key(?:$|[_\-.])",
     re.IGNORECASE,
 )
 _ENVIRONMENT_KEY = re.compile(r"(?:^|[_\-.])(?:env|environ|environment|build_?args)$", re.IGNORECASE)
@@ -18,7 +18,7 @@ _TEXT_RULES = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/_=.~\-]{6,}"), rf"\1 {HIDDEN}"),
     (
         re.compile(
-            r"(?i)(\b[\w\-]*(?:passw(?:or)?d|passphrase|token|secret|api[_\-]?key|credentials?)[\w\-]*[\"']?\s*[=:]\s*)"
+            r"(?i)(\b[\w\-]*(?:passw(?:or)?d|passphrase|token|secret|[a-z0-9][_\-]key|apikey|credentials?|_pass|_pw)[\w\-]*[\"']?\s*[=:]\s*)"
             r"(\"[^\"]*\"|'[^']*'|[^\s,;&\"'}\])]+)"
         ),
         rf"\1{HIDDEN}",

@@ -93,6 +93,42 @@ def test_innocent_text_is_left_alone(text: str, kept: str) -> None:
     assert redact_text(text) == kept
 
 
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("DB_PASS", True),
+        ("mysql_pw", True),
+        ("AWS_SECRET_ACCESS_KEY", True),
+        ("AWS_ACCESS_KEY_ID", True),
+        ("X-Registry-Auth", True),
+        ("DATABASE_DSN", True),
+        ("key", False),
+        ("keyboard", False),
+        ("author", False),
+        ("compass", False),
+        ("passes", False),
+        ("bypass_count", False),
+        ("COLOUR", False),
+    ],
+)
+def test_names_of_secrets(name: str, hidden: bool) -> None:
+    assert (redact({name: "value"})[name] == "***") is hidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DB_PASS=hunter2",
+        "aws_access_key: 'hunter2'",
+        '"client_secret": "hunter2"',
+        "?token=hunter2&x=1",
+        "apikey=hunter2",
+    ],
+)
+def test_pairs_in_texts_are_hidden(text: str) -> None:
+    assert "hunter2" not in redact_text(f"got {text} from there")
+
+
 def test_redaction_keeps_structure() -> None:
     assert redact({"name": "web", "ports": (80, 443), "auth": None, "tokens": ""}) == {
         "name": "web",
