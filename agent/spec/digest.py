@@ -1,0 +1,32 @@
+"""Digests of resolved state: equal exactly when a container made from it would be equal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from agent.spec.model import Service
+
+_NOT_OF_THE_CONTAINER = {"name", "replicas", "contents", "build", "pull_policy", "depends_on", "ports"}
+"""What does not decide how one container is made: its number, how its image comes to be local (the image id counts),
+its order among others, and the host's ports, which lead to a container without its knowledge."""
+
+
+def canonical_digest(value: Any) -> str:
+    """``sha256:...`` of the canonical JSON of a model or of plain JSON data: sorted keys, no spaces, UTF-8."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def service_digest(service: Service, *, image_id: str, contents: Mapping[str, str]) -> str:
+    """The spec digest: when it differs from a container's, that container has to be replaced.
+
+    ``contents`` are digests, by name, of what else counts; those the service read itself are always included.
+    """
+    fields = service.model_dump(mode="json", exclude=_NOT_OF_THE_CONTAINER)
+    return canonical_digest({"service": fields, "image": image_id, "contents": {**service.contents, **contents}})

@@ -1,0 +1,172 @@
+"""The resolved desired state: frozen, complete, without variables, relative paths or short forms.
+
+Seconds are floats, sizes are bytes. None (or an empty value where None is not in the type) means: not said, the
+image's or the runtime's own value counts. Models round-trip through ``model_dump(mode="json")`` and ``model_validate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_NETWORK = "default"
+DEFAULT_SHM_SIZE = 64 << 20
+DEFAULT_STOP_GRACE = 10.0
+
+
+class _Frozen(BaseModel):
+    """Immutable, and strict about names: a misspelt field in code is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImagePolicy(_Frozen):
+    """An image to keep local although no service need use it. ``pull_policy``: missing, always or never."""
+
+    reference: str
+    pull_policy: str = "missing"
+
+
+class Network(_Frozen):
+    """A network. ``name`` is its real name on the host; an ``internal`` one has no way out."""
+
+    name: str
+    driver: str = "bridge"
+    internal: bool = False
+    labels: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Volume(_Frozen):
+    """A named volume; ``name`` is its real name on the host."""
+
+    name: str
+    driver: str = "local"
+    labels: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Build(_Frozen):
+    """How to build an image. ``context`` and the values of ``additional_contexts`` are absolute directories,
+    ``dockerfile`` is relative to the context or absolute."""
+
+    context: str
+    dockerfile: str = "Dockerfile"
+    args: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    additional_contexts: Mapping[str, str] = Field(default_factory=dict)
+    target: str | None = None
+
+
+class Port(_Frozen):
+    """One published port: ``host_ip`` is an IPv4 address (0.0.0.0: all), ``protocol`` tcp or udp."""
+
+    host_ip: str = "0.0.0.0"
+    published: int
+    target: int
+    protocol: str = "tcp"
+
+
+class Mount(_Frozen):
+    """One mount. ``source``: absolute host path (bind), key of a volume (volume; empty: anonymous), or empty (tmpfs).
+
+    ``mode`` is the numeric mode of a tmpfs, ``propagation`` that of a bind ("" for the default, rprivate).
+    """
+
+    kind: Literal["bind", "volume", "tmpfs"]
+    source: str = ""
+    target: str
+    read_only: bool = False
+    propagation: str = ""
+    create_host_path: bool = False
+    nocopy: bool = False
+    subpath: str = ""
+    size: int | None = None
+    mode: int | None = None
+
+
+class Healthcheck(_Frozen):
+    """What the file says about health. An empty ``test`` and None mean: as the image says.
+
+    ``test`` begins with CMD, CMD-SHELL or NONE.
+    """
+
+    test: tuple[str, ...] = ()
+    interval: float | None = None
+    timeout: float | None = None
+    start_period: float | None = None
+    start_interval: float | None = None
+    retries: int | None = None
+    disable: bool = False
+
+
+class RestartPolicy(_Frozen):
+    """What happens when a container ends. The default of a service is ``any``: Holdfast keeps what it was told to run.
+
+    ``max_attempts`` None: no limit.
+    """
+
+    condition: Literal["none", "on-failure", "any"] = "any"
+    delay: float | None = None
+    max_attempts: int | None = None
+    window: float | None = None
+
+
+class Dependency(_Frozen):
+    """What has to be true of another service first. ``restart``: be made again whenever the other one is."""
+
+    condition: Literal["service_started", "service_healthy", "service_completed_successfully"] = "service_started"
+    required: bool = True
+    restart: bool = False
+
+
+class Service(_Frozen):
+    """One service. ``ulimits``: (name, soft, hard), -1 for unlimited. ``seccomp``: "default", "unconfined" or the text
+    of a profile. ``contents``: path to sha256 of every file that was read for this service.
+
+    ``command`` and ``entrypoint``: None leaves the image's own, an empty tuple clears it.
+    """
+
+    name: str
+    image: str | None = None
+    build: Build | None = None
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    ports: tuple[Port, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    networks: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    replicas: int = 1
+    cpus: float | None = None
+    memory: int | None = None
+    pids: int | None = None
+    restart: RestartPolicy = RestartPolicy()
+    depends_on: Mapping[str, Dependency] = Field(default_factory=dict)
+    healthcheck: Healthcheck | None = None
+    user: str | None = None
+    working_dir: str | None = None
+    hostname: str | None = None
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    stop_signal: str | None = None
+    stop_grace_period: float = DEFAULT_STOP_GRACE
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    read_only: bool = False
+    shm_size: int = DEFAULT_SHM_SIZE
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    init: bool = False
+    sysctls: Mapping[str, str] = Field(default_factory=dict)
+    no_new_privileges: bool = False
+    seccomp: str = "default"
+    pull_policy: str = "missing"
+    contents: Mapping[str, str] = Field(default_factory=dict)
+
+
+class App(_Frozen):
+    """One app: everything a file asks for. Networks and volumes are by key; services name them by key."""
+
+    name: str
+    file: str
+    services: Mapping[str, Service] = Field(default_factory=dict)
+    networks: Mapping[str, Network] = Field(default_factory=dict)
+    volumes: Mapping[str, Volume] = Field(default_factory=dict)
+    images: tuple[ImagePolicy, ...] = ()
