@@ -50,6 +50,7 @@ class Controller:
         self._slots = load_slots(records)
         self._workers: dict[str, AppWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[str] = set()
         self._revision: str | None = None
         self._source_fault = ""
         self._change = asyncio.Event()
@@ -62,7 +63,7 @@ class Controller:
             clock=clock,
             inventory=Inventory(engine.containers),
             health=HealthRunner(engine, self._gate, journal, clock, self._on_health),
-            publisher=Publisher(engine.networks, self._gate, events, self._poke),
+            publisher=Publisher(engine.networks, self._gate, events, self._poke, self._on_change),
             specs=SpecDocuments(records, journal),
             owners=NetworkOwners(records, journal),
             names=HostNames(engine),
@@ -85,7 +86,8 @@ class Controller:
             self._shared.health.close()
             for task in self._tasks.values():
                 task.cancel()
-            self._gate.close()
+            await self._gate.close()
+            self._shared.journal.close()
 
     async def _follow(self) -> None:
         """Take one revision after the other; a source that cannot be read changes nothing."""
@@ -116,6 +118,7 @@ class Controller:
         for name, target in targets.items():
             self._worker(name).want(target.desired, invalid=target.invalid)
         for name in self._leftovers(first) - targets.keys():
+            self._leaving.add(name)
             self._worker(name).want(None, removed=True)
         self._forget_specs(targets)
         for worker in [*self._workers.values()]:
@@ -196,8 +199,12 @@ class Controller:
 
     def _on_change(self) -> None:
         """A worker has reconciled: let go of apps of which nothing is left, wake whoever waits."""
-        for worker in [worker for worker in self._workers.values() if worker.gone]:
-            self._forget(worker)
+        for name in tuple(self._leaving):
+            worker = self._workers.get(name)
+            if worker is None or not worker.removed:
+                self._leaving.discard(name)
+            elif worker.gone:
+                self._forget(worker)
         self._change.set()
         self._change = asyncio.Event()
 
@@ -261,6 +268,10 @@ class Controller:
             return False
         return True
 
+    async def wait_change(self) -> None:
+        """Return when any app has been reconciled, or the source's fault has changed, after this call."""
+        await self._change.wait()
+
     # questions
 
     @property
@@ -271,7 +282,8 @@ class Controller:
     @property
     def converged(self) -> bool:
         """Whether everything is as desired, nothing is under way and nothing is held down."""
-        return self.synced and not self._shared.suspended and all(worker.converged for worker in self._workers.values())
+        settled = self._shared.publisher.settled and not self._shared.suspended
+        return self.synced and settled and all(worker.converged for worker in self._workers.values())
 
     def status(self) -> dict[str, Any]:
         """``{"apps": [{name, revision, conditions, services}], ...}``; ``source`` and ``network`` say what is wrong

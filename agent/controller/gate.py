@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 QUICK_THREADS = 8
 SLOW_THREADS = 3
+CLOSE_SECONDS = 3.0
 
 
 class Gate:
@@ -26,17 +27,31 @@ class Gate:
         self.closing = threading.Event()
         self._quick = ThreadPoolExecutor(quick, thread_name_prefix="engine")
         self._slow = ThreadPoolExecutor(slow, thread_name_prefix="image")
+        self._calls: set[Future[Any]] = set()
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call of milliseconds (start, stop, exec, a record) in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._quick, partial(call, *args, **kwargs))
+        return await self._submit(self._quick, partial(call, *args, **kwargs))
 
     async def run_slow(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call that may take minutes (a pull, a build) in a thread; it has to watch ``closing``."""
-        return await asyncio.get_running_loop().run_in_executor(self._slow, partial(call, *args, **kwargs))
+        return await self._submit(self._slow, partial(call, *args, **kwargs))
 
-    def close(self) -> None:
-        """Take no more calls, drop those not begun, and ask long ones to give up; waits for nothing."""
+    async def _submit(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        future = pool.submit(call)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return await asyncio.wrap_future(future)
+
+    async def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Take no more calls, drop those not begun, ask long ones to give up, and wait, but not for long, for the
+        rest, so that whoever comes after finds nobody at work."""
         self.closing.set()
-        self._quick.shutdown(wait=False, cancel_futures=True)
-        self._slow.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._quick, self._slow):
+            pool.shutdown(wait=False, cancel_futures=True)
+        left = [asyncio.wrap_future(future) for future in tuple(self._calls)]
+        if left:
+            await asyncio.wait(left, timeout=seconds)
+        for waiter in left:
+            if waiter.done() and not waiter.cancelled():
+                waiter.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ class Journal:
         self._gate = gate
         self._unwritten: dict[tuple[str, str], Document | None] = {}
         self._task: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def put(self, kind: str, key: str, document: Document | None) -> None:
         """Store a document soon; None deletes it."""
@@ -34,6 +36,14 @@ class Journal:
         while self._unwritten:
             await self._write_once()
 
+    def close(self) -> None:
+        """Write what is left now, blocking for a moment, and write no more; what the disk does not take is lost."""
+        if self._task is not None:
+            self._task.cancel()
+        batch, self._unwritten = self._unwritten, {}
+        with contextlib.suppress(HoldfastError):
+            self._write(batch)
+
     async def _write_until_clean(self) -> None:
         while self._unwritten:
             try:
@@ -42,11 +52,14 @@ class Journal:
                 await asyncio.sleep(error.retry_after or RETRY_SECONDS)
 
     async def _write_once(self) -> None:
-        batch = dict(self._unwritten)
-        await self._gate.run(self._write, batch)
-        for key, document in batch.items():
-            if self._unwritten.get(key, batch) is document:
-                del self._unwritten[key]
+        """Write all there is; whoever waited here for another's write usually finds his own written too."""
+        async with self._writing:
+            batch = dict(self._unwritten)
+            if batch:
+                await self._gate.run(self._write, batch)
+            for key, document in batch.items():
+                if self._unwritten.get(key, batch) is document:
+                    del self._unwritten[key]
 
     def _write(self, batch: Mapping[tuple[str, str], Document | None]) -> None:
         kinds: dict[str, list[tuple[str, Document | None]]] = {}

@@ -17,11 +17,19 @@ SETTLE_SECONDS = 1.0
 class Publisher:
     """Lives on the loop. ``conflicts`` says, by app, which of its ports another app holds."""
 
-    def __init__(self, networks: NetworksPort, gate: Gate, events: EventsPort, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        networks: NetworksPort,
+        gate: Gate,
+        events: EventsPort,
+        changed: Callable[[str], None],
+        settled: Callable[[], None],
+    ) -> None:
         self._networks = networks
         self._gate = gate
         self._events = events
         self._changed = changed
+        self._settle_listener = settled
         self._apps: dict[str, AppEndpoints] = {}
         self._held: dict[Claim, str] = {}
         self._published: tuple[PublishedPort, ...] | None = None
@@ -50,6 +58,11 @@ class Publisher:
         except TimeoutError:
             pass
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything said so far is in force."""
+        return self._settled.is_set()
+
     def reset(self) -> None:
         """Forget what is in force: the next update is carried out whole."""
         self._published = None
@@ -71,8 +84,9 @@ class Publisher:
                 self.failure = failure.message
                 self._events.record("network", reason=failure.reason, message=failure.message)
                 asyncio.get_running_loop().call_later(failure.retry_after or 60.0, self._dirty.set)
-            if not self._dirty.is_set():
+            if not self._dirty.is_set() and not self.failure:
                 self._settled.set()
+                self._settle_listener()
 
     async def _apply(self) -> None:
         ports, self._held, conflicts = compute_published(self._apps, self._held)
