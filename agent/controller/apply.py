@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -11,7 +12,7 @@ from agent.controller.images import KIND as IMAGE_KIND
 from agent.controller.images import AppImages, Resolved
 from agent.controller.parts import Shared
 from agent.engine.model import ContainerConfig, Owner
-from agent.errors import NotFound
+from agent.errors import HoldfastError, NotFound
 from agent.plan.actions import (
     Action,
     EnsureImage,
@@ -168,8 +169,9 @@ async def _stop(action: StopContainer, scene: Scene) -> None:
 
 
 async def _remove(action: RemoveContainer, scene: Scene) -> None:
-    """Delete it, once what it taught about its slot is on disk."""
-    await scene.shared.journal.flush()
+    """Delete it, once what it taught about its slot is on disk; a full disk is no reason to keep it."""
+    with contextlib.suppress(HoldfastError):
+        await scene.shared.journal.flush()
     try:
         await scene.shared.gate.run(scene.shared.engine.containers.remove, action.container)
     except NotFound:

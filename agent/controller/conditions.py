@@ -128,9 +128,17 @@ def carry_over(
     changed: list[Condition] = []
     for condition in after:
         old = before.get(condition.type)
+        if old is not None and _says_the_same(old, condition, generation):
+            found[condition.type] = old
+            continue
         same_status = old is not None and old.status == condition.status
         since = old.since if old is not None and same_status else now
         found[condition.type] = replace(condition, generation=generation, since=since)
         if old is None or not same_status or old.reason != condition.reason:
             changed.append(found[condition.type])
     return found, changed
+
+
+def _says_the_same(old: Condition, new: Condition, generation: int) -> bool:
+    said = (old.status, old.reason, old.message, old.generation)
+    return said == (new.status, new.reason, new.message, generation)

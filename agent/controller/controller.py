@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from agent.controller.gate import Gate
@@ -21,7 +21,7 @@ from agent.controller.port import EnginePort, EventsPort, MetricsPort, RecordsPo
 from agent.controller.publisher import Publisher
 from agent.controller.queries import render_containers, render_plans, render_status
 from agent.controller.slots import load_slots
-from agent.controller.targets import Target, compute_targets
+from agent.controller.targets import compute_targets
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerEvent, ContainerRecord
 
@@ -120,7 +120,7 @@ class Controller:
         for name in self._leftovers(first) - targets.keys():
             self._leaving.add(name)
             self._worker(name).want(None, removed=True)
-        self._forget_specs(targets)
+        self._forget_specs()
         for worker in [*self._workers.values()]:
             worker.poke()
 
@@ -130,9 +130,11 @@ class Controller:
             known |= {*self._shared.inventory.apps, *self._shared.owners.apps}
         return known
 
-    def _forget_specs(self, targets: Mapping[str, Target]) -> None:
+    def _forget_specs(self) -> None:
+        """Forget the specs of containers that are gone."""
         owners = (record.config.owner for record in self._shared.inventory.all())
-        self._shared.specs.keep({owner.spec_digest for owner in owners if owner is not None})
+        used = {owner.spec_digest for owner in owners if owner is not None}
+        self._shared.specs.keep(used.union(*(worker.starting for worker in self._workers.values())))
 
     def _worker(self, name: str) -> AppWorker:
         worker = self._workers.get(name)

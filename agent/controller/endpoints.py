@@ -18,12 +18,13 @@ Holder = tuple[str, str]
 class AppEndpoints:
     """What one app wants published, by claim (host address, port, protocol), and its names by network.
 
-    ``services`` says which service each claim is for.
+    ``services`` says which service each claim is for, ``clash`` that two of its own services want the same.
     """
 
     ports: Mapping[Claim, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     services: Mapping[Claim, str] = field(default_factory=dict)
     names: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    clash: str = ""
 
 
 def compute_endpoints(
@@ -38,15 +39,18 @@ def compute_endpoints(
     ports: dict[Claim, tuple[tuple[str, int], ...]] = {}
     services: dict[Claim, str] = {}
     names: dict[str, dict[str, tuple[str, ...]]] = {}
+    clash = ""
     for name, service in desired.app.services.items():
         running = serving.get(name, [])
         ready = [record for is_ready, record in running if is_ready]
         for port in service.ports:
             claim = (port.host_ip or "0.0.0.0", port.published, port.protocol)
             ports.setdefault(claim, tuple((record.ip, port.target) for record in ready if record.ip))
-            services.setdefault(claim, name)
+            first = services.setdefault(claim, name)
+            if first != name:
+                clash = f"port {claim[0]}:{claim[1]}/{claim[2]} is published by service {first} and by service {name}"
         _add_names(names, desired, name, ready or [record for _, record in running])
-    return AppEndpoints(ports, services, names)
+    return AppEndpoints(ports, services, names, clash)
 
 
 def _add_names(
@@ -71,7 +75,7 @@ def compute_published(
     wanted = [(held.get(claim) != app, app, claim) for app, found in apps.items() for claim in found.ports]
     holders: dict[Claim, str] = {}
     by_port: dict[tuple[int, str], list[Claim]] = {}
-    refused: dict[str, str] = {}
+    refused: dict[str, str] = {app: found.clash for app, found in apps.items() if found.clash}
     for _, app, claim in sorted(wanted):
         rival = next((other for other in by_port.get(claim[1:], ()) if _overlap(other[0], claim[0])), None)
         if rival is not None:

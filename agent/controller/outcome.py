@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.errors import HoldfastError
+from agent.errors import HoldfastError, NotFound
 
 LONGEST_RETRY = 300.0
 UNKNOWN_RETRY = 5.0
+MISSING_RETRY = 30.0
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,12 @@ class Failure:
 
 
 def compute_failure(error: BaseException, attempt: int) -> Failure:
-    """Judge the ``attempt``-th failure in a row (from 1): deliberate errors say whether trying again can help,
-    anything else is a fault of Holdfast and tried again; the wait doubles up to five minutes."""
+    """Judge the ``attempt``-th failure in a row (from 1): deliberate errors say whether trying again can help, what
+    is missing may come (an image is pushed), anything else is a fault of Holdfast and tried again; the wait doubles
+    up to five minutes."""
     factor: float = 2 ** min(max(attempt - 1, 0), 12)
+    if isinstance(error, NotFound):
+        return Failure(error.reason, str(error), min(MISSING_RETRY * factor, LONGEST_RETRY))
     if isinstance(error, HoldfastError):
         wait = None if error.retry_after is None else min(error.retry_after * factor, LONGEST_RETRY)
         return Failure(error.reason, str(error), wait)

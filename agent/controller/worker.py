@@ -22,7 +22,7 @@ from agent.controller.outcome import compute_failure
 from agent.controller.parts import Shared
 from agent.controller.slots import KIND as SLOT_KIND
 from agent.controller.slots import encode_history, slot_key
-from agent.engine.model import ContainerState
+from agent.engine.model import ContainerRecord, ContainerState
 from agent.errors import HoldfastError, NotFound
 from agent.plan.actions import (
     Action,
@@ -127,9 +127,14 @@ class AppWorker:
                 task.cancel()
 
     async def quiesce(self) -> None:
-        """Wait until no action is under way."""
-        while self._busy:
-            await asyncio.wait([*self._busy.values()])
+        """Wait until no action on a container or network is under way; pulls and builds may go on."""
+        while working := [task for resource, task in self._busy.items() if not resource.startswith("image/")]:
+            await asyncio.wait(working)
+
+    @property
+    def starting(self) -> frozenset[str]:
+        """The spec digests of the containers whose start is under way."""
+        return frozenset(pending.container.digest for pending in self._pending.values())
 
     # one pass
 
@@ -188,13 +193,19 @@ class AppWorker:
         for record in shared.inventory.of_app(self.name):
             if record.state is not ContainerState.RUNNING or shared.health.knows(record.id):
                 continue
-            owner = record.config.owner
-            text = shared.specs.texts.get(owner.spec_digest) if owner else None
             try:
                 image = shared.engine.images.config(record.config.image)
             except HoldfastError:
                 image = None
-            shared.health.watch(record, compute_health_plan(text, image))
+            shared.health.watch(record, compute_health_plan(self._document(record), image))
+
+    def _document(self, record: ContainerRecord) -> str | None:
+        """The spec a container was made from; should that be lost, the service as it is wanted now."""
+        owner = record.config.owner
+        found = self._shared.specs.texts.get(owner.spec_digest) if owner else None
+        if found is None and owner and self.desired is not None and owner.service in self.desired.app.services:
+            return self.desired.document(owner.service, record.config.image)
+        return found
 
     # acting
 

@@ -38,7 +38,7 @@ def compute_gate(view: ServiceView, draft: Draft) -> Gate:
 
 
 def _is_started(view: ServiceView, draft: Draft) -> bool:
-    return not view.unsettled and all(_has_started(view, slot) for slot in view.wanted())
+    return not view.rolling and all(_has_started(view, slot) for slot in view.wanted())
 
 
 def _has_started(view: ServiceView, slot: int) -> bool:

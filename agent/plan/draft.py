@@ -27,8 +27,8 @@ UNKNOWN_IMAGE = ImageState()
 class ServiceView:
     """One service as the rules see it: how it should be, and its containers by slot, oldest first.
 
-    ``service`` is None and ``replicas`` 0 when it is not wanted any more. ``unsettled`` is set by the rules while a
-    new container of it has still to become ready.
+    ``service`` is None and ``replicas`` 0 when it is not wanted any more. The rules set ``unsettled`` while a
+    new container of it has still to become ready, and ``rolling`` while that is to replace another.
     """
 
     name: str
@@ -40,6 +40,7 @@ class ServiceView:
     slots: dict[int, list[ObservedContainer]] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
     unsettled: bool = False
+    rolling: bool = False
     reserved: int = 0
 
     def wanted(self) -> range:

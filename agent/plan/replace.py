@@ -38,6 +38,7 @@ def _find_candidates(view: ServiceView, draft: Draft) -> tuple[list[ObservedCont
             continue
         if any(container.health is not Health.UNHEALTHY for container in current):
             view.unsettled = True
+            view.rolling = view.rolling or len(serving) > 1
             draft.wait("NotReady", f"{draft.name_of(view.name, slot)} is not ready yet", view, slot)
         elif len(serving) > 1:
             draft.hold("Unhealthy", f"{draft.name_of(view.name, slot)} fails its healthcheck", view, slot)

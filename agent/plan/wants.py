@@ -14,6 +14,7 @@ from agent.spec.model import App, Network, Service, Volume
 
 DEFAULT_NETWORK = "default"
 _DIGEST_CACHE_LIMIT = 4096
+_NOT_SHOWN = {"name", "replicas", "build", "pull_policy", "depends_on", "ports"}
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,9 @@ class DesiredApp:
         return {**names, **internal, **{f"volume:{key}": self.volume(key).name for key in volumes_of(service)}}
 
     def document(self, name: str, image_id: str) -> str:
-        """The resolved service as JSON text, for showing later what changed."""
-        fields = self.app.services[name].model_dump(mode="json", exclude={"name", "replicas"}, exclude_defaults=True)
-        fields["image"] = self.app.services[name].image
+        """The resolved service, as far as it decides how a container is made, as JSON text: for showing later what
+        changed, and for checking the health of what was made from it."""
+        fields = self.app.services[name].model_dump(mode="json", exclude=_NOT_SHOWN, exclude_defaults=True)
         return json.dumps({**fields, "image_id": image_id}, sort_keys=True, separators=(",", ":"))
 
 
