@@ -82,6 +82,14 @@ class HostMachine(RuleBasedStateMachine):
     def change_desired(self, app: App | None) -> None:
         self.world.want(app)
 
+    @rule(replicas=replica_counts)
+    def scale(self, replicas: int) -> None:
+        desired = self.world.desired
+        services = dict(desired.app.services) if desired else {}
+        if desired and "db" in services:
+            services["db"] = services["db"].model_copy(update={"replicas": replicas})
+            self.world.want(desired.app.model_copy(update={"services": services}))
+
     @rule(data=st.data())
     def work(self, data: st.DataObject) -> None:
         """One pass of the loop: begin everything that can be, end some of it, well or not."""
@@ -200,6 +208,6 @@ class HostMachine(RuleBasedStateMachine):
 
 
 HostMachine.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=250, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 TestHost = HostMachine.TestCase

@@ -26,14 +26,14 @@ def digest(app: DesiredApp, service: str = "web") -> str:
     return app.digests(images(app))[service]
 
 
-def container(app: DesiredApp | None, slot: int = 1, service: str = "web", **changes: Any) -> ObservedContainer:
+def container(of: DesiredApp | None, slot: int = 1, service: str = "web", **changes: Any) -> ObservedContainer:
     """A running container as desired, unless ``changes`` say something else."""
     fields: dict[str, Any] = {
         "id": f"{service}{slot}",
         "app": "shop",
         "service": service,
         "slot": slot,
-        "digest": digest(app, service) if app else "sha256:old",
+        "digest": digest(of, service) if of else "sha256:old",
         "phase": Phase.RUNNING,
         "health": Health.NONE,
         "image": IMAGE,

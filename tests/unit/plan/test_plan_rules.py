@@ -328,3 +328,17 @@ def test_clock_set_back_does_not_hold_a_restart() -> None:
     app = desired({"web": {}})
     history = {("web", 1): SlotHistory(digest(app), failures=12, at=NOW + 3600, counted=("web1",))}
     assert ready(compute_plan(app, observed(app, ended(app), slots=history), NOW)) == ["start/shop-web-1"]
+
+
+def test_stopping_containers_count_until_they_have_ended() -> None:
+    app = desired({"web": {"replicas": 3}})
+    stopping = [container(app, slot, phase=Phase.STOPPING) for slot in (1, 2, 3)]
+    assert ready(compute_plan(app, observed(app, *stopping), NOW))[3:] == ["start/shop-web-1"]
+
+
+def test_next_replacement_waits_until_the_last_one_has_stopped() -> None:
+    app = desired({"web": {"replicas": 2}})
+    replaced = [container(None, 1, phase=Phase.STOPPING), container(app, 1, id="new")]
+    plan = compute_plan(app, observed(app, *replaced, container(None, 2)), NOW)
+    assert ready(plan) == ["stop/web1"]
+    assert [hold.reason for hold in plan.holds] == ["Replacing"]
