@@ -142,3 +142,9 @@ def carry_over(
 def _says_the_same(old: Condition, new: Condition, generation: int) -> bool:
     said = (old.status, old.reason, old.message, old.generation)
     return said == (new.status, new.reason, new.message, generation)
+
+
+def is_idle_talk(condition: Condition, before: Condition | None) -> bool:
+    """Whether a change is not worth an event: that work goes on, or that what was never bad is still not bad."""
+    good = condition.status == ("False" if condition.type == STALLED else "True")
+    return condition.type == RECONCILING or (before is None and good and condition.type != READY)

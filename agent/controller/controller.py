@@ -22,6 +22,7 @@ from agent.controller.publisher import Publisher
 from agent.controller.queries import render_containers, render_plans, render_status
 from agent.controller.slots import load_slots
 from agent.controller.targets import compute_targets
+from agent.controller.telling import Teller
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerEvent, ContainerRecord
 
@@ -45,6 +46,7 @@ class Controller:
         self._engine, self._source, self._records, self._clock = engine, source, records, clock
         self._gate = Gate()
         journal = Journal(records, self._gate)
+        teller = Teller(events)
         self._known = LastGood(records, journal)
         self._documents = load_image_documents(records)
         self._slots = load_slots(records)
@@ -58,12 +60,12 @@ class Controller:
             engine=engine,
             gate=self._gate,
             journal=journal,
-            events=events,
+            events=teller,
             metrics=metrics,
             clock=clock,
             inventory=Inventory(engine.containers),
             health=HealthRunner(engine, self._gate, journal, clock, self._on_health),
-            publisher=Publisher(engine.networks, self._gate, events, self._poke, self._on_change),
+            publisher=Publisher(engine.networks, self._gate, teller, self._poke, self._on_change),
             specs=SpecDocuments(records, journal),
             owners=NetworkOwners(records, journal),
             names=HostNames(engine),
@@ -102,8 +104,10 @@ class Controller:
                 fault = error
             attempt += 1
             failure = compute_failure(fault, attempt)
-            self._source_fault = f"{failure.message}; nothing is changed until it can be read again"
-            self._shared.events.record("agent", reason=failure.reason, message=self._source_fault)
+            self._source_fault = f"{failure.reason}: {failure.message}; nothing is changed until it can be read again"
+            self._shared.events.fail(
+                "agent", failure, fault, what="the desired state cannot be read, nothing is changed"
+            )
             self._on_change()
             await asyncio.sleep(failure.retry_after or SOURCE_RETRY)
 

@@ -9,8 +9,9 @@ from agent.controller.gate import Gate
 from agent.controller.health import HealthRunner
 from agent.controller.inventory import Inventory
 from agent.controller.journal import Journal
-from agent.controller.port import EnginePort, EventsPort, MetricsPort, RecordsPort
+from agent.controller.port import EnginePort, MetricsPort, RecordsPort
 from agent.controller.publisher import Publisher
+from agent.controller.telling import Teller
 
 SPEC_KIND = "spec"
 NETWORK_KIND = "app_network"
@@ -109,7 +110,7 @@ class Shared:
     engine: EnginePort
     gate: Gate
     journal: Journal
-    events: EventsPort
+    events: Teller
     metrics: MetricsPort
     clock: Callable[[], float]
     inventory: Inventory

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from agent.controller.endpoints import AppEndpoints, Claim, compute_names, compute_published
 from agent.controller.gate import Gate
 from agent.controller.outcome import compute_failure
-from agent.controller.port import EventsPort, NetworksPort
+from agent.controller.port import NetworksPort
+from agent.controller.telling import Teller
 from agent.engine.model import PublishedPort
 
 SETTLE_SECONDS = 1.0
@@ -21,7 +22,7 @@ class Publisher:
         self,
         networks: NetworksPort,
         gate: Gate,
-        events: EventsPort,
+        events: Teller,
         changed: Callable[[str], None],
         settled: Callable[[], None],
     ) -> None:
@@ -82,7 +83,7 @@ class Publisher:
                 attempt += 1
                 failure = compute_failure(error, attempt)
                 self.failure = failure.message
-                self._events.record("network", reason=failure.reason, message=failure.message)
+                self._events.fail("network", failure, error, what="publishing ports and names")
                 asyncio.get_running_loop().call_later(failure.retry_after or 60.0, self._dirty.set)
             if not self._dirty.is_set() and not self.failure:
                 self._settled.set()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.controller.apply import Scene, apply_action
-from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions
+from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions, is_idle_talk
 from agent.controller.drift import Drift
 from agent.controller.endpoints import AppEndpoints, compute_endpoints
 from agent.controller.faults import Faults
@@ -28,6 +28,7 @@ from agent.plan.actions import (
     Action,
     EnsureImage,
     EnsureNetwork,
+    EnsureVolume,
     Plan,
     RemoveContainer,
     RemoveNetwork,
@@ -268,13 +269,7 @@ class AppWorker:
                 self.images.lose(action.image)
         else:
             failure = self._faults.fail(action, error, now)
-        self._shared.events.record(
-            "container" if isinstance(action, StartContainer | StopContainer | RemoveContainer) else "app",
-            app=self.name,
-            service=getattr(action, "service", ""),
-            reason=failure.reason,
-            message=f"{action.id}: {failure.message}",
-        )
+        self._shared.events.fail(_kind(action), failure, error, app=self.name, what=action.id)
 
     # telling
 
@@ -315,10 +310,13 @@ class AppWorker:
 
     def _tell(self, now: float) -> None:
         fresh = compute_conditions(self.findings())
-        self.conditions, changed = carry_over(self.conditions, fresh, self.generation, now)
+        before = self.conditions
+        self.conditions, changed = carry_over(before, fresh, self.generation, now)
         if self.conditions["Ready"].status == "True":
             self._drift.settle()
         for condition in changed:
+            if is_idle_talk(condition, before.get(condition.type)):
+                continue
             self._shared.events.record(
                 "app",
                 app=self.name,
@@ -328,7 +326,7 @@ class AppWorker:
 
     def _report_fault(self, error: Exception) -> None:
         failure = compute_failure(error, 1)
-        self._shared.events.record("app", app=self.name, reason=failure.reason, message=failure.message)
+        self._shared.events.fail("app", failure, error, app=self.name, what="reconcile")
         fault = Condition("Ready", "False", failure.reason, failure.message)
         self.conditions, _ = carry_over(self.conditions, [fault], self.generation, self._shared.clock())
         self._disarm()
@@ -346,6 +344,19 @@ class AppWorker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _kind(action: Action) -> str:
+    """What an event about an action is about."""
+    match action:
+        case StartContainer() | StopContainer() | RemoveContainer():
+            return "container"
+        case EnsureImage():
+            return "image"
+        case EnsureNetwork() | RemoveNetwork():
+            return "network"
+        case EnsureVolume():
+            return "volume"
 
 
 def _resource(action: Action) -> str:

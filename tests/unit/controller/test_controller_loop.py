@@ -371,3 +371,62 @@ def test_unchanged_services_cost_no_call(tmp_path: Path) -> None:
             assert after == calls
 
     asyncio.run(body())
+
+
+def test_agent_that_ends_in_mid_start_leaves_nothing_doubled(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    app = make_app(services={"web": {"replicas": 4}})
+    gates = {f"shop-web-{slot}": threading.Event() for slot in (2, 3)}
+    engine.containers.holdups.update(gates)
+
+    async def first() -> None:
+        async with running(tmp_path, engine) as bench:
+            bench.source.put(app)
+            await bench.until(lambda: bench.names() == ["shop-web-1", "shop-web-4"])
+            asyncio.get_running_loop().call_later(0.05, lambda: [gate.set() for gate in gates.values()])
+
+    async def second() -> None:
+        async with running(tmp_path, engine) as bench:
+            await bench.want(app)
+            assert bench.names() == [f"shop-web-{slot}" for slot in (1, 2, 3, 4)]
+            assert engine.containers.calls.count("start shop-web-2") == 1
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+@on_bench
+async def test_crash_loop_backs_off_and_says_so(bench: Bench) -> None:
+    bench.source.put(make_app())
+    for _ in range(4):
+        await bench.until(bench.names)
+        bench.engine.containers.end(bench.engine.containers.named("shop-web-1").id, ExitStatus(3))
+    await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "BackOff")
+    assert "exited with code 3" in bench.condition("shop", "Ready")["message"]
+    (app,) = bench.controller.pending_plan()["apps"]
+    assert not [action for action in app["actions"] if action["kind"] == "StartContainer"]
+    assert app["next_check"] > 0
+    await bench.until(bench.names)
+    assert bench.controller.containers()[-1]["restarts"] == 4
+
+
+@on_bench
+async def test_drift_is_counted_once_and_as_corrected(bench: Bench) -> None:
+    await bench.want(make_app())
+    assert "holdfast_drift_found_total" not in bench.metrics_text() or 'app="shop"} 1.0' not in bench.metrics_text()
+    record = bench.engine.containers.named("shop-web-1")
+    bench.engine.containers.end(record.id, ExitStatus(0))
+    await bench.until(lambda: bench.names() and len(bench.engine.containers.list()) == 1 and bench.controller.converged)
+    found = [line for line in bench.metrics_text().splitlines() if line.startswith("holdfast_drift_")]
+    values = {line.split("{")[0]: line.rsplit(" ", 1)[1] for line in found}
+    assert values["holdfast_drift_found_total"] == values["holdfast_drift_corrected_total"] != "0.0"
+
+
+@on_bench
+async def test_custom_network_shared_by_two_apps_outlives_one(bench: Bench) -> None:
+    shared = {"networks": {"default": {"name": "shared", "driver": "bridge", "internal": False, "labels": {}}}}
+    await bench.want(make_app("one", **shared), make_app("two", **shared))
+    await bench.want(make_app("two", **shared))
+    await bench.until(lambda: [app["name"] for app in bench.controller.status()["apps"]] == ["two"])
+    assert bench.engine.networks.names == {"shared"}
+    assert bench.engine.networks.services["shared"]["web"] == (bench.engine.containers.named("two-web-1").ip,)
