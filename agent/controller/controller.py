@@ -127,6 +127,7 @@ class Controller:
         self._forget_specs()
         for worker in [*self._workers.values()]:
             worker.poke()
+        self._on_change()
 
     def _leftovers(self, first: bool) -> set[str]:
         known = set(self._workers)

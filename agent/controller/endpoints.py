@@ -56,11 +56,12 @@ def compute_endpoints(
 def _add_names(
     names: dict[str, dict[str, tuple[str, ...]]], desired: DesiredApp, name: str, records: Sequence[ContainerRecord]
 ) -> None:
+    """A name without addresses is no name: so nothing is said of a network before a container is on it."""
     service = desired.app.services[name]
     for key in networks_of(service):
         network = desired.network(key).name
         addresses = tuple(record.addresses[network] for record in records if record.addresses.get(network))
-        for alias in (name, *service.networks.get(key, ())):
+        for alias in (name, *service.networks.get(key, ())) if addresses else ():
             table = names.setdefault(network, {})
             table[alias] = tuple(dict.fromkeys((*table.get(alias, ()), *addresses)))
 

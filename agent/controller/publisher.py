@@ -11,6 +11,7 @@ from agent.controller.outcome import compute_failure
 from agent.controller.port import NetworksPort
 from agent.controller.telling import Teller
 from agent.engine.model import PublishedPort
+from agent.errors import NotFound
 
 SETTLE_SECONDS = 1.0
 
@@ -99,10 +100,18 @@ class Publisher:
         for network in sorted({*names, *self._names}):
             wanted = names.get(network, {})
             if wanted != self._names.get(network):
-                await self._gate.run(self._networks.set_service_names, network, wanted)
-                self._names[network] = wanted
+                await self._set_names(network, wanted)
             if network not in names:
                 del self._names[network]
+
+    async def _set_names(self, network: str, wanted: dict[str, tuple[str, ...]]) -> None:
+        """Replace a network's names; one that is gone has none, which is all that is wanted of it."""
+        try:
+            await self._gate.run(self._networks.set_service_names, network, wanted)
+        except NotFound:
+            if wanted:
+                raise
+        self._names[network] = wanted
 
     def _report(self, conflicts: Mapping[str, str]) -> None:
         before, self.conflicts = self.conflicts, conflicts

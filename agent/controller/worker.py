@@ -284,7 +284,7 @@ class AppWorker:
                 self._shared.journal.put(SLOT_KIND, slot_key(self.name, key), document)
 
     def _publish(self) -> None:
-        if self.desired is None:
+        if self.desired is None or self._shared.suspended:
             self._shared.publisher.update(self.name, AppEndpoints() if not self.removed else None)
             return
         records = (

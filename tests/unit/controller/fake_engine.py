@@ -207,6 +207,8 @@ class FakeNetworks:
         self.published = tuple(ports)
 
     def set_service_names(self, network: str, names: Mapping[str, tuple[str, ...]]) -> None:
+        if network not in self.names:
+            raise NotFound(f"no network {network}")
         self.calls.append(f"names {network}")
         self.services[network] = dict(names)
 

@@ -262,12 +262,21 @@ async def test_build_is_repeated_only_when_what_it_reads_has_changed(bench: Benc
 
 
 @on_bench
+async def test_empty_state_is_converged(bench: Bench) -> None:
+    assert await bench.controller.wait_converged(5)
+    assert bench.controller.status()["apps"] == []
+
+
+@on_bench
 async def test_down_stays_down_until_sync(bench: Bench) -> None:
-    await bench.want(make_app())
+    ports = [{"host_ip": "127.0.0.1", "published": 8080, "target": 80, "protocol": "tcp"}]
+    await bench.want(make_app(services={"web": {"ports": ports}}))
     await bench.controller.down()
+    bench.engine.networks.calls.clear()
     assert bench.engine.containers.list() == ()
     await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "Suspended")
     assert bench.engine.containers.list() == ()
+    assert bench.engine.networks.calls == [], "down leaves no rule behind, and nothing makes one again"
     await bench.controller.sync()
     assert await bench.controller.wait_converged(10)
     assert bench.names() == ["shop-web-1"]
