@@ -94,4 +94,10 @@ class AddressPool:
         number = int(IPv4Address(address))
         if number in self._used:
             self._used.discard(number)
+            self.rest(address)
+
+    def rest(self, address: str) -> None:
+        """Do not hand out a free address for a while: it was in use until a moment ago."""
+        number = int(IPv4Address(address))
+        if self._low <= number <= self._high and number not in self._used:
             self._resting[number] = self._clock() + COOLING_SECONDS

@@ -41,6 +41,7 @@ class Attachments:
         self._places: dict[str, Place] = {}
         self._addresses: dict[str, AddressPool] = {}
         self._sandboxes: dict[str, SandboxRecord] = {}
+        self._left: list[SandboxRecord] = []
 
     def recover(self, live: frozenset[str]) -> None:
         """Load what is known, forget the sandboxes of the dead, and start making sandboxes ahead."""
@@ -50,6 +51,7 @@ class Attachments:
             if path.name not in live or path.name not in known:
                 unpin_namespace(path)
         dead = [container for container in known if container not in live]
+        self._left = [known[container] for container in dead]
         if dead:
             self._records.delete_sandboxes(dead)
         for container in live & known.keys():
@@ -64,7 +66,10 @@ class Attachments:
             self._places[name] = place
             if name not in self._addresses:
                 used = [r.addresses[name] for r in self._sandboxes.values() if name in r.addresses]
-                self._addresses[name] = AddressPool(IPv4Network(place.info.subnet), used, time.monotonic)
+                pool = self._addresses[name] = AddressPool(IPv4Network(place.info.subnet), used, time.monotonic)
+                for record in self._left:
+                    if name in record.addresses:
+                        pool.rest(record.addresses[name])
         if prepare:
             self._ready.want(name)
 

@@ -7,10 +7,12 @@ fail for others, as ours fails when others were first.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent.network.dns_message import DNS_PORT
 from agent.network.model import Port, PortConflict
 
 Key = tuple[str, int, str]
@@ -19,10 +21,13 @@ _LISTEN_STATE = "0A"
 
 
 class Claims:
-    """One bound socket a published port. Not thread-safe: the balancer calls it under its lock."""
+    """One bound socket a published port, none for port 53 (our own name servers are there).
+
+    Not thread-safe: the balancer calls it under its lock.
+    """
 
     def __init__(self) -> None:
-        self._held: dict[Key, socket.socket] = {}
+        self._held: dict[Key, socket.socket | None] = {}
 
     def update(self, ports: Iterable[Port]) -> tuple[tuple[Port, ...], tuple[PortConflict, ...]]:
         """Hold exactly these ports: which of them are ours, and why the others are not."""
@@ -34,7 +39,8 @@ class Claims:
             else:
                 wanted[port.key] = port
         for key in self._held.keys() - wanted.keys():
-            self._held.pop(key).close()
+            if claim := self._held.pop(key):
+                claim.close()
         ours = []
         for key, port in wanted.items():
             problem = None if key in self._held else self._claim(port)
@@ -65,6 +71,9 @@ class Claims:
         if rival is not None:
             return PortConflict(port, f"port {port} is already published on {rival[0] or 'every address'}")
         holder = find_listener(port)
+        if port.host_port == DNS_PORT and holder.endswith(f"(pid {os.getpid()})"):
+            self._held[port.key] = None
+            return None
         if not holder and port.protocol == "tcp":
             try:
                 self._held[port.key] = _bind(port, reuse=True)
@@ -120,8 +129,15 @@ def _find_process(inodes: set[str]) -> str:
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(str(link.readlink()) in wanted for link in (process / "fd").iterdir()):
+            if any(_target(link) in wanted for link in (process / "fd").iterdir()):
                 return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:
             continue
     return ""
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""

@@ -10,7 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.network.dns_message import MAX_MESSAGE_BYTES, SERVER_FAILURE, Query, encode_response, matches, with_id
+from agent.network.dns_message import (
+    DNS_PORT,
+    MAX_MESSAGE_BYTES,
+    SERVER_FAILURE,
+    Query,
+    encode_response,
+    matches,
+    with_id,
+)
 from agent.network.names import NameTable
 from agent.network.reactor import Reactor, Timer
 from agent.network.resolvconf import parse_resolv_conf
@@ -18,7 +26,6 @@ from agent.network.resolvconf import parse_resolv_conf
 ATTEMPT_SECONDS = 2.0
 ATTEMPTS = 3
 MAX_PENDING, MAX_PENDING_PER_CLIENT = 256, 48
-DNS_PORT = 53
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 Reply = Callable[[bytes], None]
@@ -41,7 +48,7 @@ class Upstreams:
             status = _RESOLV_CONF.stat()
             if (status.st_mtime_ns, status.st_ino) != self._seen:
                 found = parse_resolv_conf(_RESOLV_CONF.read_text(errors="replace")).servers
-                self._servers = tuple((server, DNS_PORT) for server in found if not self._names.is_local(server))
+                self._servers = tuple((server, DNS_PORT) for server in found if not self._names.is_gateway(server))
                 self._seen = status.st_mtime_ns, status.st_ino
         except OSError:
             self._servers = ()

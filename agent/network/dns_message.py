@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+DNS_PORT = 53
 A, PTR, OPT, AAAA, ANY = 1, 12, 41, 28, 255
 INTERNET = 1
 NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NAME_ERROR, NOT_IMPLEMENTED, REFUSED = 0, 1, 2, 3, 4, 5
@@ -131,9 +132,14 @@ def encode_address(address: str) -> bytes:
 
 
 def encode_domain(name: str) -> bytes:
-    """The data of a PTR record; labels are cut to what DNS allows."""
-    labels = [label.encode("latin-1", "replace")[:_MAX_LABEL] for label in name.split(".") if label]
-    return b"".join(bytes([len(label)]) + label for label in labels)[: _MAX_NAME - 1] + b"\0"
+    """The data of a PTR record; labels that DNS does not allow are cut, those that do not fit left out."""
+    encoded = b""
+    for label in filter(None, name.split(".")):
+        octets = label.encode("latin-1", "replace")[:_MAX_LABEL]
+        if len(encoded) + len(octets) + 2 > _MAX_NAME:
+            break
+        encoded += bytes([len(octets)]) + octets
+    return encoded + b"\0"
 
 
 def reverse_address(name: str) -> str | None:

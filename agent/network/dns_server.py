@@ -9,8 +9,8 @@ from collections.abc import Callable
 from agent.errors import HoldfastError
 from agent.network.claims import find_listener
 from agent.network.dns_answers import answer
-from agent.network.dns_forward import DNS_PORT, Forwarder
-from agent.network.dns_message import MAX_MESSAGE_BYTES, MalformedQuery, Query, decode_query, udp_limit
+from agent.network.dns_forward import Forwarder
+from agent.network.dns_message import DNS_PORT, MAX_MESSAGE_BYTES, MalformedQuery, Query, decode_query, udp_limit
 from agent.network.dns_stream import StreamServer
 from agent.network.model import NetworkFailed, NetworkInfo, Port
 from agent.network.names import NameTable

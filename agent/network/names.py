@@ -95,6 +95,11 @@ class NameTable:
         with self._lock:
             return any(number in IPv4Network(info.subnet) for info in self._networks.values())
 
+    def is_gateway(self, address: str) -> bool:
+        """Whether an address is that of one of our own name servers."""
+        with self._lock:
+            return any(info.gateway == address for info in self._networks.values())
+
     def may_forward(self, network: str, client: str) -> bool:
         """Whether the client's questions may leave this host: not when all its networks are internal."""
         with self._lock:

@@ -2,7 +2,8 @@
 
 Packets to a published port are handed to a backend in turn (numgen), seen from outside (prerouting) and from the host
 itself (output); addresses of 127.0.0.0/8 only in the latter, so that nobody outside reaches them. The client's address
-is kept unless the answer could not come back: from loopback, and back into the same network.
+is kept unless the answer could not come back: from loopback, and back into the same network. The name servers on the
+gateways are never in the way of a published port 53, nor it in theirs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agent.network.dns_message import DNS_PORT
 from agent.network.identity import ADMITTED_MARK
 from agent.network.model import NetworkInfo, Port
 
@@ -50,6 +52,7 @@ def _render_sets(state: TableState, served: Sequence[Port], refused: Sequence[Po
             _set("subnets", "ipv4_addr", (n.subnet for n in networks), interval),
             _set("outbound", "ipv4_addr", (n.subnet for n in networks if not n.internal), interval),
             _set("internal", "ifname", (f'"{n.bridge}"' for n in networks if n.internal)),
+            _set("gateways", "ipv4_addr", (n.gateway for n in networks)),
             _set("same", "ifname . ifname", (f'"{n.bridge}" . "{n.bridge}"' for n in networks)),
             _set("closed", "ifname", (f'"{name}"' for name in state.closed)),
             _set("refused_exact", "ipv4_addr . inet_proto . inet_service", map(_exact, filter(_has_ip, refused))),
@@ -98,6 +101,7 @@ def _render_port(number: int, port: Port) -> str:
 
 def _render_chains(ours: str) -> str:
     admit = f"meta mark set meta mark | {ADMITTED_MARK:#x}"
+    names = f"iifname {ours} ip daddr @gateways meta l4proto {{ tcp, udp }} th dport {DNS_PORT} accept"
     return f""" chain guard {{
   type filter hook prerouting priority raw; policy accept;
   iifname {ours} ip daddr 127.0.0.0/8 drop
@@ -116,6 +120,7 @@ def _render_chains(ours: str) -> str:
   type nat hook prerouting priority -100; policy accept;
   ip daddr 127.0.0.0/8 accept
   iifname @internal accept
+  {names}
   fib daddr type local jump published
  }}
  chain output {{
@@ -124,6 +129,7 @@ def _render_chains(ours: str) -> str:
  }}
  chain input {{
   type filter hook input priority -10; policy accept;
+  {names}
   ct state new ip daddr . meta l4proto . th dport @refused_exact goto refuse
   ct state new meta l4proto . th dport @refused_every goto refuse
  }}

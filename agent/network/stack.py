@@ -188,6 +188,11 @@ class NetworkStack:
         return problems
 
     @property
+    def routing_table(self) -> int:
+        """The number of the routing table that leads to this agent's containers."""
+        return self._identity.routing_table
+
+    @property
     def conflicts(self) -> tuple[PortConflict, ...]:
         """The published ports that something else holds at the moment."""
         return self._balancer.conflicts

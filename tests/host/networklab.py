@@ -87,11 +87,9 @@ class Sandboxed:
 class Outside:
     """Another machine on a network that this host routes: a namespace behind a veth pair."""
 
-    name = "outside"
-    address = "198.51.100.2"
-    host_address = "198.51.100.1"
-
-    def __init__(self) -> None:
+    def __init__(self, name: str = "outside", subnet: str = "198.51.100") -> None:
+        self.name = name
+        self.address, self.host_address = f"{subnet}.2", f"{subnet}.1"
         self._link = f"hout{secrets.token_hex(3)}"
         self._descriptor, _ = create_network_namespace(lambda: None)
         self._enter = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{self._descriptor}", "ip"]
@@ -200,8 +198,8 @@ def addresses(reply: dnslib.DNSRecord) -> list[str]:
 
 
 @contextlib.contextmanager
-def outside_host() -> Iterator[Outside]:
-    outside = Outside()
+def outside_host(name: str = "outside", subnet: str = "198.51.100") -> Iterator[Outside]:
+    outside = Outside(name, subnet)
     try:
         yield outside
     finally:

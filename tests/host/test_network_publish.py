@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from networklab import Lab, Outside, ask_tcp, ask_udp, cannot_reach, open_udp, outside_host
+from networklab import Lab, Outside, addresses, ask_tcp, ask_udp, cannot_reach, open_udp, outside_host, resolve
 
 from agent.engine.model import PublishedPort
 
@@ -181,3 +181,13 @@ def test_connections_survive_changes_of_the_table(lab: Lab) -> None:
                 client.sendall(b"still here")
                 assert server.recv(99) == b"still here"
                 lab.stack.publish([PublishedPort("127.0.0.1", PORT, "tcp", ())])
+
+
+def test_published_name_server_and_our_own_live_side_by_side(lab: Lab, outside: Outside) -> None:
+    host = lab.sandbox("pihole", APP)
+    lab.serve(host, 53, UDP)
+    lab.stack.publish([PublishedPort("", 53, "udp", ((host.address, 53),))])
+    assert outside.run(lambda: ask_udp(outside.host_address, 53)) == f"pihole {outside.address}"
+    assert addresses(host.run(lambda: resolve(host.dns, "pihole"))) == [host.address]
+    lab.stack.publish([PublishedPort("", 53, "udp")])
+    assert addresses(host.run(lambda: resolve(host.dns, "pihole"))) == [host.address]
