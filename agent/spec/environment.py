@@ -1,0 +1,54 @@
+"""A service's environment: its ``env_file`` files in order, then ``environment`` on top."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.spec.envfile import parse_environment
+from agent.spec.fields import Fields
+from agent.spec.keys import ENV_FILE
+from agent.spec.maps import read_variables
+from agent.spec.reading import Reading, content_digest
+from agent.spec.tree import Mapping, Node, Sequence
+
+
+@dataclass
+class Environment:
+    """The variables, and path to digest of every file they came from."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+
+
+def read_environment(service: Fields) -> Environment:
+    """Everything a service's process gets from its file; what the image has is not in it."""
+    found = Environment()
+    reading, path = service.reading, service.at("env_file")
+    node = service.node_of("env_file")
+    for item in node.items if isinstance(node, Sequence) else (node,) if node is not None else ():
+        _read_file(reading, item, path, found)
+    found.variables.update(read_variables(reading, service.node_of("environment"), service.at("environment")))
+    reading.charge(service.node, sum(len(name) + len(value) for name, value in found.variables.items()))
+    return found
+
+
+def _read_file(reading: Reading, node: Node, path: str, found: Environment) -> None:
+    required = True
+    if isinstance(node, Mapping):
+        fields = Fields(reading, node, path, ENV_FILE)
+        text = fields.text("path")
+        required = fields.boolean("required") is not False
+        if text is None:
+            fields.complain("path", "must be given")
+    else:
+        text = reading.text(node, path)
+    if not text:
+        return
+    file = reading.resolve_path(text)
+    data = reading.read_file(node, file, path, required=required)
+    if data is None:
+        return
+    found.contents[str(file)] = content_digest(data)
+    found.variables.update(
+        reading.parse_once(file, lambda: parse_environment(data, str(file), reading.problems, reading.variables))
+    )

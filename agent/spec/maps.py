@@ -1,0 +1,54 @@
+"""Names with values, written as a mapping or as a list of NAME=value: environment, labels, arguments, sysctls."""
+
+from __future__ import annotations
+
+from agent.spec.fields import read_pairs, read_texts
+from agent.spec.reading import Reading
+from agent.spec.tree import Node, Sequence
+
+VALUE_LIMIT = (128 << 10) - 1
+"""The kernel's bound for one string of an environment or command line."""
+
+
+def read_map(reading: Reading, node: Node, path: str) -> dict[str, tuple[Node, str | None]]:
+    """Every name with its node and value, None where nothing is said; of a name given twice the last one counts.
+
+    No message shows a value: they may be secrets.
+    """
+    found: dict[str, tuple[Node, str | None]] = {}
+    if isinstance(node, Sequence):
+        for item, text in read_texts(reading, node, path):
+            name, equals, value = text.partition("=")
+            _put(reading, found, (name, item, value if equals else None), path)
+        return found
+    for key, value_node in read_pairs(reading, node, path):
+        _put(reading, found, (key.source, value_node, reading.text(value_node, f"{path}.{key.source[:60]}")), path)
+    return found
+
+
+def _put(
+    reading: Reading, found: dict[str, tuple[Node, str | None]], entry: tuple[str, Node, str | None], path: str
+) -> None:
+    name, node, value = entry
+    if not name or "=" in name or "\0" in name:
+        reading.complain(node, f"{path}: a name must not be empty nor hold '='")
+    elif value is not None and len(value) + len(name) > VALUE_LIMIT // 4 and len(value.encode()) > VALUE_LIMIT:
+        reading.complain(node, f"{path}: a value is longer than {VALUE_LIMIT} bytes")
+    else:
+        found[name] = (node, value)
+
+
+def read_labels(reading: Reading, node: Node | None, path: str) -> dict[str, str]:
+    """Labels; one without a value is empty."""
+    found = read_map(reading, node, path) if node is not None else {}
+    return {name: value or "" for name, (_, value) in found.items()}
+
+
+def read_variables(reading: Reading, node: Node | None, path: str) -> dict[str, str]:
+    """An environment or build arguments: a name without a value takes that of the variable, or is left out."""
+    resolved: dict[str, str] = {}
+    for name, (_, value) in (read_map(reading, node, path) if node is not None else {}).items():
+        taken = reading.variables.get(name) if value is None else value
+        if taken is not None:
+            resolved[name] = taken
+    return resolved

@@ -1,0 +1,133 @@
+"""What every reader of a part of the tree needs: values with variables resolved, problems, paths and other files."""
+
+from __future__ import annotations
+
+import hashlib
+import os.path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.errors import HoldfastError
+from agent.spec.interpolate import InterpolationError, Interpolator
+from agent.spec.tree import Mark, Node, Problems, Scalar, describe
+
+TEXT_LIMIT = 16 << 20
+TextOf = Callable[[Path], bytes]
+CheckDirectory = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The app's place: its directory, the state directory (``root``), and how to look at what is in it."""
+
+    directory: Path
+    root: Path
+    text_of: TextOf
+    check_directory: CheckDirectory
+
+
+@dataclass
+class Reading:
+    """The state of reading one app."""
+
+    problems: Problems
+    files: Files
+    variables: Mapping[str, str]
+    interpolator: Interpolator = field(init=False)
+    _texts: dict[int, tuple[Scalar, str | None]] = field(default_factory=dict)
+    _parsed: dict[Path, Mapping[str, str]] = field(default_factory=dict)
+    _budget: int = TEXT_LIMIT
+
+    def __post_init__(self) -> None:
+        self.interpolator = Interpolator(self.variables.get)
+
+    def complain(self, at: Node | Mark, message: str) -> None:
+        """Note a problem at a node."""
+        self.problems.add(at if isinstance(at, Mark) else at.mark, message)
+
+    def text(self, node: Node, path: str) -> str | None:
+        """The text of a single value with its variables resolved; None for null, and for what is no single value
+        or cannot be resolved, after noting that."""
+        if not isinstance(node, Scalar):
+            self.complain(node, f"{path}: must be a single value, not {describe(node)}")
+            return None
+        if node.is_null:
+            return None
+        known = self._texts.get(id(node))
+        if known is None:
+            known = (node, self._resolve(node, path))
+            self._texts[id(node)] = known
+        if known[1] is not None:
+            self.charge(node, len(known[1]))
+        return known[1] if self._budget >= 0 else None
+
+    def charge(self, node: Node, size: int) -> None:
+        """Count text that was made of the file, so that aliases, variables and env files cannot multiply it at will."""
+        if 0 <= self._budget < size:
+            self.complain(node, f"the values of this file add up to more than {TEXT_LIMIT >> 20} MiB")
+        self._budget -= size
+
+    def parse_once(self, path: Path, parse: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
+        """The variables of a file, parsed when first asked for."""
+        if path not in self._parsed:
+            self._parsed[path] = parse()
+        return self._parsed[path] if self._budget >= 0 else {}
+
+    def _resolve(self, node: Scalar, path: str) -> str | None:
+        try:
+            return self.interpolator.resolve(node.source)
+        except InterpolationError as error:
+            self.complain(node, f"{path}: {error}")
+            return None
+
+    def resolve_path(self, text: str) -> Path:
+        """An absolute path from one that is relative to the app's directory or begins with ``~``."""
+        if text == "~" or text.startswith("~/"):
+            text = self.variables.get("HOME", "/root") + text[1:]
+        return self.normal_path(self.files.directory / text)
+
+    @staticmethod
+    def normal_path(path: Path) -> Path:
+        """A path without ``.`` and ``..``, as it is spelt."""
+        return Path(os.path.normpath(path))
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether a path, as it is spelt, lies in the state directory."""
+        return path.is_relative_to(self.files.root)
+
+    def read_file(self, at: Node, path: Path, what: str, *, required: bool = True) -> bytes | None:
+        """The content of a file of the state directory; None after noting why not, or when it may be absent."""
+        if not self.is_inside(path):
+            self.complain(at, f"{what}: {path} is outside of the state directory {self.files.root}")
+            return None
+        try:
+            return self.files.text_of(path)
+        except FileNotFoundError:
+            if required:
+                self.complain(at, f"{what}: {path} does not exist")
+        except HoldfastError as error:
+            self.complain(at, f"{what}: {error.message}")
+        except (OSError, ValueError) as error:
+            self.complain(at, f"{what}: {path}: {getattr(error, 'strerror', None) or error}")
+        return None
+
+    def check_directory(self, at: Node, path: Path, what: str) -> bool:
+        """Whether a directory is there and inside of the state directory, links followed; notes it if not."""
+        if not self.is_inside(path):
+            self.complain(at, f"{what}: {path} is outside of the state directory {self.files.root}")
+            return False
+        try:
+            self.files.check_directory(path)
+        except HoldfastError as error:
+            self.complain(at, f"{what}: {error.message}")
+            return False
+        except (OSError, ValueError) as error:
+            self.complain(at, f"{what}: {path}: {getattr(error, 'strerror', None) or error}")
+            return False
+        return True
+
+
+def content_digest(data: bytes) -> str:
+    """``sha256:...`` of a file's content."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()

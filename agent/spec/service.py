@@ -1,0 +1,204 @@
+"""One service of an app."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent.oci.reference import InvalidReference, parse_reference
+from agent.spec.build import read_build
+from agent.spec.environment import read_environment
+from agent.spec.fields import Fields, read_pairs, read_texts
+from agent.spec.health import Wish, read_dependencies, read_healthcheck
+from agent.spec.keys import SERVICE, SERVICE_NETWORK
+from agent.spec.limits import read_deploy, read_limits, read_replicas, read_restart, read_ulimits
+from agent.spec.maps import read_labels
+from agent.spec.model import DEFAULT_NETWORK, DEFAULT_SHM_SIZE, DEFAULT_STOP_GRACE, Service
+from agent.spec.mounts import MountReader
+from agent.spec.ports import Claim, read_ports
+from agent.spec.reading import Reading
+from agent.spec.security import parse_signal, parse_user, read_capabilities, read_security, read_sysctls
+from agent.spec.tree import Node, Scalar, Sequence, quote
+
+NAME_LIMIT = 63
+SERVICE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*\Z", re.ASCII)
+_HOSTNAME = re.compile(r"(?=.{1,63}\Z)[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?\Z", re.ASCII)
+_ALIAS = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9_](?:[a-zA-Z0-9._-]*[a-zA-Z0-9_])?\Z", re.ASCII)
+_PULL_POLICIES = frozenset({"always", "never", "missing", "if_not_present", "build"})
+_SHELL_COST = 8
+
+
+@dataclass
+class Scope:
+    """What a service may refer to, and what all services together claim."""
+
+    app: str
+    volumes: Collection[str]
+    networks: Collection[str]
+    claims: list[Claim] = field(default_factory=list)
+    wishes: dict[str, list[Wish]] = field(default_factory=dict)
+
+
+def read_service(reading: Reading, key: Scalar, node: Node, scope: Scope) -> Service | None:
+    """The service under ``key``; None if nothing can be made of it. All its problems are noted."""
+    name = key.source
+    fields = Fields(reading, node, f"services.{name[:NAME_LIMIT]}", SERVICE)
+    deploy = read_deploy(fields)
+    replicas = read_replicas(fields, deploy)
+    _check_name(reading, key, f"{scope.app}-{name}-{max(1, replicas)}")
+    claims = read_ports(reading, fields.node_of("ports"), fields.at("ports"), name)
+    wishes = read_dependencies(reading, fields.node_of("depends_on"), fields.at("depends_on"))
+    scope.claims += claims
+    scope.wishes[name] = wishes
+    values = {
+        "name": name,
+        "replicas": replicas,
+        "ports": tuple(claim.port for claim in claims),
+        "depends_on": {wish.name: wish.dependency for wish in wishes},
+        "restart": read_restart(fields, deploy),
+        "healthcheck": read_healthcheck(fields),
+        "networks": _read_networks(fields, scope),
+        **vars(read_limits(deploy)),
+        **_read_image(fields, key, scope.app),
+        **_read_process(fields),
+        **_read_container(fields, scope),
+    }
+    try:
+        return Service.model_validate(values)
+    except ValidationError as error:
+        for found in error.errors(include_input=False, include_url=False, include_context=False):
+            reading.complain(key, f"{fields.at('.'.join(map(str, found['loc'])))}: {found['msg']}")
+        return None
+
+
+def _check_name(reading: Reading, key: Scalar, longest: str) -> None:
+    if not SERVICE_NAME.match(key.source):
+        reading.complain(key, f"services: {quote(key.source)} is no name: letters, digits and inner . _ - are")
+    elif len(longest) > NAME_LIMIT:
+        reading.complain(key, f"services: container names such as {quote(longest)} exceed {NAME_LIMIT} characters")
+
+
+def _read_image(fields: Fields, key: Scalar, app: str) -> dict[str, Any]:
+    image, build = fields.text("image"), read_build(fields)
+    if not fields.node_of("image") and not fields.node_of("build"):
+        fields.reading.complain(key, f"{fields.path}: needs an image or a build")
+    if image is not None:
+        check_reference(fields, "image", image)
+    elif fields.node_of("build") and fields.node_of("image") is None:
+        try:
+            parse_reference(f"{app}-{fields.path.removeprefix('services.')}")
+        except InvalidReference:
+            fields.reading.complain(key, f"{fields.path}: give the image that is built a name with image:")
+    policy = fields.choice("pull_policy", _PULL_POLICIES) if not _is_timed(fields) else None
+    if policy == "build" and not fields.node_of("build"):
+        fields.complain("pull_policy", "there is no build")
+    return {"image": image, "build": build, "pull_policy": normal_policy(policy)}
+
+
+def normal_policy(policy: str | None) -> str:
+    """``if_not_present`` is another word for ``missing``, the default."""
+    return "missing" if policy in (None, "if_not_present") else str(policy)
+
+
+def _is_timed(fields: Fields) -> bool:
+    policy = fields.text("pull_policy") or ""
+    timed = policy in ("daily", "weekly", "refresh") or policy.startswith("every_")
+    if timed:
+        fields.complain("pull_policy", "pulling again after a time is not supported yet")
+    return timed
+
+
+def check_reference(fields: Fields, name: str, text: str) -> None:
+    """Note a problem when a field is not an image reference."""
+    try:
+        parse_reference(text)
+    except InvalidReference as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        fields.complain(name, f"{fields.shown(name)} is not an image reference{hint}")
+
+
+def _read_process(fields: Fields) -> dict[str, Any]:
+    environment, security = read_environment(fields), read_security(fields)
+    grace = fields.duration("stop_grace_period")
+    return {
+        "command": _read_command(fields, "command"),
+        "entrypoint": _read_command(fields, "entrypoint"),
+        "environment": environment.variables,
+        "user": fields.parsed("user", parse_user, "USER or USER:GROUP"),
+        "working_dir": fields.parsed("working_dir", lambda text: text if text.startswith("/") else None, "absolute"),
+        "stop_signal": fields.parsed("stop_signal", parse_signal, "a signal"),
+        "stop_grace_period": DEFAULT_STOP_GRACE if grace is None else grace,
+        "init": bool(fields.boolean("init")),
+        "no_new_privileges": security.no_new_privileges,
+        "seccomp": security.seccomp,
+        "contents": {**environment.contents, **security.contents},
+    }
+
+
+def _read_container(fields: Fields, scope: Scope) -> dict[str, Any]:
+    mounts = MountReader(fields.reading, scope.volumes)
+    volumes = mounts.read_volumes(fields.node_of("volumes"), fields.at("volumes"))
+    return {
+        "mounts": (*volumes, *mounts.read_tmpfs(fields.node_of("tmpfs"), fields.at("tmpfs"))),
+        "hostname": fields.parsed("hostname", lambda text: text if _HOSTNAME.match(text) else None, "a host name"),
+        "labels": read_labels(fields.reading, fields.node_of("labels"), fields.at("labels")),
+        "cap_add": read_capabilities(fields, "cap_add"),
+        "cap_drop": read_capabilities(fields, "cap_drop"),
+        "read_only": bool(fields.boolean("read_only")),
+        "shm_size": fields.size("shm_size") or DEFAULT_SHM_SIZE,
+        "ulimits": read_ulimits(fields.reading, fields.node_of("ulimits"), fields.at("ulimits")),
+        "sysctls": read_sysctls(fields),
+    }
+
+
+def _read_command(fields: Fields, name: str) -> tuple[str, ...] | None:
+    """Words: of a list as they are, of a text split as a shell would, without a shell to run them."""
+    node = fields.node_of(name)
+    if node is None:
+        return None
+    if isinstance(node, Sequence):
+        return tuple(text for _, text in read_texts(fields.reading, node, fields.at(name)))
+    text = fields.text(name)
+    if text is None:
+        return None
+    fields.reading.charge(node, len(text) * _SHELL_COST)
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        fields.complain(name, "a quotation mark is not closed")
+        return None
+
+
+def _read_networks(fields: Fields, scope: Scope) -> dict[str, tuple[str, ...]]:
+    """Key to aliases; the app's default network when nothing is said."""
+    node, path = fields.node_of("networks"), fields.at("networks")
+    if node is None:
+        return {DEFAULT_NETWORK: ()}
+    joined: dict[str, tuple[str, ...]] = {}
+    if isinstance(node, Sequence):
+        wanted: list[tuple[Node, str, Node | None]] = [
+            (item, text, None) for item, text in read_texts(fields.reading, node, path)
+        ]
+    else:
+        wanted = [(key, key.source, value) for key, value in read_pairs(fields.reading, node, path)]
+    for where, key, value in wanted:
+        if key != DEFAULT_NETWORK and key not in scope.networks:
+            fields.reading.complain(where, f"{path}: the network is not declared: add its name at the top level")
+        aliases = Fields(fields.reading, value, f"{path}.{key[:60]}", SERVICE_NETWORK) if value is not None else None
+        joined[key] = _read_aliases(aliases) if aliases is not None else ()
+    return joined or {DEFAULT_NETWORK: ()}
+
+
+def _read_aliases(fields: Fields) -> tuple[str, ...]:
+    found: list[str] = []
+    for node, text in fields.texts("aliases"):
+        if _ALIAS.match(text):
+            found.append(text)
+        else:
+            fields.reading.complain(node, f"{fields.at('aliases')}: a name holds letters, digits and inner . _ - only")
+    return tuple(dict.fromkeys(found))
