@@ -93,8 +93,11 @@ class NetworksPort(Protocol):
     def remove(self, name: str) -> None:
         """Remove a network with no container on it; an absent one is fine."""
 
-    def publish(self, ports: Sequence[PublishedPort]) -> None:
-        """Replace the whole balancer map; a port without backends refuses connections."""
+    def publish(self, ports: Sequence[PublishedPort]) -> Mapping[tuple[str, int, str], str]:
+        """Replace the whole balancer map; a port without backends refuses connections.
+
+        Returns, by host address, port and protocol, why a port is not published: something else on the host has it.
+        """
 
     def set_service_names(self, network: str, names: Mapping[str, tuple[str, ...]]) -> None:
         """Replace the service names of one network: name to addresses."""

@@ -14,10 +14,11 @@ from agent.engine.model import PublishedPort
 from agent.errors import NotFound
 
 SETTLE_SECONDS = 1.0
+REFUSED_SECONDS = 5.0
 
 
 class Publisher:
-    """Lives on the loop. ``conflicts`` says, by app, which of its ports another app holds."""
+    """Lives on the loop. ``conflicts`` says, by app, which of its ports another app, or another program, holds."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Publisher:
         self._apps: dict[str, AppEndpoints] = {}
         self._held: dict[Claim, str] = {}
         self._published: tuple[PublishedPort, ...] | None = None
+        self._refused: Mapping[Claim, str] = {}
         self._names: dict[str, dict[str, tuple[str, ...]]] = {}
         self._dirty = asyncio.Event()
         self._settled = asyncio.Event()
@@ -68,6 +70,7 @@ class Publisher:
     def reset(self) -> None:
         """Forget what is in force: the next update is carried out whole."""
         self._published = None
+        self._refused = {}
         self._names = {}
         self._apps.clear()
 
@@ -92,11 +95,13 @@ class Publisher:
 
     async def _apply(self) -> None:
         ports, self._held, conflicts = compute_published(self._apps, self._held)
-        self._report(conflicts)
         names = compute_names(self._apps.values())
-        if ports != self._published and (ports or self._published):
-            await self._gate.run(self._networks.publish, ports)
+        if self._refused or (ports != self._published and (ports or self._published)):
+            self._refused = await self._gate.run(self._networks.publish, ports)
         self._published = ports
+        self._report({**self._explain_refused(), **conflicts})
+        if self._refused:
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._dirty.set)
         for network in sorted({*names, *self._names}):
             wanted = names.get(network, {})
             if wanted != self._names.get(network):
@@ -112,6 +117,10 @@ class Publisher:
             if wanted:
                 raise
         self._names[network] = wanted
+
+    def _explain_refused(self) -> dict[str, str]:
+        """By app, why one of its ports is not published; it is tried again."""
+        return {self._held[claim]: why for claim, why in self._refused.items() if claim in self._held}
 
     def _report(self, conflicts: Mapping[str, str]) -> None:
         before, self.conflicts = self.conflicts, conflicts

@@ -56,6 +56,7 @@ def _render_services(worker: AppWorker) -> Iterable[dict[str, Any]]:
             "ready": len({container.slot for container in (*(c for c in mine if c.ready), *done)}),
             "completed": len({container.slot for container in done}),
             "image": worker.desired.images[worker.desired.image_keys[name]].reference,
+            "ports": [f"{p.host_ip}:{p.published}->{p.target}/{p.protocol}" for p in service.ports],
         }
 
 

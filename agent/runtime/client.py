@@ -77,6 +77,11 @@ class KeeperClient:
         self._reader = threading.Thread(target=self._read, name="keeper-client", daemon=True)
         self._reader.start()
 
+    @property
+    def connected(self) -> bool:
+        """Whether a keeper is there at this moment."""
+        return self._connection is not None
+
     def close(self) -> None:
         """Hang up; keeper and containers go on."""
         self._closed.set()

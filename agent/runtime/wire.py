@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SOCKET_NAME = "keeper.sock"
 LOCK_NAME = "keeper.lock"
+PID_NAME = "keeper.pid"
 JOURNAL_NAME = "keeper.log"
 STATE_DIRECTORY = "keeper"
 STATE_FILE = "state.json"

@@ -42,6 +42,11 @@ class DataLayout:
         """Compiled seccomp filters, by the hash of what they were compiled from."""
         return self.root / "seccomp"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the one agent that uses this data root."""
+        return self.root / "agent.lock"
+
     def container(self, container_id: str) -> Path:
         """The directory of one container."""
         return self.containers / container_id

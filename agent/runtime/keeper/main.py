@@ -14,7 +14,7 @@ from agent.runtime.keeper.become import raise_own_limits
 from agent.runtime.keeper.parts import Keeper
 from agent.runtime.keeper.sealed import close_image
 from agent.runtime.keeper.server import create_listener
-from agent.runtime.wire import LOCK_NAME
+from agent.runtime.wire import LOCK_NAME, PID_NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def main(options: dict[str, Any]) -> None:
         keeper = upgrade.resume(run_root, options["handover"])
     else:
         lock = take_lock(run_root)
+        _write_pid(run_root)
         keeper = Keeper(run_root, lock)
         adopt.adopt_all(keeper.supervisor)
         keeper.serve(create_listener(run_root), upgrade.upgrade)
@@ -54,6 +55,15 @@ def take_lock(run_root: str) -> int:
     except BlockingIOError:
         sys.exit(0)
     return lock
+
+
+def _write_pid(run_root: str) -> None:
+    """Note our pid for people and monitoring; nothing of ours trusts it."""
+    temporary = f"{run_root}/{PID_NAME}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.write(descriptor, b"%d\n" % os.getpid())
+    os.close(descriptor)
+    os.rename(temporary, f"{run_root}/{PID_NAME}")
 
 
 def _tell_ready(descriptor: int | None) -> None:

@@ -187,6 +187,7 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.published: tuple[PublishedPort, ...] = ()
+        self.refused: dict[tuple[str, int, str], str] = {}
         self.services: dict[str, Mapping[str, tuple[str, ...]]] = {}
         self.calls: list[str] = []
 
@@ -202,9 +203,10 @@ class FakeNetworks:
         self.calls.append(f"remove {name}")
         self.names.discard(name)
 
-    def publish(self, ports: Sequence[PublishedPort]) -> None:
+    def publish(self, ports: Sequence[PublishedPort]) -> Mapping[tuple[str, int, str], str]:
         self.calls.append("publish")
         self.published = tuple(ports)
+        return self.refused
 
     def set_service_names(self, network: str, names: Mapping[str, tuple[str, ...]]) -> None:
         if network not in self.names:

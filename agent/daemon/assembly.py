@@ -1,0 +1,67 @@
+"""Every long-lived object of an agent below the event loop, made once and let go in the reverse order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.builder.builder import Builder, BuilderParts
+from agent.controller.controller import Controller
+from agent.engine.engine import Engine
+from agent.engine.parts import Parts
+from agent.image.config import RegistryConfig
+from agent.image.store import ImageStore
+from agent.network.stack import NetworkStack
+from agent.runtime.cgroups import Cgroups
+from agent.runtime.client import KeeperClient
+from agent.runtime.protocol import KeeperEvent
+from agent.runtime.seccomp import SeccompStore
+from agent.settings import Settings
+from agent.store.database import Database
+from agent.store.layout import DataLayout
+from agent.telemetry.events import EventLog
+from agent.telemetry.metrics import Metrics
+from agent.volume.store import VolumeStore
+
+
+@dataclass
+class Agent:
+    """What the API is given; ``controller`` is made on the event loop."""
+
+    engine: Engine
+    events: EventLog
+    metrics: Metrics
+    database: Database
+    data_root: Path
+    controller: Controller = field(init=False)
+
+
+@contextlib.contextmanager
+def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
+    """An agent's parts for the length of a block. Raises HoldfastError when one of them cannot be made."""
+    with contextlib.ExitStack() as owned:
+        database = Database(layout.database)
+        owned.callback(database.close)
+        events = EventLog(database)
+        owned.callback(events.close)
+
+        def forward(event: KeeperEvent) -> None:
+            engine.on_keeper_event(event)
+
+        keeper = KeeperClient(settings.run_root, forward)
+        owned.callback(keeper.close)
+        config = RegistryConfig(
+            insecure_registries=settings.insecure_registries, docker_config=settings.docker_config
+        )
+        images = ImageStore(layout.root, database, config)
+        owned.callback(images.close)
+        networks = NetworkStack(settings.instance, settings.run_root, database)
+        owned.callback(networks.close)
+        cgroups, seccomp = Cgroups(settings.instance), SeccompStore(layout.seccomp)
+        builder = Builder(BuilderParts(images, keeper, networks, cgroups, seccomp, database, layout))
+        volumes = VolumeStore(layout.volumes, database)
+        engine = Engine(Parts(layout, database, keeper, cgroups, seccomp, images, volumes, networks, builder))
+        owned.callback(engine.close)
+        yield Agent(engine, events, Metrics(settings.instance), database, layout.root)

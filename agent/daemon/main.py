@@ -1,0 +1,65 @@
+"""The agent's process: from its settings to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+
+from agent import __version__
+from agent.api.server import serve
+from agent.controller.controller import Controller
+from agent.daemon.assembly import Agent, assemble
+from agent.daemon.greeting import greet
+from agent.daemon.lock import hold_lock
+from agent.settings import Settings
+from agent.source.directory import DirectorySource
+from agent.store.layout import DataLayout, RunLayout
+from agent.telemetry.logging import get_logger
+
+
+def run(settings: Settings) -> int:
+    """Run an agent until SIGTERM or SIGINT; containers go on. Raises HoldfastError when it cannot start."""
+    data, runtime = DataLayout(settings.data_root), RunLayout(settings.run_root)
+    data.create()
+    runtime.create()
+    hold_lock(runtime.lock, "the run root")
+    hold_lock(data.lock, "the data root")
+    log = get_logger("agent")
+    log.info("holdfast begins", version=__version__, state=str(settings.state), data_root=str(settings.data_root))
+    with assemble(settings, data) as agent:
+        agent.engine.start()
+        asyncio.run(_serve(settings, agent))
+        log.info("holdfast ends, containers go on", running=len(agent.engine.containers.list()))
+    return 0
+
+
+async def _serve(settings: Settings, agent: Agent) -> None:
+    """The controller, the API and the greeting, until a signal comes or one of them fails."""
+    source = DirectorySource(settings.state)
+    agent.controller = Controller(agent.engine, source, agent.events, agent.metrics, agent.database)
+    with _stop_signals() as stopped:
+        async with serve(agent, settings.api_hosts, settings.metrics):
+            get_logger("agent").info("listening", hosts=list(settings.api_hosts), metrics=settings.metrics or "off")
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(agent.controller.run(), name="controller"),
+                    group.create_task(greet(agent.controller, settings), name="greeting"),
+                ]
+                await stopped.wait()
+                for task in tasks:
+                    task.cancel()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        yield stopped
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,48 @@
+"""Taking away what a container consisted of, now or after a crash. Everything here may be done again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from agent.engine.parts import Parts
+from agent.errors import NotFound
+
+_TRASH = ".trash-"
+
+
+class Cleaner:
+    """Thread-safe; calls block."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def release(self, container_id: str) -> None:
+        """Give back what an ended container does not need any more; its files and logs stay. Raises HoldfastError."""
+        self._parts.networks.detach(container_id)
+        self._parts.cgroups.remove(container_id)
+        with contextlib.suppress(NotFound):
+            self._parts.keeper.delete(container_id)
+
+    def erase(self, container_id: str) -> None:
+        """Take everything of an ended container away but its record. Raises HoldfastError."""
+        self.release(container_id)
+        directory = self._parts.layout.container(container_id)
+        trash = directory.with_name(f"{_TRASH}{container_id}")
+        with contextlib.suppress(FileNotFoundError):
+            directory.rename(trash)
+            delete_tree(trash)
+
+    def sweep(self, known: Collection[str]) -> None:
+        """Remove what belongs to no container: the leftovers of a crash."""
+        self._parts.cgroups.sweep(known)
+        for path in self._parts.layout.containers.iterdir():
+            if path.name not in known:
+                delete_tree(path)
+
+
+def delete_tree(path: Path) -> None:
+    """Remove a tree that containers wrote; no link in it is followed. What cannot go now is left for the next sweep."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,147 @@
+"""From a container's configuration to a running process.
+
+The order is chosen for crashes: everything is made first, then the record, then the process. What is on the host
+without a record is swept at the next start, and a record without a process says what to take away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from agent.engine.assembly import Surroundings, compute_bundle, compute_init_mounts, compute_limits
+from agent.engine.cleanup import Cleaner
+from agent.engine.hostfiles import render_hosts, write_host_files
+from agent.engine.model import ContainerConfig, ContainerRecord, ContainerState
+from agent.engine.mounting import Mounter
+from agent.engine.parts import Parts
+from agent.engine.process import ResolvedProcess, compute_process
+from agent.engine.table import ContainerTable
+from agent.image.errors import translated_storage_errors
+from agent.network.model import Sandbox
+from agent.oci.imageconfig import ImageConfig
+from agent.oci.mount import Mount
+from agent.runtime.bundle import write_bundle
+from agent.runtime.defaults import compute_capabilities
+from agent.runtime.imageview import open_merged
+from agent.runtime.protocol import CreateRequest, LogSpec, OverlaySpec
+from agent.runtime.users import Identity, read_identity
+
+UPPER, WORK, LOGS = "upper", "work", "logs"
+_IDENTITIES = 512
+
+
+class Launcher:
+    """Makes and starts containers. Thread-safe; calls block."""
+
+    def __init__(self, parts: Parts, table: ContainerTable, cleaner: Cleaner) -> None:
+        self._parts = parts
+        self._table = table
+        self._cleaner = cleaner
+        self._mounter = Mounter(parts.volumes)
+        self._identities: dict[tuple[str, str], Identity] = {}
+
+    def launch(self, config: ContainerConfig) -> ContainerRecord:
+        """Make and start a container; returns its record. On any error nothing of it is left. Raises HoldfastError."""
+        image = self._parts.images.config(config.image)
+        process = compute_process(config, image)
+        record = ContainerRecord(secrets.token_hex(32), config, ContainerState.CREATED, created=time.time())
+        with contextlib.ExitStack() as undo, translated_storage_errors():
+            undo.callback(self._cleaner.erase, record.id)
+            networks = [(one.network, one.aliases) for one in config.networks]
+            hostname = config.hostname or config.name
+            sandbox = self._parts.networks.attach(record.id, hostname, networks, names=(config.name,))
+            record = replace(record, ip=sandbox.address, addresses=dict(sandbox.addresses))
+            request = self._prepare(record, image, process, sandbox)
+            self._table.add(record)
+            undo.callback(self._table.delete, [record.id])
+            pid = self._parts.keeper.run(request)
+            undo.pop_all()
+        self._table.advance(record.id, persist=False, state=ContainerState.RUNNING, pid=pid, started=time.time())
+        self._table.persist(record.id)
+        return self._table.get(record.id)
+
+    def _prepare(
+        self, record: ContainerRecord, image: ImageConfig, process: ResolvedProcess, sandbox: Sandbox
+    ) -> CreateRequest:
+        """Everything on disk and in the cgroup tree that the keeper needs."""
+        config, parts = record.config, self._parts
+        lower = parts.images.lowerdirs(config.image)
+        directory = self._make_directory(record.id, lower[0])
+        cgroup = parts.cgroups.create(record.id, compute_limits(config))
+        capabilities = compute_capabilities(config.security.cap_add, config.security.cap_drop)
+        with _View(lower) as view:
+            identity = self._identify(config.image, process.user, view)
+            mounts = self._mounter.prepare(config, image, view.open)
+        around = Surroundings(
+            identity=identity,
+            netns=sandbox.netns,
+            capabilities=capabilities,
+            mounts=(*_write_files(directory, config, sandbox), *compute_init_mounts(config), *mounts),
+            seccomp=parts.seccomp.render_profile(config.security.seccomp, capabilities),
+        )
+        write_bundle(directory, compute_bundle(config, process, around))
+        return CreateRequest(
+            id=record.id,
+            bundle=directory,
+            rootfs=OverlaySpec(lower, directory / UPPER, directory / WORK),
+            netns=sandbox.netns,
+            cgroup=cgroup,
+            seccomp_bpf=parts.seccomp.filter(config.security.seccomp, capabilities),
+            log=LogSpec(directory / LOGS),
+        )
+
+    def _make_directory(self, container_id: str, top: Path) -> Path:
+        """The container's directory; the root of its file system looks as that of its topmost layer."""
+        directory = self._parts.layout.container(container_id)
+        directory.mkdir(mode=0o700)
+        for name in (UPPER, WORK, LOGS):
+            (directory / name).mkdir(mode=0o700)
+        like = top.stat()
+        os.chown(directory / UPPER, like.st_uid, like.st_gid)
+        (directory / UPPER).chmod(like.st_mode & 0o7777)
+        return directory
+
+    def _identify(self, image: str, user: str, view: _View) -> Identity:
+        """Who the process is; an image's files never change, so it is looked up once."""
+        known = self._identities.get((image, user))
+        if known is None:
+            known = read_identity(view.open(), user)
+            if len(self._identities) >= _IDENTITIES:
+                self._identities.clear()
+            self._identities[image, user] = known
+        return known
+
+
+class _View:
+    """The merged image, opened when first asked for."""
+
+    def __init__(self, lower: tuple[Path, ...]) -> None:
+        self._lower = lower
+        self._descriptor = -1
+
+    def open(self) -> int:
+        """A descriptor of its root, valid inside of the block."""
+        if self._descriptor < 0:
+            self._descriptor = open_merged(self._lower)
+        return self._descriptor
+
+    def __enter__(self) -> _View:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+def _write_files(directory: Path, config: ContainerConfig, sandbox: Sandbox) -> tuple[Mount, ...]:
+    hostname = config.hostname or config.name
+    hosts = render_hosts(tuple(sandbox.addresses.values()), (hostname, config.name))
+    return write_host_files(directory, hostname, hosts, sandbox.dns, read_only=config.security.read_only)

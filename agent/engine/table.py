@@ -1,0 +1,99 @@
+"""The one list of containers: in memory for speed, in the database so that a crash forgets nothing.
+
+States only grow: a change that would move a container backwards is dropped here, so that late or repeated
+events do no harm.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from agent.engine.model import ContainerRecord, ContainerState
+from agent.engine.records import decode_record, encode_record
+from agent.errors import Conflict, NotFound
+from agent.store.database import Database
+
+_ORDER = {state: position for position, state in enumerate(ContainerState)}
+_KIND = "container"
+
+
+class ContainerTable:
+    """Every container of this agent, by id. Thread-safe; records are immutable values."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._records = {key: decode_record(value) for key, value in database.all(_KIND).items()}
+        self._snapshot: tuple[ContainerRecord, ...] | None = None
+
+    def all(self) -> tuple[ContainerRecord, ...]:
+        """All records, oldest first. Cheap: the tuple is shared until something changes."""
+        with self._lock:
+            if self._snapshot is None:
+                self._snapshot = tuple(sorted(self._records.values(), key=lambda record: record.created))
+            return self._snapshot
+
+    def get(self, container_id: str) -> ContainerRecord:
+        """The record of an id. Raises NotFound."""
+        record = self._records.get(container_id)
+        if record is None:
+            raise NotFound(f"no container {container_id[:12]}", hint="holdfast ps lists them")
+        return record
+
+    def knows(self, container_id: str) -> bool:
+        """Whether there is a container of that id."""
+        return container_id in self._records
+
+    def find(self, name: str) -> ContainerRecord:
+        """The container of an id, a name (the newest, if a replacement shares it) or an unambiguous id prefix."""
+        if name in self._records:
+            return self.get(name)
+        records = self.all()
+        named = [record for record in records if record.name == name]
+        if named:
+            return max(named, key=lambda record: (record.state is ContainerState.RUNNING, record.created))
+        matches = [record for record in records if len(name) >= 4 and record.id.startswith(name)]
+        if len(matches) > 1:
+            raise Conflict(f"{name!r} is the beginning of {len(matches)} container ids", hint="give more of it")
+        return matches[0] if matches else self.get(name)
+
+    def add(self, record: ContainerRecord) -> None:
+        """Store a new record; on disk before it returns."""
+        self._database.put(_KIND, record.id, encode_record(record))
+        with self._lock:
+            self._records[record.id] = record
+            self._snapshot = None
+
+    def advance(self, container_id: str, *, persist: bool = True, **changes: Any) -> ContainerRecord | None:
+        """Apply ``changes``; None when there is no such container or its state would move backwards or stay."""
+        with self._lock:
+            old = self._records.get(container_id)
+            if old is None or _ORDER[changes.get("state", old.state)] <= _ORDER[old.state]:
+                return None
+            new = replace(old, **changes)
+            self._records[container_id] = new
+            self._snapshot = None
+        if persist:
+            self.persist(container_id)
+        return new
+
+    def persist(self, container_id: str) -> None:
+        """Write the record as it is now, never an older one over a newer; nothing to do when it is gone."""
+        with self._writing:
+            record = self._records.get(container_id)
+            if record is not None:
+                self._database.put(_KIND, container_id, encode_record(record))
+
+    def delete(self, container_ids: Iterable[str]) -> None:
+        """Forget containers, on disk first."""
+        ids = tuple(container_ids)
+        with self._writing:
+            self._database.delete(_KIND, *ids)
+            with self._lock:
+                for container_id in ids:
+                    self._records.pop(container_id, None)
+                self._snapshot = None

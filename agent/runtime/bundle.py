@@ -1,0 +1,138 @@
+"""OCI bundles: a directory with config.json and rootfs, as the runtime specification 1.0.2 describes it.
+
+The keeper runs it, and so does any other OCI runtime once the snapshot is mounted on ``rootfs``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.errors import Stalled
+from agent.oci.mount import Mount, encode_mount
+from agent.runtime.cgroups import CgroupLimits
+from agent.runtime.defaults import MASKED_PATHS, READONLY_PATHS, compute_mounts
+from agent.runtime.users import Identity
+
+OCI_VERSION = "1.0.2"
+CONFIG_NAME, ROOTFS_NAME = "config.json", "rootfs"
+CPU_PERIOD_US = 100_000
+_NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """The process to run. ``env`` is complete; ``capabilities`` are those a root process gets, and the most that
+    any can; ``rlimits`` are (name without RLIMIT_, soft, hard), -1 for unlimited."""
+
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    identity: Identity
+    capabilities: tuple[str, ...]
+    no_new_privileges: bool = False
+    rlimits: tuple[tuple[str, int, int], ...] = ()
+    terminal: bool = False
+
+
+@dataclass(frozen=True)
+class BundleSpec:
+    """All of config.json. ``mounts`` come after those every container has; ``seccomp`` is the specification's own
+    object; without ``netns`` the network namespace is a new one, with loopback only."""
+
+    process: ProcessSpec
+    hostname: str
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
+    shm_size: int = 64 << 20
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    netns: Path | None = None
+    limits: CgroupLimits = CgroupLimits()
+    seccomp: Mapping[str, Any] | None = None
+
+
+def write_bundle(directory: Path, spec: BundleSpec) -> None:
+    """Write config.json and make ``rootfs`` in an existing directory. Raises OSError, Stalled."""
+    (directory / ROOTFS_NAME).mkdir(mode=0o755, exist_ok=True)
+    text = json.dumps(render_config(spec), separators=(",", ":"))
+    (directory / CONFIG_NAME).write_text(text)
+
+
+def read_process(directory: Path) -> dict[str, Any]:
+    """The ``process`` object of a bundle's config.json. Raises OSError."""
+    document: dict[str, Any] = json.loads((directory / CONFIG_NAME).read_bytes())
+    process: dict[str, Any] = document["process"]
+    return process
+
+
+def render_config(spec: BundleSpec) -> dict[str, Any]:
+    """config.json as a mapping. Raises Stalled for what the specification cannot hold."""
+    mounts = _order_mounts((*compute_mounts(spec.shm_size), *spec.mounts))
+    network = {"type": "network", "path": str(spec.netns)} if spec.netns else {"type": "network"}
+    linux: dict[str, Any] = {
+        "namespaces": [*({"type": kind} for kind in _NAMESPACES), network],
+        "resources": _render_resources(spec.limits),
+        "maskedPaths": list(MASKED_PATHS),
+        "readonlyPaths": list(READONLY_PATHS),
+    }
+    if spec.sysctls:
+        linux["sysctl"] = dict(spec.sysctls)
+    if spec.seccomp is not None:
+        linux["seccomp"] = spec.seccomp
+    return {
+        "ociVersion": OCI_VERSION,
+        "process": _render_process(spec.process),
+        "root": {"path": ROOTFS_NAME, "readonly": spec.read_only},
+        "hostname": spec.hostname,
+        "mounts": [encode_mount(mount) for mount in mounts],
+        "linux": linux,
+    }
+
+
+def _order_mounts(mounts: tuple[Mount, ...]) -> list[Mount]:
+    """The last mount of a destination wins, and what lies deeper is mounted later."""
+    chosen = {mount.destination: mount for mount in mounts}
+    if chosen["/proc"].type != "proc":
+        raise Stalled("nothing may be mounted over /proc", reason="InvalidMount", hint="choose another target")
+    return sorted(chosen.values(), key=lambda mount: mount.destination.count("/"))
+
+
+def _render_process(process: ProcessSpec) -> dict[str, Any]:
+    identity = process.identity
+    effective = list(process.capabilities) if identity.uid == 0 else []
+    return {
+        "terminal": process.terminal,
+        "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.groups)},
+        "args": list(process.args),
+        "env": [f"{name}={value}" for name, value in process.env.items()],
+        "cwd": process.cwd,
+        "capabilities": {
+            "bounding": list(process.capabilities),
+            "effective": effective,
+            "permitted": effective,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": [_render_limit(*limit) for limit in process.rlimits],
+        "noNewPrivileges": process.no_new_privileges,
+    }
+
+
+def _render_limit(name: str, soft: int, hard: int) -> dict[str, Any]:
+    unlimited = (1 << 64) - 1
+    values = [unlimited if value < 0 else value for value in (soft, hard)]
+    return {"type": f"RLIMIT_{name.upper()}", "soft": values[0], "hard": values[1]}
+
+
+def _render_resources(limits: CgroupLimits) -> dict[str, Any]:
+    resources: dict[str, Any] = {}
+    if limits.memory is not None:
+        resources["memory"] = {"limit": limits.memory}
+    if limits.cpus is not None:
+        resources["cpu"] = {"quota": max(int(limits.cpus * CPU_PERIOD_US), 1000), "period": CPU_PERIOD_US}
+    if limits.pids is not None:
+        resources["pids"] = {"limit": limits.pids}
+    return resources
