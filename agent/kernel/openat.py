@@ -32,6 +32,8 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
 
     The kernel answers EAGAIN when a rename races with a confined walk; it is asked again a bounded number of times.
     """
+    if "\0" in path:
+        raise OSError(22, "a NUL in the path would cut it short", path)
     how = _HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(_RACE_RETRIES):
         try:
