@@ -1,0 +1,99 @@
+"""A Dockerfile's text as logical lines: directives read, comments dropped, continuations joined. Pure."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+DEFAULT_ESCAPE = "\\"
+_DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z")
+_BUILT_IN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::(?:latest|1(?:\.\d+){0,2}))?\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class LogicalLine:
+    """One instruction's text with its continuations joined; ``marks`` say where its pieces come from."""
+
+    text: str
+    marks: tuple[tuple[int, int, int], ...]
+
+    def locate(self, offset: int = 0) -> tuple[int, int]:
+        """Line and column (from 1) of a character of ``text``."""
+        start, line, column = self.marks[bisect_right(self.marks, (offset, 1 << 60, 0)) - 1]
+        return line, column + offset - start
+
+
+@dataclass
+class Directives:
+    """What the comments at the very top ask for; ``problems`` are (line, column, message)."""
+
+    escape: str = DEFAULT_ESCAPE
+    problems: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+def read_directives(text: str) -> Directives:
+    """Read the parser directives. A frontend other than the built-in one is refused (attack row 56)."""
+    found = Directives()
+    seen: set[str] = set()
+    for number, raw in enumerate(text.split("\n"), start=1):
+        match = _DIRECTIVE.match(raw.strip())
+        if match is None:
+            break
+        name, value = match[1].lower(), match[2]
+        fault = f"the directive {name} is given twice" if name in seen else _apply(found, name, value)
+        seen.add(name)
+        if fault:
+            found.problems.append((number, 1, fault))
+    return found
+
+
+def _apply(found: Directives, name: str, value: str) -> str:
+    if name == "escape":
+        if value not in ("\\", "`"):
+            return "escape must be \\ or `"
+        found.escape = value
+    elif name == "syntax" and not _BUILT_IN.match(value):
+        return f"the frontend {value} is not supported: only docker/dockerfile:1, which is built in"
+    elif name == "check" and any(not part.strip().startswith("skip=") for part in value.split(";")):
+        return "of the directive check only skip= is supported: there are no checks to fail"
+    return ""
+
+
+class LineReader:
+    """Gives out logical lines one by one."""
+
+    def __init__(self, text: str, escape: str) -> None:
+        self._lines = [line.removesuffix("\r") for line in text.split("\n")]
+        self._next = 0
+        self._continued = re.compile(rf"(?<!{re.escape(escape)}){re.escape(escape)}[ \t]*\Z")
+
+    def read(self) -> LogicalLine | None:
+        """The next instruction's line; None at the end."""
+        pieces: list[str] = []
+        marks: list[tuple[int, int, int]] = []
+        length = 0
+        while self._next < len(self._lines):
+            line = self._lines[self._next]
+            self._next += 1
+            stripped = line.lstrip()
+            if not stripped or stripped.startswith("#"):
+                continue
+            piece = line if pieces else stripped
+            match = self._continued.search(piece)
+            kept = piece[: match.start()] if match else piece
+            marks.append((length, self._next, len(line) - len(piece) + 1))
+            pieces.append(kept)
+            length += len(kept)
+            if match is None:
+                break
+        text = "".join(pieces).rstrip()
+        return LogicalLine(text, tuple(marks)) if text else (self.read() if pieces else None)
+
+    def skip_heredoc(self, word: str, *, tabs: bool) -> None:
+        """Skip the text of a here-document, so that it is not taken for instructions."""
+        while self._next < len(self._lines):
+            line = self._lines[self._next]
+            self._next += 1
+            if (line.lstrip("\t") if tabs else line) == word:
+                return

@@ -1,0 +1,140 @@
+"""A Dockerfile's text to stages of instructions, or all of its problems at once. Pure and total.
+
+Any text gives a Dockerfile or InvalidDockerfile. The grammar is that of docs.docker.com/reference/dockerfile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from agent.builder import grammar
+from agent.builder.expansion import ExpansionError
+from agent.builder.faults import raise_problems
+from agent.builder.grammar import Line
+from agent.builder.instructions import Arg, Dockerfile, From, Instruction, Stage
+from agent.builder.lines import LineReader, LogicalLine, read_directives
+from agent.builder.words import SyntaxFault, find_heredocs
+from agent.errors import Problem
+
+MAX_DOCKERFILE = 1 << 20
+MAX_INSTRUCTIONS = 2000
+MAX_PROBLEMS = 100
+_PARSERS: dict[str, Callable[[Line], Instruction]] = {
+    "ARG": grammar.parse_arg,
+    "CMD": grammar.parse_cmd,
+    "COPY": grammar.parse_copy,
+    "ENTRYPOINT": grammar.parse_entrypoint,
+    "ENV": grammar.parse_env,
+    "EXPOSE": grammar.parse_expose,
+    "FROM": grammar.parse_from,
+    "HEALTHCHECK": grammar.parse_healthcheck,
+    "LABEL": grammar.parse_label,
+    "RUN": grammar.parse_run,
+    "STOPSIGNAL": grammar.parse_stopsignal,
+    "USER": grammar.parse_user,
+    "VOLUME": grammar.parse_volume,
+    "WORKDIR": grammar.parse_workdir,
+}
+_LATER = {
+    "ADD": "COPY copies files and directories",
+    "MAINTAINER": "use LABEL org.opencontainers.image.authors=...",
+    "ONBUILD": "write the instruction into the Dockerfile that needs it",
+    "SHELL": 'use the exec form: RUN ["bash", "-c", "..."]',
+}
+
+
+def decode_dockerfile(data: bytes, file: str) -> Dockerfile:
+    """Parse a file's bytes; ``file`` names it in messages. Raises InvalidDockerfile."""
+    fault = ""
+    text = ""
+    if len(data) > MAX_DOCKERFILE:
+        fault = f"is longer than {MAX_DOCKERFILE >> 10} KiB"
+    else:
+        try:
+            text = data.removeprefix(b"\xef\xbb\xbf").decode()
+        except UnicodeDecodeError as error:
+            fault = f"is not UTF-8: byte {error.start} is {data[error.start]:#04x}"
+    if "\0" in text:
+        fault = "holds a NUL byte"
+    raise_problems([Problem(file, 0, 0, f"the Dockerfile {fault}")] if fault else [])
+    return parse_dockerfile(text, file)
+
+
+def parse_dockerfile(text: str, file: str) -> Dockerfile:
+    """Parse a Dockerfile. Raises InvalidDockerfile with all that is wrong in it."""
+    return _Parser(text, file).run()
+
+
+class _Parser:
+    def __init__(self, text: str, file: str) -> None:
+        directives = read_directives(text)
+        self._file = file
+        self._escape = directives.escape
+        self._reader = LineReader(text, directives.escape)
+        self._problems = [Problem(file, *problem) for problem in directives.problems]
+        self._arguments: list[Arg] = []
+        self._stages: list[tuple[From, list[Instruction]]] = []
+
+    def run(self) -> Dockerfile:
+        count = 0
+        while (line := self._reader.read()) is not None and len(self._problems) < MAX_PROBLEMS:
+            count += 1
+            if count > MAX_INSTRUCTIONS:
+                self._complain(line, 0, f"there are more than {MAX_INSTRUCTIONS} instructions")
+                break
+            self._take(line)
+        if not self._stages and not self._problems:
+            self._problems.append(Problem(self._file, 0, 0, "the Dockerfile has no FROM"))
+        raise_problems(self._problems)
+        stages = tuple(Stage(origin, tuple(found)) for origin, found in self._stages)
+        return Dockerfile(self._file, self._escape, tuple(self._arguments), stages)
+
+    def _complain(self, line: LogicalLine, offset: int, message: str) -> None:
+        self._problems.append(Problem(self._file, *line.locate(offset), message))
+
+    def _take(self, line: LogicalLine) -> None:
+        words = line.text.split(None, 1)
+        keyword, start = words[0].upper(), len(words[0])
+        if keyword in ("RUN", "COPY", "ADD") and self._refuse_heredocs(line, start):
+            return
+        parser = _PARSERS.get(keyword)
+        if parser is None:
+            self._complain(line, 0, _explain_unknown(keyword))
+            return
+        try:
+            instruction = parser(Line(line, start, self._escape))
+        except (SyntaxFault, ExpansionError) as error:
+            self._complain(line, error.offset, f"{keyword}: {error}")
+            if keyword == "FROM":
+                self._stages.append((From(*line.locate(), line.text, "scratch"), []))
+            return
+        self._place(line, keyword, instruction)
+
+    def _place(self, line: LogicalLine, keyword: str, instruction: Instruction) -> None:
+        if isinstance(instruction, From):
+            names = {origin.name for origin, _ in self._stages if origin.name}
+            if instruction.name in names:
+                self._complain(line, 0, f"FROM: there is a stage {instruction.name} already")
+            self._stages.append((instruction, []))
+        elif self._stages:
+            self._stages[-1][1].append(instruction)
+        elif isinstance(instruction, Arg):
+            self._arguments.append(instruction)
+        else:
+            self._complain(line, 0, f"{keyword} stands before the first FROM; only ARG can")
+
+    def _refuse_heredocs(self, line: LogicalLine, start: int) -> bool:
+        found = find_heredocs(line.text, start)
+        for _, mark, tabs in found:
+            self._reader.skip_heredoc(mark, tabs=tabs)
+        if found:
+            self._complain(line, found[0][0].offset, "here-documents are not supported yet: use && and \\, or a file")
+        return bool(found)
+
+
+def _explain_unknown(keyword: str) -> str:
+    if keyword in _LATER:
+        return f"{keyword} is not supported yet: {_LATER[keyword]}"
+    near = get_close_matches(keyword[:40], [*_PARSERS, *_LATER], 1)
+    return f"unknown instruction {keyword[:40]}" + (f"; did you mean {near[0]}?" if near else "")
