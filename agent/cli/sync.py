@@ -43,7 +43,7 @@ def sync(wait: float, as_json: bool, host: str) -> int:
 def down(as_json: bool, host: str) -> int:
     """Stop and remove everything the agent owns: containers, networks, rules. Volumes and images stay.
 
-    The agent stays down until `holdfast sync`, a change in the state directory, or its next start.
+    It stays down, also when the agent starts again, until `holdfast sync` or a change in the state directory.
 
     \b
     holdfast down

@@ -52,9 +52,7 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
 
         keeper = KeeperClient(settings.run_root, forward)
         owned.callback(keeper.close)
-        config = RegistryConfig(
-            insecure_registries=settings.insecure_registries, docker_config=settings.docker_config
-        )
+        config = RegistryConfig(insecure_registries=settings.insecure_registries, docker_config=settings.docker_config)
         images = ImageStore(layout.root, database, config)
         owned.callback(images.close)
         networks = NetworkStack(settings.instance, settings.run_root, database)

@@ -1,4 +1,4 @@
-"""From what a user wants run in a container to the keeper's request: the container's own values, but for what is named."""
+"""From what a user wants run in a container to the keeper's request: its own values, but for what is named."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from agent.runtime.bundle import write_bundle
 from agent.runtime.defaults import compute_capabilities
 from agent.runtime.imageview import open_merged
 from agent.runtime.protocol import CreateRequest, LogSpec, OverlaySpec
+from agent.runtime.seccomp import render_profile
 from agent.runtime.users import Identity, read_identity
 
 UPPER, WORK, LOGS = "upper", "work", "logs"
@@ -51,13 +52,13 @@ class Launcher:
         image = self._parts.images.config(config.image)
         process = compute_process(config, image)
         record = ContainerRecord(secrets.token_hex(32), config, ContainerState.CREATED, created=time.time())
-        with contextlib.ExitStack() as undo, translated_storage_errors():
+        with contextlib.ExitStack() as held, contextlib.ExitStack() as undo, translated_storage_errors():
             undo.callback(self._cleaner.erase, record.id)
             networks = [(one.network, one.aliases) for one in config.networks]
             hostname = config.hostname or config.name
             sandbox = self._parts.networks.attach(record.id, hostname, networks, names=(config.name,))
             record = replace(record, ip=sandbox.address, addresses=dict(sandbox.addresses))
-            request = self._prepare(record, image, process, sandbox)
+            request = self._prepare(record, image, process, sandbox, held)
             self._table.add(record)
             undo.callback(self._table.delete, [record.id])
             pid = self._parts.keeper.run(request)
@@ -67,7 +68,12 @@ class Launcher:
         return self._table.get(record.id)
 
     def _prepare(
-        self, record: ContainerRecord, image: ImageConfig, process: ResolvedProcess, sandbox: Sandbox
+        self,
+        record: ContainerRecord,
+        image: ImageConfig,
+        process: ResolvedProcess,
+        sandbox: Sandbox,
+        held: contextlib.ExitStack,
     ) -> CreateRequest:
         """Everything on disk and in the cgroup tree that the keeper needs."""
         config, parts = record.config, self._parts
@@ -77,13 +83,13 @@ class Launcher:
         capabilities = compute_capabilities(config.security.cap_add, config.security.cap_drop)
         with _View(lower) as view:
             identity = self._identify(config.image, process.user, view)
-            mounts = self._mounter.prepare(config, image, view.open)
+            mounts = self._mounter.prepare(config, image, view.open, held)
         around = Surroundings(
             identity=identity,
             netns=sandbox.netns,
             capabilities=capabilities,
             mounts=(*_write_files(directory, config, sandbox), *compute_init_mounts(config), *mounts),
-            seccomp=parts.seccomp.render_profile(config.security.seccomp, capabilities),
+            seccomp=render_profile(config.security.seccomp, capabilities),
         )
         write_bundle(directory, compute_bundle(config, process, around))
         return CreateRequest(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from agent.engine.model import ContainerConfig, MountConfig, MountKind
@@ -21,10 +23,16 @@ class Mounter:
     def __init__(self, volumes: VolumeStore) -> None:
         self._volumes = volumes
 
-    def prepare(self, config: ContainerConfig, image: ImageConfig, view: Callable[[], int]) -> tuple[Mount, ...]:
-        """The mounts of a container, those of its image's VOLUMEs included. Raises HoldfastError."""
+    def prepare(
+        self, config: ContainerConfig, image: ImageConfig, view: Callable[[], int], held: ExitStack
+    ) -> tuple[Mount, ...]:
+        """The mounts of a container, those of its image's VOLUMEs included. Raises HoldfastError.
+
+        They are good for as long as ``held`` is not closed: a part of a volume is mounted by descriptor, because a
+        container that shares the volume may exchange what lies at a path.
+        """
         wanted = (*self._declared(config, image), *config.mounts)
-        return tuple(self._prepare(mount, view) for mount in wanted)
+        return tuple(self._prepare(mount, view, held) for mount in wanted)
 
     def _declared(self, config: ContainerConfig, image: ImageConfig) -> Iterable[MountConfig]:
         """A volume of the container's name for each VOLUME of the image that nothing else covers."""
@@ -35,24 +43,32 @@ class Mounter:
                 name = f"{config.name}_{hashlib.sha256(destination.encode()).hexdigest()[:12]}"
                 yield MountConfig(MountKind.VOLUME, destination, name)
 
-    def _prepare(self, mount: MountConfig, view: Callable[[], int]) -> Mount:
+    def _prepare(self, mount: MountConfig, view: Callable[[], int], held: ExitStack) -> Mount:
         match mount.kind:
             case MountKind.BIND:
                 return _prepare_bind(mount)
             case MountKind.VOLUME:
-                return self._prepare_volume(mount, view)
+                return self._prepare_volume(mount, view, held)
             case MountKind.TMPFS:
                 return _prepare_tmpfs(mount)
 
-    def _prepare_volume(self, mount: MountConfig, view: Callable[[], int]) -> Mount:
-        if self._volumes.find(mount.source) is None:
-            self._volumes.ensure(mount.source, {})
-        if mount.copy_up and not mount.subpath and self._volumes.is_unfilled(mount.source):
-            self._volumes.fill(mount.source, view(), mount.destination)
-        path = self._volumes.path(mount.source)
+    def _prepare_volume(self, mount: MountConfig, view: Callable[[], int], held: ExitStack) -> Mount:
+        name = mount.source
+        if self._volumes.find(name) is None:
+            self._volumes.ensure(name, {})
+        source = self._volumes.path(name)
+        if mount.copy_up and not mount.subpath and _is_empty(source):
+            self._volumes.fill(name, view(), mount.destination)
         if mount.subpath:
-            path = self._volumes.open_subpath(mount.source, mount.subpath)
-        return Mount("bind", str(path), _plain(mount.destination), ("bind", "rprivate", *_access(mount)))
+            descriptor = self._volumes.open_subpath(name, mount.subpath)
+            held.callback(os.close, descriptor)
+            source = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        return Mount("bind", str(source), _plain(mount.destination), ("bind", "rprivate", *_access(mount)))
+
+
+def _is_empty(directory: Path) -> bool:
+    with os.scandir(directory) as entries:
+        return next(entries, None) is None
 
 
 def _prepare_bind(mount: MountConfig) -> Mount:

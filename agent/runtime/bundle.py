@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.errors import Stalled
 from agent.oci.mount import Mount, encode_mount
-from agent.runtime.cgroups import CgroupLimits
+from agent.runtime.cgroups import NO_LIMITS, CgroupLimits
 from agent.runtime.defaults import MASKED_PATHS, READONLY_PATHS, compute_mounts
 from agent.runtime.users import Identity
 
@@ -50,7 +50,7 @@ class BundleSpec:
     shm_size: int = 64 << 20
     sysctls: Mapping[str, str] = field(default_factory=dict)
     netns: Path | None = None
-    limits: CgroupLimits = CgroupLimits()
+    limits: CgroupLimits = NO_LIMITS
     seccomp: Mapping[str, Any] | None = None
 
 
