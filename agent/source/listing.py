@@ -1,0 +1,120 @@
+"""Which apps a state directory holds: YAML files directly in it, and sub-directories with a Compose file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.errors import Refused
+from agent.source.place import Place, unavailable
+from agent.source.stamps import Stamp, is_sound, take_stamp
+from agent.spec.app import COMPOSE_FILES
+
+APP_LIMIT = 10_000
+_SUFFIXES = (".yaml", ".yml")
+_OVERRIDES = tuple(name.replace(".", ".override.", 1) for name in COMPOSE_FILES)
+Names = tuple[Stamp, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A file that wants to be an app; ``path`` is relative to the state directory. ``problem``: why it is not read."""
+
+    key: str
+    path: str
+    problem: str = ""
+
+
+@dataclass
+class Listing:
+    """The claims by key, and the names in the sub-directories, for the next time."""
+
+    claims: dict[str, list[Claim]] = field(default_factory=dict)
+    directories: dict[str, Names] = field(default_factory=dict)
+
+    def add(self, claim: Claim) -> None:
+        """Note a claim."""
+        self.claims.setdefault(claim.key, []).append(claim)
+        if len(self.claims) > APP_LIMIT:
+            raise Refused(f"the state directory holds more than {APP_LIMIT} apps")
+
+
+def list_apps(place: Place, known: Mapping[str, Names]) -> Listing:
+    """All claims. ``known`` are the names in sub-directories at an earlier time. Raises Waiting when the directory
+    cannot be read, Refused when it holds too much."""
+    listing = Listing()
+    try:
+        with os.scandir(place.descriptor) as entries:
+            for entry in entries:
+                if not is_ignored(entry.name):
+                    _look(place, entry, listing, known)
+    except OSError as error:
+        raise unavailable(place.path, error) from None
+    return listing
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a name is hidden, or that of a backup or an editor's own file."""
+    return name.startswith((".", "#")) or name.endswith("~")
+
+
+def _look(place: Place, entry: os.DirEntry[str], listing: Listing, known: Mapping[str, Names]) -> None:
+    name = entry.name
+    is_directory = _is_directory(entry)
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - str, on the hot path
+    if not is_directory and suffix.lower() not in _SUFFIXES:
+        return
+    key = name if is_directory else stem
+    shown = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if not name.isprintable():
+        listing.add(Claim(shown, name, "the name holds control characters or is not UTF-8: rename it"))
+    elif not is_directory:
+        listing.add(Claim(key, name))
+    elif entry.is_symlink() and not place.is_inside(os.path.realpath(f"{place.real}/{name}")):
+        if any(Path(place.real, name, file).exists() for file in COMPOSE_FILES):
+            listing.add(Claim(key, name, "a link leads out of the state directory"))
+    else:
+        _look_inside(place, name, listing, known)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _look_inside(place: Place, name: str, listing: Listing, known: Mapping[str, Names]) -> None:
+    """Every Compose file of a sub-directory is a claim, so that two of them are noticed."""
+    try:
+        names = _list_names(f"{place.real}/{name}", name, listing, known)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        listing.add(Claim(name, name, f"cannot be read: {error.strerror}"))
+        return
+    found = [file for file in COMPOSE_FILES if file in names]
+    for file in found:
+        listing.add(Claim(name, f"{name}/{file}"))
+    for file in _OVERRIDES:
+        if found and file in names:
+            problem = "override files are not supported yet: merge it into the file that it overrides"
+            listing.add(Claim(name, f"{name}/{file}", problem))
+
+
+def _list_names(real: str, name: str, listing: Listing, known: Mapping[str, Names]) -> tuple[str, ...]:
+    now = time.time_ns()
+    stamp = take_stamp(real)
+    before = known.get(name)
+    if before is not None and before[0] == stamp:
+        listing.directories[name] = before
+        return before[1]
+    interesting = {*COMPOSE_FILES, *_OVERRIDES}
+    with os.scandir(real) as entries:
+        names = tuple(sorted(entry.name for entry in entries if entry.name in interesting))
+    if is_sound(stamp, now):
+        listing.directories[name] = (stamp, names)
+    return names

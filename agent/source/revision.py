@@ -1,0 +1,58 @@
+"""The desired state at one moment, and what its reading saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.errors import Problem
+from agent.source.stamps import Stamp
+from agent.spec.digest import canonical_digest
+from agent.spec.model import App
+
+
+@dataclass(frozen=True)
+class AppFiles:
+    """One app as it was read. ``key``: the name of its file without suffix, or of its directory. ``digest`` covers the
+    content of every file that was read, the state of its build contexts, the resolved app and the problems. ``app`` is
+    None when there are problems."""
+
+    key: str
+    path: Path
+    digest: str
+    app: App | None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an app was read from: it is unchanged while all of this is. ``sound`` is False when a later change might
+    not show in a stamp; ``path`` is relative to the state directory."""
+
+    path: str
+    stamps: Mapping[str, Stamp | None]
+    contexts: Mapping[str, str]
+    sound: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one scan leaves to the next: by app key, and the names in sub-directories by their path."""
+
+    apps: Mapping[str, Seen] = field(default_factory=dict)
+    directories: Mapping[str, tuple[Stamp, tuple[str, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Revision:
+    """The whole desired state. Unchanged apps are the very same objects as in the revision before."""
+
+    id: str
+    apps: Mapping[str, AppFiles]
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
+
+
+def make_revision(apps: Mapping[str, AppFiles], memory: Memory) -> Revision:
+    """The revision of these apps; its id says what they are."""
+    return Revision(canonical_digest({key: files.digest for key, files in apps.items()}), apps, memory)
