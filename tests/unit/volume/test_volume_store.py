@@ -15,6 +15,10 @@ from agent.volume.model import VolumeNotFound
 from agent.volume.store import VolumeStore
 
 
+def names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     database = Database(tmp_path / "holdfast.db")
@@ -45,7 +49,7 @@ def test_ensure_makes_once_and_keeps_everything(store: VolumeStore, root: Path) 
         0o700,
         0o755,
     )
-    assert sorted(os.listdir(root)) == ["app_data"]
+    assert names(root) == ["app_data"]
 
 
 def test_listing_is_shared_until_something_changes(store: VolumeStore) -> None:
@@ -97,7 +101,7 @@ def test_what_a_crash_left_behind_goes(root: Path, database: Database) -> None:
     (root / "half").mkdir()
     (root / "lost+found").mkdir()
     store = VolumeStore(root, database)
-    assert (store.list(), sorted(os.listdir(root))) == ((), ["half", "lost+found"])
+    assert (store.list(), names(root)) == ((), ["half", "lost+found"])
     store.ensure("half", {})
     assert store.path("half").is_dir()
 
@@ -108,7 +112,7 @@ def test_bad_names_are_refused(store: VolumeStore, root: Path, name: str) -> Non
         with pytest.raises(Refused) as caught:
             call()
         assert caught.value.reason == "InvalidVolumeName"
-    assert os.listdir(root) == []
+    assert names(root) == []
 
 
 @pytest.mark.parametrize("name", ["a", "0", "a.b-c_D", "x" * 255])
@@ -146,7 +150,7 @@ def test_no_link_is_followed_to_a_volume(store: VolumeStore, root: Path, tmp_pat
             call()
         assert caught.value.reason in ("VolumeDamaged", "VolumeFailed", "VolumeNotFound")
     os.close(source)
-    assert (sorted(os.listdir(decoy)), os.listdir(decoy / "_data")) == (["_data"], ["secret"])
+    assert (names(decoy), names(decoy / "_data")) == (["_data"], ["secret"])
 
 
 def test_remove_deletes_the_data_and_only_that(store: VolumeStore, root: Path, database: Database) -> None:
@@ -158,7 +162,7 @@ def test_remove_deletes_the_data_and_only_that(store: VolumeStore, root: Path, d
     (root / "gone/_data/link").symlink_to(outside)
     store.remove("gone")
     assert ([record.name for record in store.list()], list(database.all("volume"))) == (["kept"], ["kept"])
-    assert (os.listdir(root), (outside / "file").read_text()) == (["kept"], "x")
+    assert (names(root), (outside / "file").read_text()) == (["kept"], "x")
     with pytest.raises(NotFound):
         store.remove("gone")
 
@@ -191,4 +195,4 @@ def test_many_threads_make_one_volume(store: VolumeStore, root: Path) -> None:
         thread.join()
     assert len(found) == 16
     assert len({id(record) for record in found}) == 1
-    assert os.listdir(root) == ["one"]
+    assert names(root) == ["one"]
