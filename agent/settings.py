@@ -22,6 +22,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     metrics: str | None = DEFAULT_METRICS
     insecure_registries: tuple[str, ...] = ()
+    spawn_keeper: bool = True
     docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")
 
     @property

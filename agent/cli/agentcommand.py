@@ -48,6 +48,13 @@ from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT,
     help="Speak plain HTTP to it (loopback always may); repeatable.",
 )
 @click.option(
+    "--keeper",
+    type=click.Choice(["start", "await"]),
+    default="start",
+    show_default=True,
+    help="`await` the parent of all containers where a service manager runs it; else start it.",
+)
+@click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **options: object) -> int:
@@ -78,5 +85,6 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
         hosts=hosts,
         metrics=None if metrics in ("", "off", "none") else metrics,
         insecure_registries=registries,
+        spawn_keeper=options["keeper"] == "start",
     )
     return run(settings)

@@ -50,7 +50,7 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
         def forward(event: KeeperEvent) -> None:
             engine.on_keeper_event(event)
 
-        keeper = KeeperClient(settings.run_root, forward)
+        keeper = KeeperClient(settings.run_root, forward, spawn=settings.spawn_keeper)
         owned.callback(keeper.close)
         config = RegistryConfig(insecure_registries=settings.insecure_registries, docker_config=settings.docker_config)
         images = ImageStore(layout.root, database, config)

@@ -83,10 +83,10 @@ class Engine:
         self._parts.cgroups.down()
 
     def close(self) -> None:
-        """Let go of the host; containers go on. A keeper that has none of them left is ended."""
+        """Let go of the host; containers go on. A keeper of ours that has none of them left is ended."""
         self.containers.close()
         try:
-            if not self.containers.list():
+            if self._parts.keeper.spawns and not self.containers.list():
                 self._parts.keeper.shutdown()
         except Conflict:
             self._log.debug("the keeper has containers and goes on")

@@ -47,8 +47,9 @@ class CommandFailed(Stalled):
 class KeeperClient:
     """Thread-safe; any number of calls may be in flight. ``on_event`` runs in the reader thread: it must be quick.
 
-    When the keeper dies a new one is started (``spawn``), which adopts what lives; calls in flight raise Waiting,
-    and the end of everything that ended meanwhile is announced as if nothing had happened.
+    When the keeper dies a new one is started (``spawn``; else it is awaited, for a service manager starts it), which
+    adopts what lives; calls in flight raise Waiting, and the end of everything that ended meanwhile is announced as
+    if nothing had happened.
     """
 
     def __init__(self, run_root: Path, on_event: Callable[[KeeperEvent], None], *, spawn: bool = True) -> None:
@@ -65,7 +66,7 @@ class KeeperClient:
         self._reader: threading.Thread | None = None
 
     def connect(self) -> None:
-        """Connect, starting a keeper if there is none. Raises Waiting when that fails."""
+        """Connect, starting or awaiting a keeper if there is none. Raises Waiting when that fails."""
         for _ in range(_CONNECT_ATTEMPTS):
             try:
                 self._attach(open_connection(self._run_root, spawn=self._spawn))
@@ -76,6 +77,11 @@ class KeeperClient:
             raise _unavailable()
         self._reader = threading.Thread(target=self._read, name="keeper-client", daemon=True)
         self._reader.start()
+
+    @property
+    def spawns(self) -> bool:
+        """Whether the keeper is ours to start and to end."""
+        return self._spawn
 
     @property
     def connected(self) -> bool:

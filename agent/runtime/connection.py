@@ -88,17 +88,22 @@ class Connection:
 
 
 def open_connection(run_root: Path, *, spawn: bool) -> Connection:
-    """Connect to the keeper of ``run_root``; with ``spawn`` start one when nobody answers. Raises Waiting."""
+    """Connect to the keeper of ``run_root``; with ``spawn`` start one when nobody answers. Raises Waiting.
+
+    A keeper that somebody else is just starting is waited for, some seconds.
+    """
     stream = _connect(run_root)
     if stream is None and spawn and spawn_keeper(run_root):
         stream = _connect(run_root)
-    for _ in range(_ATTEMPTS if spawn and stream is None else 0):
-        time.sleep(_PAUSE_SECONDS)  # another process is just starting the keeper
+    for _ in range(_ATTEMPTS if stream is None else 0):
+        time.sleep(_PAUSE_SECONDS)
         stream = _connect(run_root)
         if stream is not None:
             break
     if stream is None:
-        raise Waiting(f"no keeper answers in {run_root}", retry_after=1.0, reason="KeeperUnavailable")
+        hint = "" if spawn else "start its unit (deploy/README.md), or run the agent with --keeper start"
+        message = f"no keeper answers in {run_root}"
+        raise Waiting(message, retry_after=1.0, reason="KeeperUnavailable", hint=hint)
     return Connection(stream)
 
 

@@ -35,7 +35,7 @@ def main(options: dict[str, Any]) -> None:
     if options.get("handover") is not None:
         keeper = upgrade.resume(run_root, options["handover"])
     else:
-        lock = take_lock(run_root)
+        lock = take_lock(run_root, patient=options.get("ready") is None)
         _write_pid(run_root)
         keeper = Keeper(run_root, lock)
         adopt.adopt_all(keeper.supervisor)
@@ -47,13 +47,20 @@ def main(options: dict[str, Any]) -> None:
     keeper.loop.run()
 
 
-def take_lock(run_root: str) -> int:
-    """The lock that makes this the only keeper of its run root; exits when another one holds it."""
+def take_lock(run_root: str, *, patient: bool) -> int:
+    """The lock that makes this the only keeper of its run root.
+
+    When another one holds it this one exits; a ``patient`` one, which a service manager runs and would start again
+    and again, stands by for the other's end.
+    """
     lock = os.open(f"{run_root}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.exit(0)
+        if not patient:
+            sys.exit(0)
+        os.write(2, f"another keeper serves {run_root}; this one stands by\n".encode())
+        fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 
 
