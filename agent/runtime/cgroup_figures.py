@@ -19,6 +19,7 @@ class CgroupFigures:
     """One reading; counters only grow. What the host's kernel does not count is 0, no memory limit None.
 
     ``memory_bytes`` is the working set as ``docker stats`` shows it: without the file pages that could go at once.
+    Block I/O of cgroup v1 is counted, since Linux 6.10, only on disks for which somebody once set a throttling rule.
     """
 
     cpu_seconds: float = 0.0
