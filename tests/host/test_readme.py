@@ -1,0 +1,136 @@
+"""A newcomer's way: every command of README.md, as it stands there, in a copy of this checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from agents import ROOT, eventually
+
+from agent.cli.main import cli
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+
+DEFAULT_ROOTS = (Path("/run/holdfast"), Path("/var/lib/holdfast"))
+SET_UP = "make run"
+OF_ITS_OWN = {"make test"}  # this very run
+
+
+def read_blocks() -> list[list[str]]:
+    """The commands of each ``sh`` block, comments cut."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return [[line.split("  #")[0].strip() for line in block.splitlines() if line.strip()] for block in blocks]
+
+
+class Newcomer:
+    """A checkout of one's own, the agent in its foreground, and a shell beside it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.log = home / "agent.log"
+        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+        for name in filter(None, files.decode().split("\0")):
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, home / name, follow_symlinks=False)
+        (home / ".venv").symlink_to(ROOT / ".venv")
+        self.agent: subprocess.Popen[bytes] | None = None
+
+    def begin(self, command: str) -> None:
+        with self.log.open("ab") as log:
+            self.agent = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"], cwd=self.home, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def run(self, command: str) -> str:
+        path = f"{self.home}/.venv/bin:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=self.home,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}\n{self.read_log()}"
+        return done.stdout
+
+    def read_log(self) -> str:
+        return self.log.read_text()[-6000:]
+
+    def wait_up(self) -> None:
+        def up() -> bool:
+            assert self.agent is not None
+            assert self.agent.poll() is None, self.read_log()
+            return '"try:"' in self.log.read_text()
+
+        eventually(up, 60, "the greeting in the log")
+
+    def end(self) -> None:
+        if self.agent is not None:
+            os.killpg(self.agent.pid, signal.SIGINT)
+            self.agent.wait(30)
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
+    taken = [str(path) for path in DEFAULT_ROOTS if path.exists()]
+    assert not taken, f"an agent of this machine uses {', '.join(taken)}: this test needs the default roots for itself"
+    user = Newcomer(tmp_path)
+    try:
+        yield user
+        user.run("holdfast down")
+    finally:
+        user.end()
+        for path in DEFAULT_ROOTS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def test_every_command_of_the_readme(newcomer: Newcomer) -> None:
+    blocks = read_blocks()
+    first, look, change, test, use = blocks
+    assert first == [SET_UP]
+    assert set(test) == OF_ITS_OWN
+    newcomer.begin(SET_UP)
+    newcomer.wait_up()
+    outputs = {command: newcomer.run(command) for command in look}
+    assert re.fullmatch(r"hello-web-[123]\n", outputs["curl http://127.0.0.1:8080/"])
+    answers = {newcomer.run("curl -s http://127.0.0.1:8080/") for _ in range(30)}
+    assert answers == {f"hello-web-{slot}\n" for slot in (1, 2, 3)}
+    assert "converged" in outputs[".venv/bin/holdfast status"]
+    for command in change:
+        newcomer.run(command)
+    ps = newcomer.run("holdfast ps web")
+    assert ps.count("running") >= 5, ps
+
+    def answered() -> bool:
+        return "answered by hello-web-" in newcomer.run("holdfast logs visitor")
+
+    eventually(answered, 20, "the visitor's line")
+    doctor, agent = use
+    newcomer.run(doctor)
+    newcomer.end()
+    Path("/etc/holdfast/state").mkdir(parents=True)
+    try:
+        newcomer.begin(f".venv/bin/{agent}")
+        newcomer.run("holdfast sync")
+        newcomer.run("holdfast status --wait 60")
+    finally:
+        shutil.rmtree("/etc/holdfast")
+
+
+def test_every_command_is_named_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in set(cli.list_commands(click.Context(cli))) - {"keeper", "version"}:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_dockerfile_example_is_the_one_of_the_sample() -> None:
+    assert (ROOT / "Dockerfile.example").resolve() == ROOT / "state/hello/Dockerfile.example"
