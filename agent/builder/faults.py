@@ -34,6 +34,12 @@ class BuildCancelled(HoldfastError):
     reason = "BuildCancelled"
 
 
+class BuildInterrupted(Waiting):
+    """Nobody knows how a step ended; building again will tell."""
+
+    reason = "BuildInterrupted"
+
+
 class ContextChanged(Waiting):
     """A file of a context changed between being hashed and being copied."""
 

@@ -1,0 +1,132 @@
+"""Builds images: the door of this package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.builder.cache import LayerCache
+from agent.builder.contexts import Contexts, open_contexts
+from agent.builder.digest import compute_build_digest
+from agent.builder.exits import Exits
+from agent.builder.layers import LayerMaker
+from agent.builder.network import BuildNetwork
+from agent.builder.order import BuildOrder, BuildProgress, ProgressCallback
+from agent.builder.parse import decode_dockerfile
+from agent.builder.runner import ContainerRunner, RunnerParts
+from agent.builder.session import BuildSession, Request, Tools
+from agent.builder.stages import compute_plan
+from agent.builder.stamps import StampCache
+from agent.builder.workspace import STEP_PREFIX
+from agent.image.records import ImageEntry
+from agent.image.store import ImageStore
+from agent.network.stack import NetworkStack
+from agent.oci.platform import compute_platform
+from agent.oci.reference import parse_reference
+from agent.runtime.cgroups import Cgroups
+from agent.runtime.client import KeeperClient
+from agent.runtime.protocol import KeeperEvent
+from agent.runtime.seccomp import SeccompStore
+from agent.store.database import Database
+from agent.store.layout import DataLayout
+
+CACHE_SECONDS = 30 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class BuilderParts:
+    """What a builder works with; who made them closes them."""
+
+    layout: DataLayout
+    database: Database
+    keeper: KeeperClient
+    cgroups: Cgroups
+    seccomp: SeccompStore
+    images: ImageStore
+    networks: NetworkStack
+
+
+class Builder:
+    """Thread-safe and blocking; several builds may run at once. Call ``sweep`` once before the first."""
+
+    def __init__(self, parts: BuilderParts) -> None:
+        self._parts = parts
+        self._root = parts.layout.root / "builds"
+        self._exits = Exits()
+        self._network = BuildNetwork(parts.networks)
+        self._cache = LayerCache(parts.database, parts.images)
+        self._runner = ContainerRunner(
+            RunnerParts(parts.keeper, self._exits, self._network, parts.cgroups, parts.seccomp)
+        )
+        self._tools = Tools(
+            images=parts.images,
+            maker=LayerMaker(parts.images, self._cache, self._root),
+            runner=self._runner,
+            stamps=StampCache(),
+            host=compute_platform(os.uname().machine),
+        )
+
+    def build(
+        self,
+        order: BuildOrder,
+        *,
+        progress: ProgressCallback | None = None,
+        cancel: threading.Event | None = None,
+    ) -> ImageEntry:
+        """Build an image and give it its name; layers that were built before are taken from the cache.
+
+        ``progress`` gets BuildProgress, and PullProgress of base images; it may be called from a second thread.
+        Raises InvalidDockerfile, BuildFailed, BuildCancelled, ContextChanged, InsufficientStorage, and what pulling a
+        base image raises.
+        """
+        parse_reference(order.tag)
+        with open_contexts(order) as contexts, self._network.held():
+            request = self._read(order, contexts)
+            result = BuildSession(self._tools, request, progress, cancel).run()
+            entry = self._parts.images.add_image(result.config, result.layers, order.tag)
+        if progress is not None:
+            progress(BuildProgress("done", entry.id))
+        return entry
+
+    def digest(self, order: BuildOrder) -> str:
+        """The digest of everything the build would read: equal digests, equal images.
+
+        That is the Dockerfile, the arguments it uses, the files it copies from its contexts, and the ids of the images
+        it names, as far as they are local. Files that have not changed are not read again. Raises as ``build`` does.
+        """
+        with open_contexts(order) as contexts:
+            return compute_build_digest(self._tools, self._read(order, contexts))
+
+    def _read(self, order: BuildOrder, contexts: Contexts) -> Request:
+        source = contexts.read_dockerfile()
+        dockerfile = decode_dockerfile(source, contexts.dockerfile)
+        return Request(order, source, dockerfile, compute_plan(dockerfile, order, self._tools.host), contexts)
+
+    def on_keeper_event(self, event: KeeperEvent) -> None:
+        """Take every event of the keeper; never blocks."""
+        self._exits.resolve(event)
+
+    def kept_by_cache(self) -> frozenset[str]:
+        """What ``ImageStore.prune`` must be told to keep for the layer cache to work."""
+        return self._cache.keep()
+
+    def sweep(self) -> None:
+        """Remove what builds of an earlier process left: containers, directories, cgroups, the network; and forget
+        cached layers that were not used for a month. To be called when the keeper and the networks are there."""
+        left = {state.id for state in self._parts.keeper.states() if state.id.startswith(STEP_PREFIX)}
+        directories = self._list_directories()
+        left |= {path.name for path in directories}
+        self._runner.sweep(sorted(left))
+        self._network.sweep(sorted(left))
+        for path in directories:
+            shutil.rmtree(path, ignore_errors=True)
+        self._cache.forget(CACHE_SECONDS)
+
+    def _list_directories(self) -> list[Path]:
+        try:
+            return [path for path in self._root.iterdir() if path.name.startswith(STEP_PREFIX)]
+        except FileNotFoundError:
+            return []

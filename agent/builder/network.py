@@ -1,0 +1,62 @@
+"""The network of RUN steps: one bridge with a way out, there while builds need it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from agent.errors import HoldfastError
+from agent.network.model import Sandbox
+from agent.network.stack import NetworkStack
+
+NETWORK = "holdfast-build"
+
+
+class BuildNetwork:
+    """Thread-safe. The network is made for the first step that runs and removed after the last build."""
+
+    def __init__(self, networks: NetworkStack) -> None:
+        self._networks = networks
+        self._lock = threading.Lock()
+        self._builds = 0
+        self._made = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For the time of one build."""
+        with self._lock:
+            self._builds += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._builds -= 1
+                if not self._builds and self._made:
+                    self._remove()
+
+    def _remove(self) -> None:
+        """When that fails the end of the next build tries again."""
+        with suppress(HoldfastError):
+            self._networks.remove_network(NETWORK)
+            self._made = False
+
+    def attach(self, container_id: str, hostname: str) -> Sandbox:
+        """A sandbox for one step. Raises what the network stack raises."""
+        with self._lock:
+            if not self._made:
+                self._networks.ensure_network(NETWORK)
+                self._made = True
+        return self._networks.attach(container_id, hostname, [(NETWORK, ())])
+
+    def detach(self, container_id: str) -> None:
+        """Take a step's sandbox away."""
+        self._networks.detach(container_id)
+
+    def sweep(self, container_ids: Iterable[str]) -> None:
+        """Remove what an earlier process left."""
+        for container_id in container_ids:
+            self._networks.detach(container_id)
+        with self._lock:
+            if not self._builds:
+                self._networks.remove_network(NETWORK)

@@ -1,0 +1,228 @@
+"""RUN: an ordinary container of the keeper's, upon the layers so far; its upper directory becomes the next layer.
+
+It gets Docker's default capabilities and seccomp filter, namespaces of its own, a network with a way out, and of
+variables only its image's, the declared arguments, PATH, HOME and HOSTNAME (attack row 60). The places where something
+is mounted lie in a layer below, so that nothing of them ends in the step's own.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agent.builder.exits import Exits
+from agent.builder.faults import BuildCancelled, BuildInterrupted
+from agent.builder.mountpoints import FILES, make_mount_points, render_files
+from agent.builder.network import BuildNetwork
+from agent.builder.state import RunStep
+from agent.builder.workspace import StepDirectory
+from agent.errors import Conflict, HoldfastError, NotFound, Unsupported, Waiting
+from agent.oci.mount import Mount
+from agent.runtime.bundle import BundleSpec, ProcessSpec, write_bundle
+from agent.runtime.cgroups import CgroupLimits, Cgroups
+from agent.runtime.client import CommandFailed, KeeperClient
+from agent.runtime.defaults import NETWORK_SYSCTLS, compute_capabilities
+from agent.runtime.imageview import merged_view
+from agent.runtime.logreader import LogReader
+from agent.runtime.protocol import CgroupPlan, CreateRequest, KeeperEvent, LogSpec, OverlaySpec
+from agent.runtime.seccomp import SeccompStore, render_profile
+from agent.runtime.users import Identity, read_identity
+
+HOSTNAME = "build"
+MAX_PROCESSES = 4096
+TAIL_LINES, MAX_LINE = 40, 2000
+_POLL_SECONDS = 0.05
+_END_SECONDS = 20.0
+_ATTEMPTS, _RETRY_SECONDS = 20, 0.1
+
+
+@dataclass(frozen=True)
+class RunOrder:
+    """One step to run in ``directory``. ``say`` gets each line of its output; ``cancel`` ends it."""
+
+    step: RunStep
+    directory: StepDirectory
+    say: Callable[[str], None]
+    cancel: threading.Event
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """How a step ended, and the last lines of its output."""
+
+    code: int | None
+    signal: int | None = None
+    oom: bool = False
+    output: str = ""
+
+
+class StepRunner(Protocol):
+    """Runs commands for a build."""
+
+    def run(self, order: RunOrder) -> StepEnd:
+        """Run to the end. Raises BuildCancelled; whatever happens nothing of the step but its upper is left."""
+
+    def sweep(self, container_ids: Iterable[str]) -> None:
+        """Remove what an earlier process left of steps, given the ids of their directories."""
+
+
+@dataclass(frozen=True)
+class RunnerParts:
+    """What a runner works with."""
+
+    keeper: KeeperClient
+    exits: Exits
+    network: BuildNetwork
+    cgroups: Cgroups
+    seccomp: SeccompStore
+
+
+class ContainerRunner:
+    """The StepRunner that this product has. Thread-safe."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+
+    def run(self, order: RunOrder) -> StepEnd:
+        """See StepRunner."""
+        directory = order.directory
+        with merged_view(directory.lower) as view:
+            identity = read_identity(view, order.step.user)
+        with ExitStack() as undo:
+            request = self._prepare(order, identity, undo)
+            future = self._parts.exits.expect(directory.id)
+            undo.callback(self._parts.exits.forget, directory.id)
+            undo.callback(self._end, directory.id, future)
+            output = _Output(directory.path / "logs", future, order.say)
+            try:
+                self._parts.keeper.run(request)
+            except CommandFailed as error:
+                return StepEnd(error.exit_code, output=error.message)
+            with output.followed():
+                event = self._wait(order, future)
+        return StepEnd(event.code, event.signal, event.oom, output.tail)
+
+    def _prepare(self, order: RunOrder, identity: Identity, undo: ExitStack) -> CreateRequest:
+        parts, directory = self._parts, order.directory
+        points = make_mount_points(directory)
+        sandbox = parts.network.attach(directory.id, HOSTNAME)
+        undo.callback(parts.network.detach, directory.id)
+        files = directory.make("files")
+        for path, text in render_files(HOSTNAME, sandbox).items():
+            (files / Path(path).name).write_text(text)
+            (files / Path(path).name).chmod(0o644)
+        plan, limits = self._create_cgroup(directory.id)
+        undo.callback(self._remove_cgroup, directory.id)
+        capabilities = compute_capabilities((), ())
+        env = {"HOSTNAME": HOSTNAME, "HOME": identity.home, **order.step.proxies, **order.step.env}
+        spec = BundleSpec(
+            process=ProcessSpec(order.step.args, env, order.step.cwd, identity, capabilities),
+            hostname=HOSTNAME,
+            mounts=tuple(Mount("bind", str(files / Path(path).name), path, ("rbind", "rprivate")) for path in FILES),
+            sysctls=NETWORK_SYSCTLS,
+            netns=sandbox.netns,
+            limits=limits,
+            seccomp=render_profile("default", capabilities),
+        )
+        write_bundle(directory.path, spec)
+        return CreateRequest(
+            id=directory.id,
+            bundle=directory.path,
+            rootfs=OverlaySpec((points, *directory.lower), directory.upper, directory.make("work")),
+            cgroup=plan,
+            seccomp_bpf=parts.seccomp.filter("default", capabilities),
+            log=LogSpec(directory.make("logs")),
+        )
+
+    def _create_cgroup(self, container_id: str) -> tuple[CgroupPlan, CgroupLimits]:
+        """With a bound on processes wherever the host can set one."""
+        limits = CgroupLimits(cpus=None, memory=None, pids=MAX_PROCESSES)
+        try:
+            return self._parts.cgroups.create(container_id, limits), limits
+        except Unsupported:
+            limits = CgroupLimits(cpus=None, memory=None, pids=None)
+            return self._parts.cgroups.create(container_id, limits), limits
+
+    def _remove_cgroup(self, container_id: str) -> None:
+        with suppress(HoldfastError):
+            self._parts.cgroups.remove(container_id)
+
+    def _wait(self, order: RunOrder, future: Future[KeeperEvent]) -> KeeperEvent:
+        while True:
+            try:
+                event = future.result(_POLL_SECONDS)
+            except FutureTimeout:
+                if order.cancel.is_set():
+                    raise BuildCancelled("the build was cancelled") from None
+                continue
+            if event.code is None and event.signal is None:
+                raise BuildInterrupted("how the step ended is not known: the keeper was restarted meanwhile")
+            return event
+
+    def _end(self, container_id: str, future: Future[KeeperEvent]) -> None:
+        """Kill what still runs, wait for its end, and make the keeper forget it."""
+        keeper = self._parts.keeper
+        for _ in range(_ATTEMPTS):
+            try:
+                if not future.done():
+                    keeper.kill(container_id, signal.SIGKILL, everyone=True)
+                    future.result(_END_SECONDS)
+                keeper.delete(container_id)
+                return
+            except NotFound:
+                return
+            except (Waiting, Conflict, FutureTimeout):
+                time.sleep(_RETRY_SECONDS)
+
+    def sweep(self, container_ids: Iterable[str]) -> None:
+        """See StepRunner."""
+        for container_id in container_ids:
+            ended = self._parts.exits.expect(container_id)
+            self._end(container_id, ended)
+            self._parts.exits.forget(container_id)
+            self._remove_cgroup(container_id)
+
+
+class _Output:
+    """Follows a step's log in a thread of its own: each line is said, the last ones are kept."""
+
+    def __init__(self, directory: Path, ended: Future[KeeperEvent], say: Callable[[str], None]) -> None:
+        self._reader = LogReader(directory)
+        self._ended = ended
+        self._say = say
+        self._stop = threading.Event()
+        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
+
+    @property
+    def tail(self) -> str:
+        """The last lines, as text."""
+        return "\n".join(self._lines)
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """While the step runs; on the way out what is left of a finished step's output is read."""
+        thread = threading.Thread(target=self._follow, name="build-output", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            thread.join()
+
+    def _follow(self) -> None:
+        lines = self._reader.read(since=0.0, tail=None, follow=True, stop=self._stop, ended=self._ended.done)
+        for line in lines:
+            text = line.data.decode("utf-8", "replace").rstrip("\r\n")[:MAX_LINE]
+            self._lines.append(text)
+            self._say(text)

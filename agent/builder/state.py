@@ -1,0 +1,215 @@
+"""A stage as its instructions make it: configuration, variables, and the steps that will need a file system. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agent.builder import instructions as ins
+from agent.builder.expansion import ExpansionError, expand
+from agent.builder.faults import InvalidDockerfile, refuse
+from agent.builder.grammar import is_mode
+from agent.builder.stages import PROXY_ARGS, BuildPlan, Origin, PlannedStage
+from agent.oci.imageconfig import MAX_HISTORY, HistoryEntry, ImageConfig
+from agent.oci.platform import Platform
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+EPOCH = "1970-01-01T00:00:00Z"
+_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z", re.ASCII | re.IGNORECASE)
+_REALTIME = re.compile(r"RTM(?:IN\+|AX-)(?:[0-9]|[12][0-9]|30)\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class RunStep:
+    """A command to run; ``proxies`` are variables that do not tell one result from another."""
+
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    proxies: Mapping[str, str]
+    user: str
+    cwd: str
+
+
+@dataclass(frozen=True)
+class CopyStep:
+    """Files to copy; ``destination`` is absolute and keeps its trailing slash, ``mode`` None keeps each file's own."""
+
+    origin: Origin
+    sources: tuple[str, ...]
+    destination: str
+    owner: str
+    mode: int | None
+
+
+@dataclass(frozen=True)
+class DirectoryStep:
+    """A working directory that has to be there, made as root's."""
+
+    path: str
+
+
+Step = RunStep | CopyStep | DirectoryStep
+
+
+def create_scratch_config(host: Platform) -> ImageConfig:
+    """The configuration of FROM scratch."""
+    return ImageConfig(host.architecture, host.os, host.variant, env=(f"PATH={DEFAULT_PATH}",), working_dir="/")
+
+
+class StageState:
+    """Mutable; ``take`` one instruction after the other. ``given`` are the order's arguments."""
+
+    def __init__(self, file: str, escape: str, plan: BuildPlan, given: Mapping[str, str], config: ImageConfig) -> None:
+        self._file = file
+        self._escape = escape
+        self._given = given
+        self._inherited = plan.arguments
+        self._arguments: dict[str, str] = {}
+        self._own_command = False
+        self.config = replace(config, created=EPOCH)
+        self._env = {name: value for name, value in map(_split, config.env) if name}
+
+    def take(self, instruction: ins.Instruction, stage: PlannedStage) -> Step | None:
+        """Apply an instruction; the step that is to be carried out for it, if any. Raises InvalidDockerfile."""
+        try:
+            return self._take(instruction, stage)
+        except ExpansionError as error:
+            raise self._refuse(instruction, str(error)) from None
+
+    def note(self, instruction: ins.Instruction, *, empty: bool) -> None:
+        """Write an instruction into the history, as it stands in the file: no argument's value is in it."""
+        entry = HistoryEntry(EPOCH, instruction.text, "", "", empty)
+        self.config = replace(self.config, history=(*self.config.history, entry)[-MAX_HISTORY:])
+
+    def _refuse(self, instruction: ins.Instruction, message: str) -> InvalidDockerfile:
+        keyword = instruction.text.split(None, 1)[0].upper()
+        return refuse(self._file, instruction.line, instruction.column, f"{keyword}: {message}")
+
+    def _expand(self, text: str) -> str:
+        return expand(text, {**self._arguments, **self._env}, self._escape)
+
+    def _take(self, instruction: ins.Instruction, stage: PlannedStage) -> Step | None:
+        match instruction:
+            case ins.Run():
+                return self._run(instruction)
+            case ins.Copy():
+                return self._copy(instruction, stage.copies[instruction])
+            case ins.Workdir():
+                return self._change_directory(instruction)
+            case ins.Arg():
+                self._declare(instruction)
+            case ins.Env():
+                new = {self._name(instruction, name): self._expand(value) for name, value in instruction.pairs}
+                self._env |= new
+                self.config = replace(self.config, env=tuple(f"{k}={v}" for k, v in self._env.items()))
+            case ins.Label():
+                new = {self._name(instruction, name): self._expand(value) for name, value in instruction.pairs}
+                self.config = replace(self.config, labels={**self.config.labels, **new})
+            case _:
+                self._configure(instruction)
+        return None
+
+    def _configure(self, instruction: ins.Instruction) -> None:
+        config = self.config
+        match instruction:
+            case ins.User():
+                config = replace(config, user=self._some(instruction, instruction.user))
+            case ins.Cmd():
+                self._own_command = True
+                config = replace(config, cmd=instruction.command.render())
+            case ins.Entrypoint():
+                cmd = config.cmd if self._own_command else None
+                config = replace(config, entrypoint=instruction.command.render(), cmd=cmd)
+            case ins.Expose():
+                ports = {port for text in instruction.ports for port in self._ports(instruction, text)}
+                config = replace(config, exposed_ports=tuple(sorted({*config.exposed_ports, *ports})))
+            case ins.Volume():
+                paths = {self._some(instruction, path) for path in instruction.paths}
+                config = replace(config, volumes=tuple(sorted({*config.volumes, *paths})))
+            case ins.StopSignal():
+                config = replace(config, stop_signal=self._signal(instruction))
+            case ins.Healthcheck():
+                config = replace(config, healthcheck=instruction.check)
+        self.config = config
+
+    def _some(self, instruction: ins.Instruction, text: str) -> str:
+        found = self._expand(text)
+        if not found or "\0" in found:
+            raise self._refuse(instruction, f"{text} expands to nothing")
+        return found
+
+    def _name(self, instruction: ins.Instruction, text: str) -> str:
+        name = self._some(instruction, text)
+        if "=" in name:
+            raise self._refuse(instruction, f"{name!r} is not a name")
+        return name
+
+    def _declare(self, instruction: ins.Arg) -> None:
+        for name, default in instruction.pairs:
+            if name in self._given:
+                self._arguments[name] = self._given[name]
+            elif default is not None:
+                self._arguments[name] = self._expand(default)
+            elif name in self._inherited:
+                self._arguments[name] = self._inherited[name]
+
+    def _run(self, instruction: ins.Run) -> RunStep:
+        proxies = {name: value for name, value in self._given.items() if name in PROXY_ARGS}
+        env = {**self._arguments, **self._env}
+        env.setdefault("PATH", DEFAULT_PATH)
+        proxies = {name: value for name, value in proxies.items() if name not in env}
+        args = instruction.command.render()
+        return RunStep(args, env, proxies, self.config.user, self._directory)
+
+    @property
+    def _directory(self) -> str:
+        return _clean(self.config.working_dir or "/")
+
+    def _copy(self, instruction: ins.Copy, origin: Origin) -> CopyStep:
+        sources = tuple(self._some(instruction, source) for source in instruction.sources)
+        wanted = self._some(instruction, instruction.destination)
+        destination = _clean(posixpath.join(self._directory, wanted))
+        if wanted.endswith(("/", "/.")) or wanted == ".":
+            destination = destination.rstrip("/") + "/"
+        if len(sources) > 1 and not destination.endswith("/"):
+            raise self._refuse(instruction, f"with several sources the destination {wanted} must end in /")
+        mode = self._expand(instruction.mode)
+        if mode and not is_mode(mode):
+            raise self._refuse(instruction, f"--chmod={mode}: only octal modes such as 755 are supported yet")
+        owner = self._expand(instruction.owner)
+        return CopyStep(origin, sources, destination, owner, int(mode, 8) if mode else None)
+
+    def _change_directory(self, instruction: ins.Workdir) -> DirectoryStep | None:
+        path = _clean(posixpath.join(self._directory, self._some(instruction, instruction.path)))
+        self.config = replace(self.config, working_dir=path)
+        return DirectoryStep(path) if path != "/" else None
+
+    def _ports(self, instruction: ins.Expose, text: str) -> list[str]:
+        word = self._some(instruction, text)
+        match = _PORT.match(word)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or first) if match else 0
+        if match is None or not 0 < first <= last < 65536:
+            raise self._refuse(instruction, f"{word!r} is not a port such as 80, 53/udp or 8000-8010")
+        return [f"{port}/{(match[3] or 'tcp').lower()}" for port in range(first, last + 1)]
+
+    def _signal(self, instruction: ins.StopSignal) -> str:
+        text = self._some(instruction, instruction.signal)
+        word = text.upper().removeprefix("SIG")
+        known = word.isascii() and word.isdigit() and len(word) < 3 and 0 < int(word) <= 64
+        if not (known or f"SIG{word}" in signal.Signals.__members__ or _REALTIME.match(word)):
+            raise self._refuse(instruction, f"{text!r} is not a signal")
+        return text
+
+
+def _split(entry: str) -> tuple[str, str]:
+    """An image's ``NAME=value``; what is no such pair is dropped, never looked up (attack row 23)."""
+    name, equals, value = entry.partition("=")
+    return (name, value) if equals and "\0" not in entry else ("", "")
+
+
+def _clean(path: str) -> str:
+    return "/" + posixpath.normpath("/" + path).lstrip("/")

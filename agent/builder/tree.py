@@ -1,0 +1,226 @@
+"""What COPY copies: files beneath one root, found, hashed and read by descriptor.
+
+Law: nothing outside of the root is reached, whoever lays links out or swaps a file meanwhile: paths are resolved as if
+the root were ``/``, and what was found is opened again without following any link.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from agent.builder.entries import Entry, Source, read_xattrs
+from agent.builder.faults import ContextChanged
+from agent.builder.patterns import BadPattern, IgnoreRules, compile_segment, has_wildcard
+from agent.builder.scan import STRICT, Scan
+from agent.builder.stamps import FileFacts, StampCache
+from agent.errors import NotFound, Refused
+from agent.kernel.openat import openat2
+from agent.oci.digest import render_shortened
+from agent.runtime.imageview import open_inside
+
+MAX_ENTRIES = 500_000
+MAX_BYTES = 64 << 30
+CHUNK = 1 << 20
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+class FileTree:
+    """Files below ``root``, a descriptor that stays the caller's. ``check`` is called often and may raise."""
+
+    def __init__(
+        self,
+        root: int,
+        what: str,
+        *,
+        rules: IgnoreRules | None = None,
+        stamps: StampCache | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.root = root
+        self.what = what
+        self.rules = rules or IgnoreRules()
+        self._stamps = stamps
+        self._check = check
+        self._top = _read_location(root).rstrip("/")
+        self._count = 0
+        self._bytes = 0
+
+    def find(self, pattern: str) -> tuple[Source, ...]:
+        """Everything that a source of COPY names. Raises NotFound, Refused, ContextChanged."""
+        clean = posixpath.normpath("/" + pattern).lstrip("/")
+        if not has_wildcard(clean):
+            return (self._scan(clean, pattern),)
+        try:
+            found = tuple(self._scan(path, pattern) for path in self._expand(clean.split("/")))
+        except BadPattern as error:
+            raise Refused(f"the source {error}", reason="InvalidPattern") from None
+        if not found:
+            raise self._missing(pattern)
+        return found
+
+    def _missing(self, pattern: str) -> NotFound:
+        hint = "its .dockerignore counts too" if self.rules else None
+        shown = render_shortened(pattern, 200)
+        return NotFound(f"{shown} is not in {self.what}", reason="SourceNotFound", hint=hint)
+
+    def _expand(self, segments: Sequence[str], above: str = "") -> Iterator[str]:
+        if not segments:
+            yield above
+            return
+        if not has_wildcard(segments[0]):
+            yield from self._expand(segments[1:], posixpath.join(above, segments[0]))
+            return
+        pattern = compile_segment(segments[0])
+        for name in self._list(above):
+            path = posixpath.join(above, name)
+            if pattern.match(name) and not self.is_ignored(path):
+                yield from self._expand(segments[1:], path)
+
+    def _list(self, path: str) -> list[str]:
+        try:
+            fd = open_inside(self.root, path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno in _MISSING:
+                return []
+            raise
+        try:
+            with os.scandir(fd) as listing:
+                return sorted(item.name for item in listing)
+        finally:
+            os.close(fd)
+
+    def matched(self, path: str) -> tuple[bool, ...]:
+        """Which rules apply to a path or to a directory above it."""
+        matched: tuple[bool, ...] = ()
+        parts = path.split("/") if path else []
+        for end in range(1, len(parts) + 1):
+            matched = self.rules.match(parts[:end], matched)
+        return matched
+
+    def is_ignored(self, path: str) -> bool:
+        """Whether .dockerignore leaves a path out."""
+        return bool(self.rules) and bool(path) and self.rules.excludes(self.matched(path))
+
+    def _scan(self, path: str, pattern: str) -> Source:
+        try:
+            real = self._resolve(path)
+            found = openat2(self.root, real or ".", os.O_PATH, STRICT)
+        except OSError as error:
+            if error.errno in _MISSING:
+                raise self._missing(pattern) from None
+            raise
+        try:
+            scan = Scan(self, real)
+            scan.top(found)
+        finally:
+            os.close(found)
+        ignored = self.is_ignored(real)
+        if not scan.entries or (ignored and len(scan.entries) == 1):
+            raise self._missing(pattern)
+        return Source(real, posixpath.basename(path), tuple(scan.entries))
+
+    def _resolve(self, path: str) -> str:
+        """Where a path leads, its links followed as if the root were ``/``."""
+        found = open_inside(self.root, path, os.O_PATH)
+        try:
+            real = _read_location(found)
+        finally:
+            os.close(found)
+        if real.rstrip("/") == self._top:
+            return ""
+        if not real.startswith(self._top + "/"):
+            raise ContextChanged(f"{render_shortened(path)} moved out of {self.what}")
+        return real[len(self._top) + 1 :]
+
+    def count(self, size: int = 0) -> None:
+        """Count an entry. Raises Refused beyond what one layer may hold."""
+        self._count += 1
+        self._bytes += size
+        if self._count > MAX_ENTRIES or self._bytes > MAX_BYTES:
+            raise Refused(
+                f"{self.what} holds more than {MAX_ENTRIES} files or {MAX_BYTES >> 30} GiB to copy",
+                reason="ContextTooLarge",
+                hint="leave out what the image does not need, with .dockerignore",
+            )
+        self._check()
+
+    def facts(self, parent: int, name: str, status: os.stat_result) -> FileFacts:
+        """A regular file's digest, read anew only when its stamp is not known."""
+        known = self._stamps.find(status) if self._stamps else None
+        if known is not None:
+            return known
+        fd = os.open(name, _READ, dir_fd=parent)
+        try:
+            before = os.fstat(fd)
+            running = hashlib.sha256()
+            for piece in self._read(fd):
+                running.update(piece)
+            facts = FileFacts(running.digest(), read_xattrs(fd))
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if _stamp(before) != _stamp(status) or _stamp(after) != _stamp(status):
+            raise ContextChanged(f"{render_shortened(name)} in {self.what} changed while it was read")
+        if self._stamps:
+            self._stamps.put(after, facts)
+        return facts
+
+    def _read(self, fd: int) -> Iterator[bytes]:
+        while chunk := os.read(fd, CHUNK):
+            yield chunk
+            self._check()
+
+    def open_file(self, source: Source, entry: Entry) -> int:
+        """Open a regular file that a scan found. Raises ContextChanged when it is something else by now."""
+        path = posixpath.join(source.path, entry.path) if entry.path else source.path
+        try:
+            fd = openat2(self.root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, STRICT)
+        except OSError as error:
+            raise ContextChanged(
+                f"{render_shortened(path)} in {self.what} changed while it was copied: {error.strerror}"
+            ) from None
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
+            os.close(fd)
+            raise ContextChanged(f"{render_shortened(path)} in {self.what} changed while it was copied")
+        return fd
+
+    def copy_file(self, source: Source, entry: Entry, target: int) -> None:
+        """Write a file's bytes to a descriptor. Raises ContextChanged when they are not those that were hashed."""
+        fd = self.open_file(source, entry)
+        running = hashlib.sha256()
+        try:
+            for piece in self._read(fd):
+                running.update(piece)
+                _write(target, piece)
+        finally:
+            os.close(fd)
+        os.ftruncate(target, os.lseek(target, 0, os.SEEK_CUR))
+        if running.digest() != entry.content:
+            shown = render_shortened(entry.path or source.path)
+            raise ContextChanged(f"{shown} in {self.what} changed while it was copied")
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _write(target: int, piece: bytes) -> None:
+    if not piece.strip(b"\0"):
+        os.lseek(target, len(piece), os.SEEK_CUR)
+        return
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(target, view) :]
+
+
+def _read_location(fd: int) -> str:
+    """Where the kernel says a descriptor is: on a detached mount, counted from its root."""
+    return str(Path(f"/proc/self/fd/{fd}").readlink())

@@ -1,0 +1,147 @@
+"""Where a step works: a directory of its own with an upper layer, and a writable view of the image as it is so far."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.errors import Refused
+from agent.image.errors import translated_storage_errors
+from agent.kernel import mounts as m
+from agent.kernel.namespaces import CLONE_NEWNS, unshare
+
+STEP_PREFIX = "build-"
+_MAX_DATA = 4095
+_MARGIN_NS = 1_000_000_000
+
+
+class StepDirectory:
+    """One step's ``upper`` (which becomes the layer) and what else it needs; ``id`` is unique and begins build-."""
+
+    def __init__(self, root: Path, lower: Sequence[Path]) -> None:
+        self.id = STEP_PREFIX + secrets.token_hex(6)
+        self.path = root / self.id
+        self.upper = self.path / "upper"
+        self._begun = time.time_ns() - _MARGIN_NS
+        for directory in (self.path, self.upper, self.path / "merged", self.path / "empty"):
+            directory.mkdir(mode=0o755)
+        self.lower = tuple(lower) or (self.path / "empty",)
+        like = self.lower[0].stat()
+        os.chown(self.upper, like.st_uid, like.st_gid)
+        self.upper.chmod(stat.S_IMODE(like.st_mode))
+
+    def make(self, name: str) -> Path:
+        """A further directory in it."""
+        directory = self.path / name
+        directory.mkdir(mode=0o755)
+        return directory
+
+    @contextmanager
+    def mounted(self, upper: Path | None = None) -> Iterator[int]:
+        """A descriptor of the image with ``upper`` (by default the layer) on top, writable; in no mount table."""
+        view = _mount_apart(self.lower, upper or self.upper, self.make(f"work-{secrets.token_hex(4)}"), self.path)
+        try:
+            yield view
+        finally:
+            os.close(view)
+
+    def settle(self) -> None:
+        """Set the times of all that the step made or changed to 0, so that the same step gives the same layer."""
+        _settle(self.upper, self._begun)
+
+    def remove(self) -> None:
+        """Leave nothing."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+@contextmanager
+def step_directory(root: Path, lower: Sequence[Path]) -> Iterator[StepDirectory]:
+    """A directory below ``root`` for one step, gone afterwards."""
+    with translated_storage_errors():
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = StepDirectory(root, lower)
+    try:
+        yield directory
+    finally:
+        directory.remove()
+
+
+def _mount_apart(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> int:
+    """Mount in the private mount namespace of a short-lived thread; the copy that is returned outlives both.
+
+    Layers are named relative to their common parent, since mount(2) takes one page of options.
+    """
+    results: list[int] = []
+    failures: list[BaseException] = []
+
+    def mount() -> None:
+        try:
+            unshare(CLONE_NEWNS)
+            m.mount(None, "/", None, m.MS_PRIVATE | m.MS_REC)
+            base = os.path.commonpath([path.parent for path in lower])
+            os.chdir(base)
+            names = ":".join(_escape(os.path.relpath(path, base), ":,") for path in lower)
+            data = f"volatile,lowerdir={names},upperdir={_escape(str(upper), ',')},workdir={_escape(str(work), ',')}"
+            if len(os.fsencode(data)) > _MAX_DATA:
+                raise Refused(f"the image has {len(lower)} layers, too many for one mount", reason="TooManyLayers")
+            m.mount("overlay", str(target / "merged"), "overlay", m.MS_NODEV | m.MS_NOSUID, data)
+            results.append(m.clone_mount(str(target / "merged")))
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=mount, name="build-view")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _escape(path: str, special: str) -> str:
+    for character in "\\" + special:
+        path = path.replace(character, "\\" + character)
+    return path
+
+
+def _settle(root: Path, begun: int) -> None:
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    waiting = [(fd, iter(_list(fd)))]
+    try:
+        while waiting:
+            fd, names = waiting[-1]
+            name = next(names, None)
+            if name is None:
+                waiting.pop()
+                _clamp(os.fstat(fd), begun, fd)
+                os.close(fd)
+                continue
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                waiting.append((inner, iter(_list(inner))))
+            else:
+                _clamp(status, begun, name, fd)
+    finally:
+        for fd, _ in waiting:
+            os.close(fd)
+
+
+def _list(fd: int) -> list[str]:
+    with os.scandir(fd) as listing:
+        return [item.name for item in listing]
+
+
+def _clamp(status: os.stat_result, begun: int, target: int | str, parent: int | None = None) -> None:
+    if status.st_mtime_ns < begun:
+        return
+    if isinstance(target, int):
+        os.utime(target, ns=(0, 0))
+    else:
+        os.utime(target, ns=(0, 0), dir_fd=parent, follow_symlinks=False)
