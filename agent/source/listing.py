@@ -15,7 +15,7 @@ from agent.spec.app import COMPOSE_FILES
 
 APP_LIMIT = 10_000
 _SUFFIXES = (".yaml", ".yml")
-_OVERRIDES = tuple(name.replace(".", ".override.", 1) for name in COMPOSE_FILES)
+_INTERESTING = frozenset({*COMPOSE_FILES, *(name.replace(".", ".override.", 1) for name in COMPOSE_FILES)})
 Names = tuple[Stamp, tuple[str, ...]]
 
 
@@ -64,10 +64,9 @@ def is_ignored(name: str) -> bool:
 def _look(place: Place, entry: os.DirEntry[str], listing: Listing, known: Mapping[str, Names]) -> None:
     name = entry.name
     is_directory = _is_directory(entry)
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - str, on the hot path
-    if not is_directory and suffix.lower() not in _SUFFIXES:
+    if not is_directory and not name.lower().endswith(_SUFFIXES):
         return
-    key = name if is_directory else stem
+    key = name if is_directory else name.rpartition(".")[0]
     shown = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if not name.isprintable():
         listing.add(Claim(shown, name, "the name holds control characters or is not UTF-8: rename it"))
@@ -96,11 +95,13 @@ def _look_inside(place: Place, name: str, listing: Listing, known: Mapping[str, 
     except OSError as error:
         listing.add(Claim(name, name, f"cannot be read: {error.strerror}"))
         return
+    if not names:
+        return
     found = [file for file in COMPOSE_FILES if file in names]
     for file in found:
         listing.add(Claim(name, f"{name}/{file}"))
-    for file in _OVERRIDES:
-        if found and file in names:
+    for file in names if len(names) > len(found) > 0 else ():
+        if file not in found:
             problem = "override files are not supported yet: merge it into the file that it overrides"
             listing.add(Claim(name, f"{name}/{file}", problem))
 
@@ -112,9 +113,8 @@ def _list_names(real: str, name: str, listing: Listing, known: Mapping[str, Name
     if before is not None and before[0] == stamp:
         listing.directories[name] = before
         return before[1]
-    interesting = {*COMPOSE_FILES, *_OVERRIDES}
     with os.scandir(real) as entries:
-        names = tuple(sorted(entry.name for entry in entries if entry.name in interesting))
+        names = tuple(sorted(entry.name for entry in entries if entry.name in _INTERESTING))
     if is_sound(stamp, now):
         listing.directories[name] = (stamp, names)
     return names

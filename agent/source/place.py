@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def open_inside(place: Place, path: str) -> Iterator[tuple[int, os.stat_result]]
         status = os.fstat(descriptor)
         if not place.is_inside(real):
             if not status.st_nlink:
-                raise FileNotFoundError(path)
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             raise Refused(f"a link leads out of the state directory, to {real}")
         yield descriptor, status
     finally:

@@ -53,6 +53,6 @@ class Revision:
     memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
 
-def make_revision(apps: Mapping[str, AppFiles], memory: Memory) -> Revision:
-    """The revision of these apps; its id says what they are."""
-    return Revision(canonical_digest({key: files.digest for key, files in apps.items()}), apps, memory)
+def make_revision(apps: Mapping[str, AppFiles], memory: Memory, known_id: str = "") -> Revision:
+    """The revision of these apps; its id, where it is not known already, says what they are."""
+    return Revision(known_id or canonical_digest({key: files.digest for key, files in apps.items()}), apps, memory)

@@ -13,7 +13,7 @@ from agent.source.listing import Claim, list_apps
 from agent.source.place import Place, open_place
 from agent.source.reader import AppReader
 from agent.source.revision import AppFiles, Memory, Revision, Seen, make_revision
-from agent.source.stamps import read_stamp
+from agent.source.stamps import are_same
 from agent.spec.digest import canonical_digest
 from agent.spec.load import load_app
 from agent.spec.model import App
@@ -56,6 +56,7 @@ class _Scan:
     def __init__(self, place: Place, previous: Revision | None, take: Verdict) -> None:
         self._place = place
         self._before: Mapping[str, AppFiles] = previous.apps if previous else {}
+        self._id = previous.id if previous else ""
         self._memory = previous.memory if previous else Memory()
         self._take = take
         self._contexts = Contexts()
@@ -70,7 +71,13 @@ class _Scan:
             if not self._take(key, self._before[key], None):
                 self._keep(key)
         apps = {key: self._apps[key] for key in sorted(self._apps)}
-        return make_revision(apps, Memory(self._seen, listing.directories))
+        return make_revision(apps, Memory(self._seen, listing.directories), self._known_id(apps))
+
+    def _known_id(self, apps: Mapping[str, AppFiles]) -> str:
+        """The id of the revision before, if nothing has changed."""
+        if len(apps) != len(self._before) or any(self._before.get(key) is not files for key, files in apps.items()):
+            return ""
+        return self._id
 
     def _consider(self, key: str, claims: Sequence[Claim]) -> None:
         before, seen = self._before.get(key), self._memory.apps.get(key)
@@ -96,7 +103,7 @@ class _Scan:
         return (
             seen.sound
             and seen.path == claim.path
-            and all(read_stamp(path) == stamp for path, stamp in seen.stamps.items())
+            and are_same(seen.stamps)
             and all(self._contexts.is_same(path, digest) for path, digest in seen.contexts.items())
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TypeAlias
 
 Stamp: TypeAlias = tuple[int, int, int, int, int, int]
@@ -36,6 +37,11 @@ def read_stamp(path: str) -> Stamp | None:
         return take_stamp(path)
     except (OSError, ValueError):
         return None
+
+
+def are_same(stamps: Mapping[str, Stamp | None]) -> bool:
+    """Whether every file is as its stamp says, or still absent."""
+    return all(read_stamp(path) == stamp for path, stamp in stamps.items())
 
 
 def is_sound(stamp: Stamp, now_ns: int) -> bool:

@@ -14,7 +14,8 @@ from agent.spec.fields import Fields
 from agent.spec.keys import BUILD
 from agent.spec.maps import read_map, read_variables
 from agent.spec.model import Build
-from agent.spec.tree import Mapping, Node
+from agent.spec.reading import show_path
+from agent.spec.tree import Mapping, Node, Sequence, describe
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://|git@|github\.com/|[a-zA-Z0-9+.-]+:(?!/)|target:|service:")
 _CONTEXT_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_./:@-]{0,127}\Z", re.ASCII)
@@ -24,6 +25,9 @@ def read_build(service: Fields) -> Build | None:
     """A service's build, in short (the context alone) or long form."""
     node = service.node_of("build")
     if node is None:
+        return None
+    if isinstance(node, Sequence):
+        service.complain("build", f"must be a directory or a mapping, not {describe(node)}")
         return None
     if not isinstance(node, Mapping):
         text = service.text("build")
@@ -56,7 +60,7 @@ def _finish(service: Fields, node: Node, build: Build) -> Build:
     reading, what = service.reading, f"{service.at('build')}.dockerfile"
     file = reading.normal_path(Path(build.context, build.dockerfile))
     if not file.is_relative_to(build.context):
-        reading.complain(node, f"{what}: {file} is outside of the context {build.context}")
+        reading.complain(node, f"{what}: {show_path(node, file)} is outside of its context")
         return build
     reading.read_file(node, file, what)
     return build
@@ -72,10 +76,10 @@ def _read_contexts(fields: Fields) -> dict[str, str]:
             fields.reading.complain(where, f"{path}: must be NAME=DIRECTORY")
         elif _REMOTE.match(value):
             fields.reading.complain(where, f"{path}: only directories are supported yet")
-        elif value.startswith("/"):
-            found[name] = str(fields.reading.resolve_path(value))
+        elif value.startswith("/") and not fields.reading.is_inside(directory := fields.reading.resolve_path(value)):
+            found[name] = str(directory)
         else:
-            directory = _read_context(fields, where, value, path)
-            if directory is not None:
-                found[name] = str(directory)
+            context = _read_context(fields, where, value, path)
+            if context is not None:
+                found[name] = str(context)
     return found

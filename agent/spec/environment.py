@@ -8,7 +8,7 @@ from agent.spec.envfile import parse_environment
 from agent.spec.fields import Fields
 from agent.spec.keys import ENV_FILE
 from agent.spec.maps import read_variables
-from agent.spec.reading import Reading, content_digest
+from agent.spec.reading import Reading
 from agent.spec.tree import Mapping, Node, Sequence
 
 
@@ -48,7 +48,7 @@ def _read_file(reading: Reading, node: Node, path: str, found: Environment) -> N
     data = reading.read_file(node, file, path, required=required)
     if data is None:
         return
-    found.contents[str(file)] = content_digest(data)
+    found.contents[str(file)] = reading.digest_of(file, data)
     found.variables.update(
         reading.parse_once(file, lambda: parse_environment(data, str(file), reading.problems, reading.variables))
     )

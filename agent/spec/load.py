@@ -11,10 +11,11 @@ from agent.spec.decode import decode_text
 from agent.spec.envfile import parse_environment
 from agent.spec.model import App
 from agent.spec.parse import parse_yaml
-from agent.spec.reading import CheckDirectory, Files, Reading, TextOf
+from agent.spec.reading import CheckDirectory, Files, Reading, TextOf, explain
 from agent.spec.tree import Node, Problems, Scalar
 
 ENV_FILE = ".env"
+_EMPTY = "the file is empty: it needs services:, or images: to keep pulled"
 
 
 def _accept(path: Path) -> None:
@@ -32,7 +33,8 @@ def load_app(
     """Read, interpolate and validate the app at ``path``, an absolute path below the state directory ``root``.
 
     ``text_of`` reads a file of the state directory: it raises FileNotFoundError for an absent one and HoldfastError or
-    OSError for one that must not or cannot be read. ``check_directory`` raises in the same way for directories.
+    OSError for one that must not or cannot be read, with a message that says what is wrong, not with which path.
+    ``check_directory`` raises in the same way for directories.
     Variables come from ``environment``, then from ``.env`` beside the file. Raises InvalidSpec with all problems.
     """
     problems = Problems(str(path))
@@ -47,7 +49,7 @@ def _load(path: Path, files: Files, environment: Mapping[str, str], problems: Pr
     if tree is None:
         return None
     if isinstance(tree, Scalar) and tree.is_null:
-        problems.add(None, "the file is empty: it needs services:, or images: to keep pulled")
+        problems.add(None, _EMPTY)
         return None
     known = {name: value for name, value in environment.items() if _is_text(value)}
     variables = {**_read_defaults(files, problems, known), **known}
@@ -60,19 +62,14 @@ def _load(path: Path, files: Files, environment: Mapping[str, str], problems: Pr
 def _read_tree(path: Path, files: Files, problems: Problems) -> Node | None:
     try:
         data = files.text_of(path)
-    except HoldfastError as error:
-        problems.add(None, error.message)
-        return None
-    except (OSError, ValueError) as error:
-        problems.add(None, getattr(error, "strerror", None) or str(error))
+    except (HoldfastError, OSError, ValueError) as error:
+        problems.add(None, explain(error))
         return None
     text = decode_text(data, problems)
-    if text is None:
-        return None
-    if not text.strip():
-        problems.add(None, "the file is empty: it needs services:, or images: to keep pulled")
-        return None
-    return parse_yaml(text, problems)
+    tree = parse_yaml(text, problems) if text is not None else None
+    if tree is None and not problems.found:
+        problems.add(None, _EMPTY)
+    return tree
 
 
 def _read_defaults(files: Files, problems: Problems, outer: Mapping[str, str]) -> dict[str, str]:
@@ -82,11 +79,8 @@ def _read_defaults(files: Files, problems: Problems, outer: Mapping[str, str]) -
         data = files.text_of(path)
     except FileNotFoundError:
         return {}
-    except HoldfastError as error:
-        problems.add(None, error.message, str(path))
-        return {}
-    except (OSError, ValueError) as error:
-        problems.add(None, getattr(error, "strerror", None) or str(error), str(path))
+    except (HoldfastError, OSError, ValueError) as error:
+        problems.add(None, explain(error), str(path))
         return {}
     return parse_environment(data, str(path), problems, outer)
 

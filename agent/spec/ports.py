@@ -15,6 +15,7 @@ from agent.spec.tree import Mapping, Node, Scalar, Sequence, describe, quote
 
 ANY_ADDRESS = "0.0.0.0"
 RANGE_LIMIT = 1024
+PORT_LIMIT = 4096
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z", re.ASCII)
 _RANDOM = "publishing to a random host port is not supported yet: say which one, as in 8080:80"
 
@@ -32,6 +33,20 @@ class Claim:
     node: Node
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """One entry; the two ranges are of the same length."""
+
+    address: str
+    outside: range
+    inside: range
+    protocol: str
+
+    def ports(self) -> Iterator[Port]:
+        for published, target in zip(self.outside, self.inside, strict=True):
+            yield Port(host_ip=self.address, published=published, target=target, protocol=self.protocol)
+
+
 def read_ports(reading: Reading, node: Node | None, path: str, service: str) -> list[Claim]:
     """Every port of a service, ranges spread out."""
     if node is None:
@@ -42,7 +57,9 @@ def read_ports(reading: Reading, node: Node | None, path: str, service: str) -> 
     claims: list[Claim] = []
     for index, item in enumerate(node.items):
         try:
-            claims += [Claim(port, service, item) for port in _read_entry(reading, item, f"{path}[{index}]")]
+            entry = _read_entry(reading, item, f"{path}[{index}]")
+            if entry is not None and reading.tally(item, "published ports", len(entry.outside), PORT_LIMIT):
+                claims += [Claim(port, service, item) for port in entry.ports()]
         except _Wrong as wrong:
             shown = f" {quote(item.source)}:" if isinstance(item, Scalar) else ""
             reading.complain(item, f"{path}[{index}]:{shown} {wrong}")
@@ -59,25 +76,31 @@ def check_claims(reading: Reading, claims: list[Claim]) -> None:
             if len(addresses) == 1 or ANY_ADDRESS in addresses:
                 reading.complain(
                     claim.node,
-                    f"services.{claim.service}.ports: host port {claim.port.published}/{claim.port.protocol} is taken"
+                    f"services.{claim.service}.ports: {_show_port(claim)} is taken"
                     f" by service {rival.service!r}, line {rival.node.mark.line}",
                 )
                 break
         rivals.append(claim)
 
 
-def _read_entry(reading: Reading, node: Node, path: str) -> Iterator[Port]:
+def _show_port(claim: Claim) -> str:
+    if isinstance(claim.node, Scalar) and "$" in claim.node.source:
+        return f"the host port of {quote(claim.node.source)}"
+    return f"host port {claim.port.published}/{claim.port.protocol}"
+
+
+def _read_entry(reading: Reading, node: Node, path: str) -> _Entry | None:
     if isinstance(node, Mapping):
         return _read_long(Fields(reading, node, path, PORT))
     text = reading.text(node, path)
     if text is None:
         if isinstance(node, Scalar) and node.is_null:
             raise _Wrong("is empty")
-        return iter(())
+        return None
     return _read_short(text)
 
 
-def _read_short(text: str) -> Iterator[Port]:
+def _read_short(text: str) -> _Entry:
     rest, slash, protocol = text.partition("/")
     outside, colon, target = rest.rpartition(":")
     if not colon:
@@ -89,7 +112,7 @@ def _read_short(text: str) -> Iterator[Port]:
     return _spread(_parse_address(address), published, target, _parse_protocol(protocol if slash else "tcp"))
 
 
-def _read_long(fields: Fields) -> Iterator[Port]:
+def _read_long(fields: Fields) -> _Entry:
     """``name`` and ``app_protocol`` say something to people only."""
     for name in ("name", "app_protocol"):
         fields.text(name)
@@ -105,14 +128,13 @@ def _read_long(fields: Fields) -> Iterator[Port]:
     return _spread(_parse_address(address), published, target, _parse_protocol(protocol))
 
 
-def _spread(address: str, published: str, target: str, protocol: str) -> Iterator[Port]:
+def _spread(address: str, published: str, target: str, protocol: str) -> _Entry:
     outside, inside = _parse_range(published), _parse_range(target)
     if len(outside) != len(inside):
         if len(inside) == 1:
             raise _Wrong("choosing a host port out of a range is not supported yet: say which one")
         raise _Wrong("the two ranges differ in length")
-    pairs = zip(outside, inside, strict=True)
-    return (Port(host_ip=address, published=host, target=own, protocol=protocol) for host, own in pairs)
+    return _Entry(address, outside, inside, protocol)
 
 
 def _parse_range(text: str) -> range:

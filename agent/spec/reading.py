@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.errors import HoldfastError
 from agent.spec.interpolate import InterpolationError, Interpolator
-from agent.spec.tree import Mark, Node, Problems, Scalar, describe
+from agent.spec.tree import Mark, Node, Problems, Scalar, describe, quote
 
 TEXT_LIMIT = 16 << 20
 TextOf = Callable[[Path], bytes]
@@ -37,6 +37,8 @@ class Reading:
     interpolator: Interpolator = field(init=False)
     _texts: dict[int, tuple[Scalar, str | None]] = field(default_factory=dict)
     _parsed: dict[Path, Mapping[str, str]] = field(default_factory=dict)
+    _tallies: dict[str, int] = field(default_factory=dict)
+    _digests: dict[Path, str] = field(default_factory=dict)
     _budget: int = TEXT_LIMIT
 
     def __post_init__(self) -> None:
@@ -67,6 +69,14 @@ class Reading:
         if 0 <= self._budget < size:
             self.complain(node, f"the values of this file add up to more than {TEXT_LIMIT >> 20} MiB")
         self._budget -= size
+
+    def tally(self, node: Node, what: str, number: int, limit: int) -> bool:
+        """Count ``number`` more of something; False when one file has too many of it, which is noted once."""
+        before = self._tallies.get(what, 0)
+        self._tallies[what] = before + number
+        if before <= limit < before + number:
+            self.complain(node, f"more than {limit} {what} in one file")
+        return before + number <= limit
 
     def parse_once(self, path: Path, parse: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
         """The variables of a file, parsed when first asked for."""
@@ -99,33 +109,49 @@ class Reading:
     def read_file(self, at: Node, path: Path, what: str, *, required: bool = True) -> bytes | None:
         """The content of a file of the state directory; None after noting why not, or when it may be absent."""
         if not self.is_inside(path):
-            self.complain(at, f"{what}: {path} is outside of the state directory {self.files.root}")
+            self.complain(at, f"{what}: {show_path(at, path)} is outside of the state directory {self.files.root}")
             return None
         try:
             return self.files.text_of(path)
         except FileNotFoundError:
             if required:
-                self.complain(at, f"{what}: {path} does not exist")
-        except HoldfastError as error:
-            self.complain(at, f"{what}: {error.message}")
-        except (OSError, ValueError) as error:
-            self.complain(at, f"{what}: {path}: {getattr(error, 'strerror', None) or error}")
+                self.complain(at, f"{what}: {show_path(at, path)} does not exist")
+        except (HoldfastError, OSError, ValueError) as error:
+            self.complain(at, f"{what}: {show_path(at, path)}: {explain(error)}")
         return None
 
     def check_directory(self, at: Node, path: Path, what: str) -> bool:
         """Whether a directory is there and inside of the state directory, links followed; notes it if not."""
         if not self.is_inside(path):
-            self.complain(at, f"{what}: {path} is outside of the state directory {self.files.root}")
+            self.complain(at, f"{what}: {show_path(at, path)} is outside of the state directory {self.files.root}")
             return False
         try:
             self.files.check_directory(path)
-        except HoldfastError as error:
-            self.complain(at, f"{what}: {error.message}")
-            return False
-        except (OSError, ValueError) as error:
-            self.complain(at, f"{what}: {path}: {getattr(error, 'strerror', None) or error}")
+        except (HoldfastError, OSError, ValueError) as error:
+            self.complain(at, f"{what}: {show_path(at, path)}: {explain(error)}")
             return False
         return True
+
+    def digest_of(self, path: Path, data: bytes) -> str:
+        """The digest of a file's content, computed once."""
+        if path not in self._digests:
+            self._digests[path] = content_digest(data)
+        return self._digests[path]
+
+
+def explain(error: Exception) -> str:
+    """What went wrong with a file, without its path."""
+    if isinstance(error, HoldfastError):
+        return error.message
+    return str(getattr(error, "strerror", None) or error)
+
+
+def show_path(at: Node, path: Path) -> str:
+    """A path for a message; as it was written when variables are in it, for they may be secrets."""
+    if isinstance(at, Scalar) and "$" in at.source:
+        return quote(at.source)
+    text = str(path)
+    return text if text.isprintable() else repr(text)
 
 
 def content_digest(data: bytes) -> str:
