@@ -1,0 +1,120 @@
+"""Any text is a Dockerfile or a list of its problems; nothing else ever comes out."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.builder.expansion import MAX_RESULT, ExpansionError, expand
+from agent.builder.faults import InvalidDockerfile
+from agent.builder.parse import decode_dockerfile, parse_dockerfile
+from agent.builder.patterns import BadPattern, IgnoreRules, compile_segment
+from agent.builder.stages import compute_plan
+from agent.builder.state import CopyStep, StageState, create_scratch_config
+from agent.engine.model import BuildConfig
+from agent.oci.platform import Platform
+
+HOST = Platform("linux", "amd64")
+KEYWORDS = ("FROM", "ARG", "ENV", "COPY", "RUN", "CMD", "ENTRYPOINT", "WORKDIR", "USER", "LABEL", "EXPOSE", "ADD")
+WORDS = ("scratch", "AS", "a", "b/../c", "..", "/", "*", "80/tcp", "<<END", "--from=x", "--chown=1:1", "HEALTHCHECK")
+SIGNS = (
+    " ",
+    " ",
+    "\n",
+    "\\\n",
+    "=",
+    "$A",
+    "${A:-b}",
+    "${",
+    "}",
+    '"',
+    "'",
+    "[",
+    "]",
+    "# escape=`\n",
+    "# x\n",
+    "\t",
+    "é",
+    "\r",
+)
+PIECES = st.sampled_from([*KEYWORDS, *WORDS, *SIGNS])
+TEXTS = st.one_of(st.text(max_size=200), st.lists(PIECES, max_size=60).map("".join))
+FILES = st.one_of(TEXTS, TEXTS.map(lambda text: f"FROM scratch\n{text}"))
+
+
+@given(FILES)
+def test_any_text_parses_or_names_its_problems(text: str) -> None:
+    order = BuildConfig("/context", "t", args={"A": "x"}, additional_contexts={"x": "/usr/bin"})
+    lines = text.count("\n") + 1
+    try:
+        dockerfile = parse_dockerfile(text, "Dockerfile")
+        plan = compute_plan(dockerfile, order, HOST)
+        for stage in plan.stages:
+            state = StageState("Dockerfile", dockerfile.escape, plan, order.args, create_scratch_config(HOST))
+            for instruction in stage.instructions:
+                assert 1 <= instruction.line <= lines
+                step = state.take(instruction, stage)
+                if isinstance(step, CopyStep):
+                    assert step.destination.startswith("/") and ".." not in step.destination.split("/")
+    except InvalidDockerfile as error:
+        assert error.problems
+        assert all(0 <= problem.line <= lines and problem.message for problem in error.problems)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_parse_or_name_their_problems(data: bytes) -> None:
+    try:
+        assert decode_dockerfile(data, "Dockerfile").stages
+    except InvalidDockerfile as error:
+        assert error.problems
+
+
+@given(st.text(max_size=80), st.dictionaries(st.sampled_from("ABC"), st.text(max_size=20)))
+def test_expansion_is_total_and_bounded(text: str, variables: dict[str, str]) -> None:
+    try:
+        assert len(expand(text, variables)) <= MAX_RESULT
+    except ExpansionError as error:
+        assert 0 <= error.offset <= len(text)
+
+
+@given(st.text(max_size=40))
+def test_quoted_text_is_itself(text: str) -> None:
+    assert expand("".join(f"\\{character}" for character in text), {}) == text
+    if "'" not in text:
+        assert expand(f"'{text}'", {}) == text
+
+
+@given(st.text(alphabet="ab*?", max_size=8), st.text(alphabet="ab", max_size=10))
+def test_globs_agree_with_a_plain_regular_expression(glob: str, name: str) -> None:
+    plain = "".join({"*": ".*", "?": "."}.get(character, character) for character in glob)
+    assert (compile_segment(glob).match(name) is not None) == (re.fullmatch(plain, name) is not None)
+
+
+SEGMENTS = st.sampled_from(["a", "b", "*", "**", "a*"])
+
+
+@given(st.lists(SEGMENTS, min_size=1, max_size=4), st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1, max_size=4))
+def test_ignore_rules_agree_with_a_plain_regular_expression(segments: list[str], path: list[str]) -> None:
+    pattern = posixpath.normpath("/".join(segments))
+    plain = ""
+    parts = pattern.split("/")
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if part == "**":
+            plain += ".+" if last else "(?:[^/]+/)*"
+        else:
+            plain += part.replace("*", "[^/]*") + ("" if last else "/")
+    rules = IgnoreRules([pattern])
+    assert rules.match(path) == (re.fullmatch(plain, "/".join(path)) is not None,)
+
+
+@given(st.text(max_size=60))
+def test_any_ignore_line_is_a_rule_or_a_fault(line: str) -> None:
+    try:
+        rules = IgnoreRules([line])
+    except BadPattern:
+        return
+    assert isinstance(rules.excludes(rules.match(["a", "b"])), bool)
