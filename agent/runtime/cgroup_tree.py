@@ -16,6 +16,7 @@ from agent.runtime.keeper.hierarchies import Hierarchy, parse_hierarchies
 
 DIRECTORY = "holdfast"
 MOUNTINFO = Path("/proc/self/mountinfo")
+_ATTEMPTS = 8
 V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "blkio")
 V2_CONTROLLERS = ("cpu", "memory", "pids", "io")
 
@@ -63,7 +64,7 @@ class CgroupTree:
         """Make our directories and switch on the controllers of v2 on the way down. Idempotent. Raises OSError."""
         with self._lock:
             for directory in self.directories:
-                directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+                _make(directory)
             if self.unified is not None:
                 for level in (*reversed(self.unified.parents[:2]), self.unified):
                     enable_controllers(level)
@@ -121,6 +122,17 @@ def _sort_v1(found: list[Hierarchy]) -> dict[str, Hierarchy]:
 
 def _ours(hierarchy: Hierarchy, instance: str) -> Path:
     return Path(hierarchy.mountpoint, DIRECTORY, instance)
+
+
+def _make(directory: Path) -> None:
+    """Make a directory and its parents, though another agent's ``remove`` may take ``holdfast`` away in between."""
+    for _ in range(_ATTEMPTS):
+        try:
+            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            return
+        except FileNotFoundError:
+            continue
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def _read_words(path: Path) -> list[str]:
