@@ -32,14 +32,10 @@ def fill_volume(volume: int, root: int, path: str) -> bool:
     True when something was copied. A volume that has content or was filled before is left alone. Raises OSError;
     Stalled when the image has no directory there but something else.
     """
-    if _exists(volume, FILLING):
-        finish_filling(volume)
-    if _exists(volume, FILLED):
+    if not wants_content(volume):
         return False
     data = os.open(DATA, _DIRECTORY, dir_fd=volume)
     try:
-        if not _is_empty(data):
-            return False
         source = _open_source(root, path)
         if source is None:
             return False
@@ -47,6 +43,19 @@ def fill_volume(volume: int, root: int, path: str) -> bool:
             return _fill_empty(volume, data, source)
         finally:
             os.close(source)
+    finally:
+        os.close(data)
+
+
+def wants_content(volume: int) -> bool:
+    """Whether the volume is empty and never was filled; first finishes what a crash interrupted. Raises OSError."""
+    if _exists(volume, FILLING):
+        finish_filling(volume)
+    if _exists(volume, FILLED):
+        return False
+    data = os.open(DATA, _DIRECTORY, dir_fd=volume)
+    try:
+        return _is_empty(data)
     finally:
         os.close(data)
 

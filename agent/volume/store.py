@@ -20,7 +20,7 @@ from agent.errors import HoldfastError, NotFound, Refused, Stalled, Waiting
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from agent.kernel.renames import rename_exclusive
 from agent.store.database import Database
-from agent.volume.fill import DATA, FILLED, FRESH_MODE, fill_volume, recover_filling
+from agent.volume.fill import DATA, FILLED, FRESH_MODE, fill_volume, recover_filling, wants_content
 from agent.volume.model import VolumeNotFound, VolumeRecord, check_name, decode_volume, encode_volume
 
 KIND = "volume"
@@ -96,6 +96,20 @@ class VolumeStore:
             raise Refused(message, reason="InvalidSubpath") from None
         finally:
             os.close(data)
+
+    def wants_content(self, name: str) -> bool:
+        """Whether ``fill`` would do something: the volume is empty and never was filled.
+
+        Waits for a ``fill`` of the same volume that is under way: on False, what was to be copied is all there.
+        Raises VolumeNotFound.
+        """
+        check_name(name)
+        with self._holding(name), _explained(f"look into volume {name}"):
+            volume = self._open_volume(name)
+            try:
+                return wants_content(volume)
+            finally:
+                os.close(volume)
 
     def fill(self, name: str, source_fd: int, path: str) -> bool:
         """Copy what an image has at ``path`` into the volume, if that is empty and never was filled.
