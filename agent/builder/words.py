@@ -89,6 +89,7 @@ def parse_list(text: str, start: int) -> tuple[str, ...] | None:
     body = text[start:].strip()
     if not body.startswith("["):
         return None
+    start = text.index("[", start)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
