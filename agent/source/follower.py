@@ -98,7 +98,6 @@ class Follower:
             return Look(self._previous, settled=False, pause=GIT_PAUSE)
         self._settling.begin(first=self._previous is None)
         revision = scan(self._path, self._previous, self._settling.take)
-        self._settling.end()
         pause = self._settling.pause
         if self._settling.incomplete:
             return Look(None, settled=False, pause=pause or GIT_PAUSE)

@@ -61,15 +61,21 @@ def is_ignored(name: str) -> bool:
     return name.startswith((".", "#")) or name.endswith("~")
 
 
+def show(text: str) -> str:
+    """A name or path with what cannot be printed, or is not UTF-8, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def _look(place: Place, entry: os.DirEntry[str], listing: Listing, known: Mapping[str, Names]) -> None:
     name = entry.name
     is_directory = _is_directory(entry)
     if not is_directory and not name.lower().endswith(_SUFFIXES):
         return
     key = name if is_directory else name.rpartition(".")[0]
-    shown = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if not name.isprintable():
-        listing.add(Claim(shown, name, "the name holds control characters or is not UTF-8: rename it"))
+        listing.add(Claim(show(key), name, "the name holds control characters or is not UTF-8: rename it"))
     elif not is_directory:
         listing.add(Claim(key, name))
     elif entry.is_symlink() and not place.is_inside(os.path.realpath(f"{place.real}/{name}")):

@@ -38,8 +38,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Memory:
-    """What one scan leaves to the next: by app key, and the names in sub-directories by their path."""
+    """What one scan leaves to the next: what was seen by app key, and the names in sub-directories by their path. It
+    counts as long as the state directory is where it was (``real``), for the paths in it begin there."""
 
+    real: str = ""
     apps: Mapping[str, Seen] = field(default_factory=dict)
     directories: Mapping[str, tuple[Stamp, tuple[str, ...]]] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.errors import InvalidSpec, Problem
 from agent.source.context import Contexts
-from agent.source.listing import Claim, list_apps
+from agent.source.listing import Claim, list_apps, show
 from agent.source.place import Place, open_place
 from agent.source.reader import AppReader
 from agent.source.revision import AppFiles, Memory, Revision, Seen, make_revision
@@ -57,7 +57,7 @@ class _Scan:
         self._place = place
         self._before: Mapping[str, AppFiles] = previous.apps if previous else {}
         self._id = previous.id if previous else ""
-        self._memory = previous.memory if previous else Memory()
+        self._memory = previous.memory if previous and previous.memory.real == place.real else Memory()
         self._take = take
         self._contexts = Contexts()
         self._apps: dict[str, AppFiles] = {}
@@ -71,7 +71,7 @@ class _Scan:
             if not self._take(key, self._before[key], None):
                 self._keep(key)
         apps = {key: self._apps[key] for key in sorted(self._apps)}
-        return make_revision(apps, Memory(self._seen, listing.directories), self._known_id(apps))
+        return make_revision(apps, Memory(self._place.real, self._seen, listing.directories), self._known_id(apps))
 
     def _known_id(self, apps: Mapping[str, AppFiles]) -> str:
         """The id of the revision before, if nothing has changed."""
@@ -139,8 +139,7 @@ class _Scan:
         return Loaded(_make_files(key, path, {}, None, tuple(problems)), Seen(claims[0].path, {}, {}, sound=False))
 
     def _shown(self, claim: Claim) -> str:
-        path = str(self._place.path / claim.path)
-        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return show(str(self._place.path / claim.path))
 
 
 def _make_files(

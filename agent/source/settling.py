@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.source.revision import AppFiles
@@ -18,31 +19,36 @@ CLONE_SECONDS = 300.0
 _SHORTEST, _LONGEST = 0.01, 0.5
 
 
+@dataclass(frozen=True)
+class Held:
+    """An app that is not taken yet: since when at all, and since when as it is now."""
+
+    first: float
+    since: float
+    state: tuple[float, str]
+
+
 class Settling:
     """The judgement of one follower of the directory, scan after scan."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._since: dict[str, float] = {}
-        self._held: set[str] = set()
+        self._before: dict[str, Held] = {}
+        self._held: dict[str, Held] = {}
         self._first = True
         self.incomplete = False
 
     def begin(self, *, first: bool) -> None:
         """A scan begins; the ``first`` one has nothing from before that could stay in force."""
         self._first, self.incomplete = first, False
-        self._held = set()
-
-    def end(self) -> None:
-        """A scan has ended: what was not held is settled."""
-        self._since = {key: since for key, since in self._since.items() if key in self._held}
+        self._before, self._held = self._held, {}
 
     @property
     def pause(self) -> float | None:
         """Seconds until it is worth looking again; None when all is settled. The longer it takes, the longer."""
         if not self._held:
             return None
-        age = self._clock() - max(self._since[key] for key in self._held)
+        age = self._clock() - max(held.since for held in self._held.values())
         return min(max(age / 4, _SHORTEST), _LONGEST)
 
     def take(self, key: str, before: AppFiles | None, after: Loaded | None) -> bool:
@@ -50,10 +56,13 @@ class Settling:
         patience = self._patience(before, after)
         if not patience:
             return True
-        now = self._clock()
-        if now - self._since.setdefault(key, now) >= patience:
+        now, state = self._clock(), (patience, after.files.digest if after is not None else "")
+        held = self._before.get(key) or Held(now, now, state)
+        if held.state != state:
+            held = Held(held.first, now, state)
+        if now - held.since >= patience or now - held.first >= WRITING_SECONDS:
             return True
-        self._held.add(key)
+        self._held[key] = held
         self.incomplete = self.incomplete or (self._first and before is None)
         return False
 
