@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import secrets
 import shutil
 import tarfile
 import threading
@@ -26,6 +25,7 @@ from agent.runtime.cgroups import Cgroups
 from agent.runtime.client import KeeperClient
 from agent.runtime.protocol import KeeperEvent
 from agent.runtime.seccomp import SeccompStore
+from agent.settings import compute_instance
 from agent.store.database import Database
 from agent.store.layout import DataLayout
 
@@ -46,7 +46,7 @@ class Lab:
         self.root = root
         self.context = root / "context"
         self.tools = root / "tools"
-        self.instance = secrets.token_hex(4)
+        self.instance = compute_instance(root / "run")
         self.said: list[BuildProgress] = []
         self.context.mkdir()
         self.tools.mkdir()
