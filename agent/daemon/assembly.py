@@ -58,7 +58,7 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
         networks = NetworkStack(settings.instance, settings.run_root, database)
         owned.callback(networks.close)
         cgroups, seccomp = Cgroups(settings.instance), SeccompStore(layout.seccomp)
-        builder = Builder(BuilderParts(images, keeper, networks, cgroups, seccomp, database, layout))
+        builder = Builder(BuilderParts(layout, database, keeper, cgroups, seccomp, images, networks))
         volumes = VolumeStore(layout.volumes, database)
         engine = Engine(Parts(layout, database, keeper, cgroups, seccomp, images, volumes, networks, builder))
         owned.callback(engine.close)

@@ -57,18 +57,13 @@ class Mounter:
         if self._volumes.find(name) is None:
             self._volumes.ensure(name, {})
         source = self._volumes.path(name)
-        if mount.copy_up and not mount.subpath and _is_empty(source):
+        if mount.copy_up and not mount.subpath and self._volumes.wants_content(name):
             self._volumes.fill(name, view(), mount.destination)
         if mount.subpath:
             descriptor = self._volumes.open_subpath(name, mount.subpath)
             held.callback(os.close, descriptor)
             source = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
         return Mount("bind", str(source), _plain(mount.destination), ("bind", "rprivate", *_access(mount)))
-
-
-def _is_empty(directory: Path) -> bool:
-    with os.scandir(directory) as entries:
-        return next(entries, None) is None
 
 
 def _prepare_bind(mount: MountConfig) -> Mount:

@@ -13,13 +13,13 @@ from typing import Any
 
 from agent.errors import Stalled
 from agent.oci.mount import Mount, encode_mount
+from agent.runtime.cgroup_limits import compute_quota
 from agent.runtime.cgroups import NO_LIMITS, CgroupLimits
 from agent.runtime.defaults import MASKED_PATHS, READONLY_PATHS, compute_mounts
 from agent.runtime.users import Identity
 
 OCI_VERSION = "1.0.2"
 CONFIG_NAME, ROOTFS_NAME = "config.json", "rootfs"
-CPU_PERIOD_US = 100_000
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
 
 
@@ -130,9 +130,10 @@ def _render_limit(name: str, soft: int, hard: int) -> dict[str, Any]:
 def _render_resources(limits: CgroupLimits) -> dict[str, Any]:
     resources: dict[str, Any] = {}
     if limits.memory is not None:
-        resources["memory"] = {"limit": limits.memory}
+        resources["memory"] = {"limit": limits.memory, "swap": 2 * limits.memory}
     if limits.cpus is not None:
-        resources["cpu"] = {"quota": max(int(limits.cpus * CPU_PERIOD_US), 1000), "period": CPU_PERIOD_US}
+        quota, period = compute_quota(limits.cpus)
+        resources["cpu"] = {"quota": quota, "period": period}
     if limits.pids is not None:
         resources["pids"] = {"limit": limits.pids}
     return resources

@@ -41,7 +41,7 @@ def test_container_sees_its_own_world(lab: EngineLab) -> None:
     output = lab.run(
         "world",
         "hostname; cat /etc/hostname; id -u; pwd; echo $HOME; grep world /etc/hosts; cat /etc/resolv.conf;"
-        " ls /proc | grep -c '^[0-9]'; ls /dev/shm | wc -l; cat /proc/1/comm",
+        " ls /proc | grep -c '^[0-9]'; ls /dev/shm | wc -l; cat /proc/1/comm; true",
     ).splitlines()
     assert output[:5] == ["world", "world", "0", "/", "/"]
     assert output[5].split()[1:] == ["world"]
@@ -133,7 +133,7 @@ def test_mounts(lab: EngineLab, tmp_path: Path) -> None:
         MountConfig(MountKind.BIND, "/made", str(tmp_path / "made"), create_source=True),
     )
     script = (
-        "cat /bind/file; echo x > /bind/file 2>/dev/null && echo writable; echo kept > /data/file; "
+        "cat /bind/file; (echo x > /bind/file) 2>/dev/null && echo writable; echo kept > /data/file; "
         "stat -c %a /scratch; df -k /scratch | tail -1 | awk '{print $2}'; touch /made/file"
     )
     assert lab.run("mounts", script, mounts=mounts).splitlines() == ["from the host", "700", "1024"]
@@ -232,9 +232,9 @@ def test_image_volume_that_would_lead_out_is_refused(lab: EngineLab, path: str) 
 
 def test_descriptors_of_the_agent_never_reach_a_container(lab: EngineLab) -> None:
     """Attack row 2."""
-    assert lab.run("fds", "ls /proc/self/fd | tr '\\n' ' '").split()[:3] == ["0", "1", "2"]
+    script = "for n in 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do readlink /proc/self/fd/$n; done; true"
+    assert lab.run("fds", script) == ""
     record = lab.start("fdexec", "sleep", "86400")
-    _, output = lab.exec(record, "sh", "-c", "ls /proc/$$/fd | tr '\\n' ' '")
-    assert output.split() == ["0", "1", "2"]
+    assert lab.exec(record, "sh", "-c", script) == (0, "")
     lab.engine.containers.stop(record.id, 0).result(20)
     lab.engine.containers.remove(record.id)

@@ -73,7 +73,7 @@ def test_changed_service_is_replaced_start_first(agent: Agent) -> None:
     agent.converge()
     eventually(lambda: len(agent.ps()) == 2, what="old ones removed")
     assert not before & {row["id"] for row in agent.ps()}
-    assert agent.cli("exec", "change-web-1", "printenv", "COLOUR").stdout == "blue\n"
+    assert agent.cli("exec", "change-web-1", "sh", "-c", "echo $COLOUR").stdout == "blue\n"
 
 
 def test_killed_container_is_replaced(agent: Agent) -> None:

@@ -7,7 +7,8 @@ import os
 from agent.kernel import namespaces as ns
 from agent.kernel import terminals
 from agent.kernel.process import read_small_file
-from agent.runtime.keeper.become import Standing, become, set_stdio, take_terminal
+from agent.runtime.keeper.become import NOT_EXECUTABLE, Standing, become, set_stdio, take_terminal
+from agent.runtime.keeper.failure import Failure
 from agent.runtime.keeper.init import MAX_FILTER
 from agent.runtime.keeper.paths import open_inside, open_working_directory
 from agent.runtime.keeper.report import Reporter
@@ -65,8 +66,10 @@ class Entry:
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _enter_directory(self) -> None:
-        self.report.step = f"change to directory {self._plan.cwd}"
-        os.fchdir(open_working_directory(self._root, self._plan.cwd))
+        try:
+            os.fchdir(open_working_directory(self._root, self._plan.cwd))
+        except OSError as error:
+            raise Failure(NOT_EXECUTABLE, f"change to directory {self._plan.cwd}: {error.strerror}") from None
 
     def _open_terminal(self) -> None:
         self.report.step = "make the terminal"
