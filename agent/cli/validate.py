@@ -26,6 +26,7 @@ def validate(directory: Path, as_json: bool) -> int:
 
     revision = scan_directory(directory, None)
     apps = [_describe(key, files) for key, files in sorted(revision.apps.items())]
+    _check_names(apps)
     valid = all(app["valid"] for app in apps)
     if as_json:
         print_json({"valid": valid, "apps": apps})
@@ -48,6 +49,17 @@ def _describe(key: str, files: Any) -> dict[str, Any]:
         "services": services,
         "problems": problems,
     }
+
+
+def _check_names(apps: list[dict[str, Any]]) -> None:
+    """Two apps of one name: the agent would use the first of them only."""
+    first: dict[str, dict[str, Any]] = {}
+    for app in apps:
+        other = first.setdefault(app["name"], app) if app["valid"] else app
+        if other is not app:
+            message = f"the app name {app['name']} is taken by {other['path']}: set another name:"
+            app["valid"] = False
+            app["problems"].append({"file": app["path"], "line": 0, "column": 0, "message": message})
 
 
 def _print(apps: list[dict[str, Any]]) -> None:

@@ -36,7 +36,7 @@ def parse_yaml(text: str, problems: Problems) -> Node | None:
         return None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problems.add(_mark(mark) if mark else None, _explain(error, text))
+        problems.add(_clamp(_mark(mark), text) if mark else None, _explain(error, text))
         return None
     except (yaml.YAMLError, ValueError):
         problems.add(None, "not YAML")
@@ -54,6 +54,12 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
 
 def _mark(mark: Any) -> Mark:
     return Mark(mark.line + 1, mark.column + 1)
+
+
+def _clamp(mark: Mark, text: str) -> Mark:
+    """A place in the text; what is missing at the end of a file is missed just after its last character."""
+    lines = text.rstrip("\r\n").split("\n")
+    return mark if mark.line <= len(lines) else Mark(len(lines), len(lines[-1]) + 1)
 
 
 @dataclass(slots=True)

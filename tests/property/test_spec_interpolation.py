@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.spec.interpolate import InterpolationError, Interpolator
@@ -87,7 +87,7 @@ Part = tuple[str, ...] | str
 def parts(inner: st.SearchStrategy[list[Part]]) -> st.SearchStrategy[list[Part]]:
     operators = st.sampled_from([":-", "-", ":?", "?", ":+", "+"])
     braced = st.tuples(st.just("braced"), NAMES, operators, inner)
-    return st.lists(st.one_of(LITERALS, st.just(("dollar",)), st.tuples(st.just("plain"), NAMES), braced), max_size=4)  # type: ignore[arg-type]
+    return st.lists(st.one_of(LITERALS, st.just(("dollar",)), st.tuples(st.just("plain"), NAMES), braced), max_size=4)
 
 
 TREES = st.recursive(st.lists(LITERALS, max_size=2), parts, max_leaves=12)
@@ -104,7 +104,7 @@ def write(tree: list[Part]) -> str:
             case ("plain", name):
                 out += f"${{{name}}}"
             case ("braced", name, operator, words):
-                out += f"${{{name}{operator}{write(words)}}}"  # type: ignore[arg-type]
+                out += f"${{{name}{operator}{write(words)}}}"
     return out
 
 
@@ -122,9 +122,9 @@ def evaluate(tree: list[Part], variables: Mapping[str, str]) -> str:
             case ("braced", name, operator, words):
                 there = bool(variables.get(name)) if operator[0] == ":" else name in variables
                 if operator[-1] == "-":
-                    out += variables[name] if there else evaluate(words, variables)  # type: ignore[arg-type]
+                    out += variables[name] if there else evaluate(words, variables)
                 elif operator[-1] == "+":
-                    out += evaluate(words, variables) if there else ""  # type: ignore[arg-type]
+                    out += evaluate(words, variables) if there else ""
                 elif there:
                     out += variables[name]
                 else:
@@ -132,6 +132,7 @@ def evaluate(tree: list[Part], variables: Mapping[str, str]) -> str:
     return out
 
 
+@settings(deadline=None)
 @given(TREES, VARIABLES)
 def test_every_nesting_means_what_the_specification_says(tree: list[Part], variables: dict[str, str]) -> None:
     try:
@@ -141,6 +142,7 @@ def test_every_nesting_means_what_the_specification_says(tree: list[Part], varia
     assert resolve(write(tree), variables) == expected
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("${}:-+?AB_9 x"), max_size=60), VARIABLES)
 def test_any_text_is_resolved_or_refused(text: str, variables: dict[str, str]) -> None:
     found = resolve(text, variables)
@@ -148,6 +150,7 @@ def test_any_text_is_resolved_or_refused(text: str, variables: dict[str, str]) -
         assert found == text
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_values_are_not_looked_into(value: str) -> None:
     assert resolve("${A:-x}", {"A": value}) == (value or "x")

@@ -23,6 +23,7 @@ from agent.spec.scalars import parse_boolean, parse_duration, parse_integer, par
 ROOT = Path("/srv/state")
 FILE = ROOT / "app.yaml"
 SECRET = "hunter2secret"
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def load(data: bytes, env: bytes = b"A=1\n", environment: Mapping[str, str] | None = None) -> App:
@@ -60,11 +61,13 @@ def attempt(data: bytes, env: bytes = b"A=1\n", environment: Mapping[str, str] |
     return app
 
 
+@PATIENT
 @given(st.binary(max_size=400))
 def test_any_bytes(data: bytes) -> None:
     attempt(data)
 
 
+@PATIENT
 @given(st.text(max_size=300))
 @example("a: !!binary x")
 @example("<<: *a")
@@ -76,12 +79,14 @@ def test_any_text(text: str) -> None:
     attempt(text.encode("utf-8", "surrogatepass"))
 
 
+@PATIENT
 @given(st.text(st.sampled_from("abx:-?&*<{}[]!|>'\"%@`#, \n\t$"), max_size=200))
 def test_any_text_like_yaml(text: str) -> None:
     attempt(text.encode())
     attempt(f"services:\n  web:\n    image: x\n    {text}".encode())
 
 
+@PATIENT
 @given(st.binary(max_size=200))
 def test_any_env_file(env: bytes) -> None:
     attempt(b"services: {web: {image: x, env_file: a.env}}", env)
@@ -109,21 +114,21 @@ VALUES = st.recursive(
 SERVICES = st.dictionaries(st.sampled_from(sorted(keys.SERVICE.read)), VALUES, max_size=8)
 
 
+@PATIENT
 @given(st.dictionaries(NAMES, VALUES, max_size=6))
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_document_of_known_words(document: dict[str, Any]) -> None:
     attempt(yaml.dump(document).encode())
 
 
+@PATIENT
 @given(SERVICES, VALUES, VALUES)
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_service(service: dict[str, Any], networks: Any, volumes: Any) -> None:
     document = {"services": {"web": {"image": "x", **service}}, "networks": networks, "volumes": volumes}
     attempt(yaml.dump(document).encode())
 
 
+@PATIENT
 @given(SERVICES)
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_no_message_holds_the_value_of_a_variable(service: dict[str, Any]) -> None:
     text = yaml.dump({"services": {"web": service, "db": {"image": "x"}}}, width=10**6)
     text = text.replace("${A}", "${S}").replace("nginx", "$S").replace("/a", "${S:-}/a").replace("10s", "-$S")
@@ -149,6 +154,7 @@ VALID = {
 }
 
 
+@PATIENT
 @given(st.fixed_dictionaries({}, optional=VALID))
 def test_what_is_valid_is_taken_and_survives(service: dict[str, Any]) -> None:
     document = {"services": {"web": {"image": "x", **service}}, "networks": {"front": None}, "volumes": {"data": None}}
@@ -160,6 +166,7 @@ def test_what_is_valid_is_taken_and_survives(service: dict[str, Any]) -> None:
         assert app.services["web"].environment == service["environment"]
 
 
+@PATIENT
 @given(st.integers(0, 30), st.integers(0, 12), st.sampled_from(["imgae: x", "restart: maybe", "user: 'a b'", "t: 1"]))
 def test_errors_are_where_they_are(above: int, indent: int, wrong: str) -> None:
     pad = " " * indent
@@ -172,18 +179,21 @@ def test_errors_are_where_they_are(above: int, indent: int, wrong: str) -> None:
     assert (problem.line, problem.column) == (above + 4, column)
 
 
+@PATIENT
 @given(st.text(max_size=20))
 @pytest.mark.parametrize("parse", [parse_boolean, parse_integer, parse_number, parse_size, parse_duration, parse_mode])
 def test_scalars_are_total(parse: Any, text: str) -> None:
     parse(text)
 
 
+@PATIENT
 @given(st.integers(0, 10**6), st.sampled_from(["", "b", "k", "kb", "KiB", "m", "g", "T"]))
 def test_sizes(number: int, unit: str) -> None:
     factor = 1024 ** " kmgt".index(unit[:1].lower().replace("b", "") or " ")
     assert parse_size(f"{number}{unit}") == number * factor
 
 
+@PATIENT
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 900))
 def test_durations(hours: int, minutes: int, thousandths: int) -> None:
     expected = hours * 3600 + minutes * 60 + thousandths / 1000

@@ -166,7 +166,7 @@ def test_a_broken_file_is_told_and_repaired(state: Path) -> None:
     async def scene(state: Path, watcher: Following) -> None:
         put(state / "web.yaml", "services: [")
         await watcher.until_images(web=None, other="other")
-        assert "web.yaml:2:1: not YAML" in problems_of(watcher.given[-1], "web")
+        assert "web.yaml:1:12: not YAML" in problems_of(watcher.given[-1], "web")
         put(state / "web.yaml", compose("two"))
         await watcher.until_images(web="two", other="other")
 

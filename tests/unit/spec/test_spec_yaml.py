@@ -43,7 +43,7 @@ def test_columns_count_characters() -> None:
     [
         ("services:\n  web:\n\timage: x\n", "3:1", "YAML is indented with spaces, not tabs"),
         ("a: [1, 2\nb: 3\n", "2:2", "not YAML"),
-        ("a: 'x\n", "2:1", "not YAML"),
+        ("a: 'x\n", "1:6", "not YAML"),
         ("a: b: c\n", "1:5", "not YAML"),
         ("a: 1\n---\nb: 2\n", "2:1", "a second YAML document: one file holds one app"),
         ("a: 1\na: 2\n", "2:1", "the key 'a' is there already, in line 1"),
