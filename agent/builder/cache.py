@@ -24,6 +24,7 @@ from agent.store.database import Database
 KIND = "build_cache"
 VERSION = 1
 _LAYER, _CONTENT = "layer:", "content:"
+_FRESH_SECONDS = 3600.0
 
 
 def compute_key(**fields: Any) -> str:
@@ -54,7 +55,8 @@ class LayerCache:
             os.utime(self._images.content.path(layer.descriptor.digest))
         except FileNotFoundError:
             return None
-        self.put(key, layer)
+        if _used(document or {}) + _FRESH_SECONDS < time.time():
+            self.put(key, layer)
         return layer
 
     def put(self, key: str, layer: LayerBlob) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from agent.builder.copier import Copier, Dress, make_working_directory
 from agent.builder.entries import Source, compute_content
 from agent.builder.state import CopyStep, DirectoryStep
 from agent.builder.tree import FileTree
+from agent.builder.turns import Turns
 from agent.builder.workspace import StepDirectory, step_directory
 from agent.image.commit import LayerBlob
 from agent.image.config import UnpackLimits
@@ -40,6 +41,7 @@ class LayerMaker:
     def __init__(self, images: ImageStore, cache: LayerCache, root: Path) -> None:
         self._images = images
         self._root = root
+        self._turns = Turns()
         self.cache = cache
 
     def lower(self, layers: Layers) -> tuple[Path, ...]:
@@ -52,30 +54,38 @@ class LayerMaker:
         with step_directory(self._root, self.lower(layers)) as directory:
             yield directory
 
-    def commit(self, directory: StepDirectory, layers: Layers, key: str) -> LayerBlob:
-        """The upper directory becomes a layer, and is remembered by ``key``."""
+    def commit(self, directory: StepDirectory, layers: Layers) -> LayerBlob:
+        """The upper directory becomes a layer."""
         with translated_storage_errors():
             directory.settle()
         parents: list[Digest] = [layer.chain_id for layer in layers]
-        layer = self._images.commit_layer(directory.upper, parents=parents)
-        self.cache.put(key, layer)
-        return layer
+        return self._images.commit_layer(directory.upper, parents=parents)
 
-    def make_directory(self, step: DirectoryStep, layers: Layers) -> Made:
+    def find_or_make(self, key: str, make: Callable[[], LayerBlob], check: Callable[[], None]) -> Made:
+        """The layer with this key. Of several builds that want the same one makes it, and the others wait for it."""
+        with self._turns.held(key, check):
+            cached = self.cache.find(key)
+            if cached is not None:
+                return Made(cached, cached=True)
+            layer = make()
+            self.cache.put(key, layer)
+            return Made(layer)
+
+    def make_directory(self, step: DirectoryStep, layers: Layers, check: Callable[[], None]) -> Made:
         """WORKDIR."""
-        key = compute_key(kind="directory", below=top_of(layers), path=step.path)
-        cached = self.cache.find(key)
-        if cached is not None:
-            return Made(cached, cached=True)
         with merged_view(self.lower(layers)) as view:
             if _exists(view, step.path):
                 return Made(None)
-        with self.working(layers) as directory:
-            with directory.mounted() as root:
-                make_working_directory(root, step.path)
-            return Made(self.commit(directory, layers, key))
 
-    def copy(self, step: CopyStep, layers: Layers, files: Files) -> Made:
+        def make() -> LayerBlob:
+            with self.working(layers) as directory:
+                with directory.mounted() as root:
+                    make_working_directory(root, step.path)
+                return self.commit(directory, layers)
+
+        return self.find_or_make(compute_key(kind="directory", below=top_of(layers), path=step.path), make, check)
+
+    def copy(self, step: CopyStep, layers: Layers, files: Files, check: Callable[[], None]) -> Made:
         """COPY."""
         dress = self._compute_dress(step, layers)
         key = compute_key(
@@ -85,9 +95,9 @@ class LayerMaker:
             destination=step.destination,
             dress=[dress.uid, dress.gid, dress.mode],
         )
-        cached = self.cache.find(key)
-        if cached is not None:
-            return Made(cached, cached=True)
+        return self.find_or_make(key, lambda: self._copy(step, layers, files, dress), check)
+
+    def _copy(self, step: CopyStep, layers: Layers, files: Files, dress: Dress) -> LayerBlob:
         sources = files.sources
         size = sum(entry.size for source in sources for entry in source.entries)
         with self.working(layers) as directory, translated_storage_errors():
@@ -96,7 +106,7 @@ class LayerMaker:
                 copier = Copier(root, dress)
                 for source in sources:
                     copier.copy(files.tree, source, _settle_destination(step, sources))
-            return Made(self.commit(directory, layers, key))
+            return self.commit(directory, layers)
 
     def _compute_dress(self, step: CopyStep, layers: Layers) -> Dress:
         """The owner by the image's own passwd and group. A lone number is the group's too, as for Docker."""

@@ -41,6 +41,7 @@ HOSTNAME = "build"
 MAX_PROCESSES = 4096
 TAIL_LINES, MAX_LINE = 40, 2000
 _POLL_SECONDS = 0.05
+_VISIBLE = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "?")
 _END_SECONDS = 20.0
 _ATTEMPTS, _RETRY_SECONDS = 20, 0.1
 
@@ -223,6 +224,6 @@ class _Output:
     def _follow(self) -> None:
         lines = self._reader.read(since=0.0, tail=None, follow=True, stop=self._stop, ended=self._ended.done)
         for line in lines:
-            text = line.data.decode("utf-8", "replace").rstrip("\r\n")[:MAX_LINE]
+            text = line.data.decode("utf-8", "replace").rstrip("\r\n")[:MAX_LINE].translate(_VISIBLE)
             self._lines.append(text)
             self._say(text)

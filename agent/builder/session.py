@@ -20,8 +20,11 @@ from agent.builder.stamps import StampCache
 from agent.builder.state import CopyStep, DirectoryStep, RunStep, StageState, Step, create_scratch_config
 from agent.builder.tree import FileTree
 from agent.errors import NotFound, Refused, Stalled, Unsupported
+from agent.image.commit import LayerBlob
+from agent.image.config import UnpackLimits
 from agent.image.errors import InsufficientStorage
 from agent.image.store import ImageStore
+from agent.image.unpack import check_space
 from agent.oci.document import MAX_DOCUMENT
 from agent.oci.imageconfig import ImageConfig, encode_image_config
 from agent.oci.manifest import MAX_LAYERS
@@ -169,7 +172,7 @@ class BuildSession:
         maker = self._tools.maker
         match step:
             case DirectoryStep():
-                return maker.make_directory(step, layers)
+                return maker.make_directory(step, layers, self._check)
             case CopyStep():
                 return self._copy(step, layers)
             case RunStep():
@@ -181,7 +184,7 @@ class BuildSession:
             context = self._request.contexts.get(origin.name)
             stamps, check = self._tools.stamps, self._check
             tree = FileTree(context.root, context.what, rules=context.rules, stamps=stamps, check=check)
-            return maker.copy(step, layers, Files(tree, step.sources))
+            return maker.copy(step, layers, Files(tree, step.sources), self._check)
         if origin.kind is OriginKind.STAGE:
             below, what = self._built[origin.stage].layers, f"stage {origin.stage}"
         else:
@@ -191,7 +194,7 @@ class BuildSession:
         known = maker.cache.find_content(key)
         with merged_view(maker.lower(below)) as view:
             files = Files(FileTree(view, what, check=self._check), step.sources, known)
-            made = maker.copy(step, layers, files)
+            made = maker.copy(step, layers, files, self._check)
             if known is None:
                 maker.cache.put_content(key, files.content)
             return made
@@ -207,16 +210,17 @@ class BuildSession:
             cwd=step.cwd,
             hostname=HOSTNAME,
         )
-        cached = maker.cache.find(key)
-        if cached is not None:
-            return Made(cached, cached=True)
-        with maker.working(layers) as directory:
-            end = self._tools.runner.run(
-                RunOrder(step, directory, lambda line: self._tell("output", line), self._cancel)
-            )
-            if end.code != 0:
-                raise self._fail(instruction, _explain(end), end)
-            return Made(maker.commit(directory, layers, key))
+
+        def make() -> LayerBlob:
+            with maker.working(layers) as directory:
+                order = RunOrder(step, directory, lambda line: self._tell("output", line), self._cancel)
+                end = self._tools.runner.run(order)
+                if end.code != 0:
+                    check_space(directory.path, 0, UnpackLimits())
+                    raise self._fail(instruction, _explain(end), end)
+                return maker.commit(directory, layers)
+
+        return maker.find_or_make(key, make, self._check)
 
 
 def _explain(end: StepEnd) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -308,3 +309,30 @@ def test_builds_at_once_share_the_network(lab: Lab) -> None:
         thread.join()
     assert {number: lab.read(entry, "n") for number, entry in found.items()} == {n: b"%d\n" % n for n in range(4)}
     lab.check_clean()
+
+
+def test_the_same_step_of_two_builds_is_done_once(lab: Lab) -> None:
+    """As with services that are built from one Dockerfile to different targets."""
+    text = (
+        FROM_CONTEXT.replace("scratch", "scratch AS base")
+        + "RUN sleep 0.3; echo once\nFROM base AS a\nFROM base AS b\n"
+    )
+    config = lab.config(text)
+    said: list[str] = []
+    targets = [replace(config, target=target, tag=f"{target}:1") for target in ("a", "b")]
+    threads = [
+        threading.Thread(target=lambda order=order: lab.builder.build(order, progress=lambda p: said.append(p.text)))
+        for order in targets
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said.count("once") == 1
+    assert lab.images.find("a:1") == lab.images.find("b:1") is not None
+
+
+def test_output_cannot_command_a_terminal(lab: Lab) -> None:
+    with pytest.raises(BuildFailed) as caught:
+        run(lab, r"RUN printf 'a\033[31mred\r\n\tb\303\251\n'; exit 1")
+    assert caught.value.output == "a?[31mred\n\tbé"
