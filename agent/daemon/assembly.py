@@ -9,8 +9,11 @@ from pathlib import Path
 
 from agent.builder.builder import Builder, BuilderParts
 from agent.controller.controller import Controller
+from agent.controller.lastgood import KIND as APP_KIND
+from agent.controller.parts import SPEC_KIND
 from agent.engine.engine import Engine
 from agent.engine.parts import Parts
+from agent.engine.table import KIND as CONTAINER_KIND
 from agent.image.config import RegistryConfig
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
@@ -21,9 +24,12 @@ from agent.runtime.seccomp import SeccompStore
 from agent.settings import Settings
 from agent.store.database import Database
 from agent.store.layout import DataLayout
+from agent.store.sealing import Seal, load_key
 from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics
 from agent.volume.store import VolumeStore
+
+WITH_ENVIRONMENTS = (CONTAINER_KIND, APP_KIND, SPEC_KIND)
 
 
 @dataclass
@@ -42,7 +48,7 @@ class Agent:
 def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
     """An agent's parts for the length of a block. Raises HoldfastError when one of them cannot be made."""
     with contextlib.ExitStack() as owned:
-        database = Database(layout.database)
+        database = Database(layout.database, Seal(load_key(layout.key)), WITH_ENVIRONMENTS)
         owned.callback(database.close)
         events = EventLog(database)
         owned.callback(events.close)

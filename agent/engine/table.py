@@ -17,7 +17,7 @@ from agent.errors import Conflict, NotFound
 from agent.store.database import Database
 
 _ORDER = {state: position for position, state in enumerate(ContainerState)}
-_KIND = "container"
+KIND = "container"
 
 
 class ContainerTable:
@@ -27,7 +27,7 @@ class ContainerTable:
         self._database = database
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._records = {key: decode_record(value) for key, value in database.all(_KIND).items()}
+        self._records = {key: decode_record(value) for key, value in database.all(KIND).items()}
         self._snapshot: tuple[ContainerRecord, ...] | None = None
 
     def all(self) -> tuple[ContainerRecord, ...]:
@@ -63,7 +63,7 @@ class ContainerTable:
 
     def add(self, record: ContainerRecord) -> None:
         """Store a new record; on disk before it returns."""
-        self._database.put(_KIND, record.id, encode_record(record))
+        self._database.put(KIND, record.id, encode_record(record))
         with self._lock:
             self._records[record.id] = record
             self._snapshot = None
@@ -86,13 +86,13 @@ class ContainerTable:
         with self._writing:
             record = self._records.get(container_id)
             if record is not None:
-                self._database.put(_KIND, container_id, encode_record(record))
+                self._database.put(KIND, container_id, encode_record(record))
 
     def delete(self, container_ids: Iterable[str]) -> None:
         """Forget containers, on disk first."""
         ids = tuple(container_ids)
         with self._writing:
-            self._database.delete(_KIND, *ids)
+            self._database.delete(KIND, *ids)
             with self._lock:
                 for container_id in ids:
                     self._records.pop(container_id, None)

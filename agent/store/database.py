@@ -2,6 +2,7 @@
 
 Write-ahead logging with ``synchronous=NORMAL``: a commit survives kill -9; a power cut may lose the last
 commits but never the database's consistency (https://sqlite.org/wal.html), and what ran is gone then anyway.
+Kinds that hold secrets are sealed (``agent.store.sealing``): their values are bytes, and only their keys readable.
 """
 
 from __future__ import annotations
@@ -10,21 +11,27 @@ import json
 import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from agent.errors import Stalled, Waiting
+from agent.store.sealing import Seal
 
 SCHEMA_VERSION = 1
 _KIND = re.compile(r"[a-z_]{1,32}\Z")
 
 
 class Database:
-    """A thread-safe document store. Every call is one transaction unless wrapped in ``transaction``."""
+    """A thread-safe document store. Every call is one transaction unless wrapped in ``transaction``.
 
-    def __init__(self, path: Path) -> None:
+    Documents of the kinds in ``sealed`` are written under ``seal`` only.
+    """
+
+    def __init__(self, path: Path, seal: Seal | None = None, sealed: Collection[str] = ()) -> None:
+        self._seal = seal
+        self._sealed = frozenset(sealed) if seal is not None else frozenset()
         self._lock = threading.RLock()
         self._depth = 0
         self._kinds: set[str] = set()
@@ -84,7 +91,7 @@ class Database:
 
     def put_many(self, kind: str, items: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Store several documents of one kind in one transaction."""
-        rows = [(key, json.dumps(value, separators=(",", ":"))) for key, value in items]
+        rows = [(key, self._encode(kind, key, value)) for key, value in items]
         with self.transaction():
             self._ensure(kind)
             self._connection.executemany(f"INSERT OR REPLACE INTO {kind}_records VALUES (?, ?)", rows)
@@ -94,20 +101,33 @@ class Database:
         with self._lock, _translated():
             self._ensure(kind)
             row = self._connection.execute(f"SELECT value FROM {kind}_records WHERE key = ?", (key,)).fetchone()
-        return json.loads(row[0]) if row else None
+        return self._decode(kind, key, row[0]) if row else None
 
     def all(self, kind: str) -> dict[str, dict[str, Any]]:
         """Every document of a kind by its key, in key order."""
         with self._lock, _translated():
             self._ensure(kind)
             rows = self._connection.execute(f"SELECT key, value FROM {kind}_records ORDER BY key").fetchall()
-        return {key: json.loads(value) for key, value in rows}
+        return {key: self._decode(kind, key, value) for key, value in rows}
 
     def delete(self, kind: str, *keys: str) -> None:
         """Remove documents; absent keys are fine."""
         with self.transaction():
             self._ensure(kind)
             self._connection.executemany(f"DELETE FROM {kind}_records WHERE key = ?", [(key,) for key in keys])
+
+    def _encode(self, kind: str, key: str, value: Mapping[str, Any]) -> str | bytes:
+        text = json.dumps(value, separators=(",", ":"))
+        return self._seal.seal(text, f"{kind}/{key}") if self._seal and kind in self._sealed else text
+
+    def _decode(self, kind: str, key: str, stored: str | bytes) -> dict[str, Any]:
+        """Raises Stalled for what was sealed under another key."""
+        if isinstance(stored, bytes):
+            if self._seal is None:
+                raise Stalled(f"the record {kind}/{key} of the database is sealed", reason="RecordSealed")
+            stored = self._seal.unseal(stored, f"{kind}/{key}")
+        document: dict[str, Any] = json.loads(stored)
+        return document
 
     def _ensure(self, kind: str) -> None:
         if kind in self._kinds:
@@ -139,5 +159,5 @@ def _translated() -> Iterator[None]:
         raise Stalled(
             f"the database is damaged: {error}",
             reason="DatabaseDamaged",
-            hint="move holdfast.db aside and start again; running containers are adopted",
+            hint="move holdfast.db aside and start again: containers are made anew, volumes and images stay",
         ) from error

@@ -18,6 +18,11 @@ class DataLayout:
         return self.root / "holdfast.db"
 
     @property
+    def key(self) -> Path:
+        """The key of the database's sealed records."""
+        return self.root / "holdfast.key"
+
+    @property
     def content(self) -> Path:
         """The OCI image layout with all blobs."""
         return self.root / "content"
