@@ -63,6 +63,7 @@ class KeeperClient:
         self._execs: dict[str, str] = {}
         self._connection: Connection | None = None
         self._closed = threading.Event()
+        self._ended = False
         self._reader: threading.Thread | None = None
 
     def connect(self) -> None:
@@ -152,11 +153,11 @@ class KeeperClient:
 
     def shutdown(self) -> None:
         """End the keeper, and start no other. Raises Conflict while it has containers that run."""
-        spawn, self._spawn = self._spawn, False
+        spawn, self._spawn, self._ended = self._spawn, False, True
         try:
             self._call("shutdown")
         except HoldfastError:
-            self._spawn = spawn
+            self._spawn, self._ended = spawn, False
             raise
 
     def _call(self, name: str, fds: list[int] | None = None, **fields: Any) -> tuple[dict[str, Any], list[int]]:
@@ -186,6 +187,9 @@ class KeeperClient:
             if message is not None:
                 self._take(*message)
             elif not self._closed.is_set():
+                self._drop()
+                if self._ended:
+                    return
                 self._reconnect()
 
     def _take(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -215,7 +219,8 @@ class KeeperClient:
                 self._execs.pop(event.exec_id, None)
         self._on_event(event)
 
-    def _reconnect(self) -> None:
+    def _drop(self) -> None:
+        """The line is dead: so are the calls in flight."""
         with self._lock:
             dead, self._connection = self._connection, None
             calls, self._calls = self._calls, {}
@@ -223,6 +228,8 @@ class KeeperClient:
             dead.close()
         for future in calls.values():
             future.set_exception(_unavailable())
+
+    def _reconnect(self) -> None:
         while not self._closed.is_set():
             try:
                 self._attach(open_connection(self._run_root, spawn=self._spawn))
