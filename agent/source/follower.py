@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import HoldfastError
+from agent.errors import HoldfastError, Waiting
+from agent.source.place import RETRY_SECONDS
 from agent.source.revision import Revision
 from agent.source.scan import scan
 from agent.source.settling import Settling, is_git_busy
@@ -19,6 +20,7 @@ BLIND_SECONDS = 1.0
 ABSENT_SECONDS = 0.05
 GRACE_SECONDS = 0.15
 STEADY_SECONDS = 0.3
+NOT_MOUNTED = "SourceNotMounted"
 GIT_PAUSE = 0.05
 
 
@@ -98,6 +100,7 @@ class Follower:
             return Look(self._previous, settled=False, pause=GIT_PAUSE)
         self._settling.begin(first=self._previous is None)
         revision = scan(self._path, self._previous, self._settling.take)
+        _check_mounted(self._path, self._previous, revision)
         pause = self._settling.pause
         if self._settling.incomplete:
             return Look(None, settled=False, pause=pause or GIT_PAUSE)
@@ -109,7 +112,8 @@ class Follower:
         self._returned = None
         if self._absent_since is None:
             self._absent_since = now
-        if self._previous is not None and now - self._absent_since < GRACE_SECONDS:
+        replaced = fault.reason != NOT_MOUNTED and self._previous is not None
+        if replaced and now - self._absent_since < GRACE_SECONDS:
             return Look(None, settled=False, pause=GRACE_SECONDS / 8)
         return Look(None, settled=True, pause=ABSENT_SECONDS, fault=fault)
 
@@ -126,6 +130,18 @@ class Follower:
                 return Look(None, settled=False, pause=STEADY_SECONDS / 4)
         self._absent_since = self._returned = None
         return look
+
+
+def _check_mounted(path: Path, before: Revision | None, now: Revision) -> None:
+    """An empty directory on another file system than before is one whose file system is not mounted: it does not say
+    that nothing is wanted."""
+    if before is not None and before.apps and not now.apps and before.memory.device != now.memory.device:
+        raise Waiting(
+            f"the state directory {path} is empty, and on another file system than before",
+            retry_after=RETRY_SECONDS,
+            reason=NOT_MOUNTED,
+            hint="mount it again; if it is meant to be empty, restart the agent",
+        )
 
 
 def release(request: asyncio.Future[None]) -> None:

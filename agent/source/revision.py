@@ -39,9 +39,11 @@ class Seen:
 @dataclass(frozen=True)
 class Memory:
     """What one scan leaves to the next: what was seen by app key, and the names in sub-directories by their path. It
-    counts as long as the state directory is where it was (``real``), for the paths in it begin there."""
+    counts as long as the state directory is where it was (``real``), for the paths in it begin there. ``device``: the
+    file system that the directory is on."""
 
     real: str = ""
+    device: int = 0
     apps: Mapping[str, Seen] = field(default_factory=dict)
     directories: Mapping[str, tuple[Stamp, tuple[str, ...]]] = field(default_factory=dict)
 

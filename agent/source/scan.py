@@ -71,7 +71,10 @@ class _Scan:
             if not self._take(key, self._before[key], None):
                 self._keep(key)
         apps = {key: self._apps[key] for key in sorted(self._apps)}
-        return make_revision(apps, Memory(self._place.real, self._seen, listing.directories), self._known_id(apps))
+        device = os.fstat(self._place.descriptor).st_dev
+        return make_revision(
+            apps, Memory(self._place.real, device, self._seen, listing.directories), self._known_id(apps)
+        )
 
     def _known_id(self, apps: Mapping[str, AppFiles]) -> str:
         """The id of the revision before, if nothing has changed."""

@@ -37,6 +37,8 @@ class Settling:
         self._held: dict[str, Held] = {}
         self._first = True
         self.incomplete = False
+        """Whether the scan is not to be used at all: something is missing of which nothing is known, or it may just be
+        on its way to another name."""
 
     def begin(self, *, first: bool) -> None:
         """A scan begins; the ``first`` one has nothing from before that could stay in force."""
@@ -63,7 +65,7 @@ class Settling:
         if now - held.since >= patience or now - held.first >= WRITING_SECONDS:
             return True
         self._held[key] = held
-        self.incomplete = self.incomplete or (self._first and before is None)
+        self.incomplete = self.incomplete or after is None or (self._first and before is None)
         return False
 
     def _patience(self, before: AppFiles | None, after: Loaded | None) -> float:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from agent.errors import HoldfastError
 from agent.source.directory import DirectorySource, Revision
@@ -86,3 +89,33 @@ async def following(directory: Path) -> AsyncIterator[Following]:
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled(), task
+
+
+Scene = Callable[[Path, Following], Coroutine[Any, Any, None]]
+
+
+def play(state: Path, scene: Scene) -> Following:
+    """Follow while the scene runs; afterwards nothing is left of it."""
+
+    async def run() -> Following:
+        async with following(state) as watcher:
+            await scene(state, watcher)
+        return watcher
+
+    before = count_resources()
+    watcher = asyncio.run(run())
+    deadline = time.monotonic() + 10
+    while any(now > then for now, then in zip(count_resources(), before, strict=True)):
+        assert time.monotonic() < deadline, (count_resources(), before)
+        time.sleep(0.01)
+    return watcher
+
+
+def count_resources() -> tuple[int, int]:
+    """Threads and descriptors."""
+    return threading.active_count(), len([*Path("/proc/self/fd").iterdir()])
+
+
+async def quiet() -> None:
+    """Long enough for anything to be noticed that is going to be."""
+    await asyncio.sleep(0.6)
