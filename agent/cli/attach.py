@@ -187,7 +187,7 @@ def _raw_terminal(wanted: bool) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSANOW)  # what was typed ahead is kept
     try:
         yield
     finally:

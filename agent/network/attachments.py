@@ -119,6 +119,7 @@ class Attachments:
             self._records.save_sandbox(record)
             undo.callback(self._records.delete_sandboxes, [container])
             with explained(f"container {container} gets no network"):
+                self._directory.mkdir(mode=0o700, exist_ok=True)  # ``down`` took it away
                 pin_namespace(namespace.descriptor, self._directory / container)
             undo.callback(unpin_namespace, self._directory / container)
             with self._lock:

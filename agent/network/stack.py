@@ -115,6 +115,7 @@ class NetworkStack:
             self._infos[name] = info
             try:
                 self._host = self._forwarding.ensure()
+                self._bridges.ensure_rules()
                 self._balancer.set_networks(self._infos.values(), self._host.links)
                 self._put_in_place(info)
             except BaseException:

@@ -217,7 +217,9 @@ def test_validate_needs_no_agent_and_no_root(agent: Agent) -> None:
     assert run.returncode == 1
     assert "bad.yaml:3:5" in run.stdout
     assert "bad.yaml:4:" in run.stdout
-    found = json.loads(agent.cli("validate", str(directory), "--json", check=False).stdout)
+    command.append("validate")
+    run = subprocess.run([*command, "--json", str(directory)], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = json.loads(run.stdout)
     assert found["valid"] is False
 
 

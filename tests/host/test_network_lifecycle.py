@@ -88,6 +88,16 @@ def test_down_leaves_the_host_as_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("holdfast.db")) == []
 
 
+def test_networks_come_back_after_down(lab: Lab) -> None:
+    lab.sandbox("before", APP)
+    lab.stack.down()
+    lab.stack.ensure_network(APP)
+    host = lab.sandbox("after", APP)
+    lab.serve(host, TARGET)
+    lab.stack.publish([PublishedPort("127.0.0.1", PORT, "tcp", ((host.address, TARGET),))])
+    assert ask_tcp("127.0.0.1", PORT).startswith("after")
+
+
 def test_removing_a_network_leaves_the_others_only(lab: Lab) -> None:
     info = lab.stack.ensure_network(APP)
     before = observe_network()["nft"], observe_network()["routes"]
