@@ -439,3 +439,15 @@ async def test_custom_network_shared_by_two_apps_outlives_one(bench: Bench) -> N
     await bench.until(lambda: [app["name"] for app in bench.controller.status()["apps"]] == ["two"])
     assert bench.engine.networks.names == {"shared"}
     assert bench.engine.networks.services["shared"]["web"] == (bench.engine.containers.named("two-web-1").ip,)
+
+
+@on_bench
+async def test_port_that_another_program_has_is_told_and_tried_again(bench: Bench) -> None:
+    bench.engine.networks.refused["127.0.0.1", 8080, "tcp"] = "port 127.0.0.1:8080/tcp is held by nginx (pid 7)"
+    ports = [{"host_ip": "127.0.0.1", "published": 8080, "target": 80, "protocol": "tcp"}]
+    bench.source.put(make_app(services={"web": {"ports": ports}}), make_app("other"))
+    await bench.until(lambda: bench.condition("shop", "Stalled")["reason"] == "PortConflict")
+    assert "nginx" in bench.condition("shop", "Ready")["message"]
+    await bench.until(lambda: bench.condition("other", "Ready")["status"] == "True")
+    bench.engine.networks.refused.clear()
+    await bench.until(lambda: bench.condition("shop", "Ready")["status"] == "True")
