@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from state_files import compose, images_of, problems_of, put
 from agent.errors import HoldfastError, Waiting
 from agent.source import context, listing, scan
 from agent.source.directory import Revision, scan_directory
+from agent.source.reader import is_being_written
 
 
 def age(directory: Path) -> None:
@@ -303,3 +306,22 @@ def test_a_swap_during_a_scan_mixes_nothing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(scan, "load_app", swapping)
     assert images_of(scan_directory(state, None)) == {"a": "two", "b": "two"}
+
+
+def test_asking_who_writes_hurts_nobody(tmp_path: Path) -> None:
+    """A lease that a writer breaks would end the asking process by SIGIO, and keep the writer waiting."""
+    path = put(tmp_path / "a.yaml")
+    descriptor = os.open(path, os.O_RDONLY)
+    code = "import sys\nwhile True:\n    with open(sys.argv[1], 'w') as file: file.write('x'); print(flush=True)"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        answers: set[bool] = set()
+        for _ in range(500):
+            writer.stdout.read(1)
+            answers |= {is_being_written(descriptor) for _ in range(20)}
+        writer.kill()
+    assert answers == {True, False}
+    assert not is_being_written(descriptor)
+    with path.open("a"):
+        assert is_being_written(descriptor)
+    os.close(descriptor)
