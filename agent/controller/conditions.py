@@ -100,7 +100,7 @@ def _progress(findings: Findings) -> str:
         return _join(findings.plan.holds)
     count = max(len(findings.plan.actions), findings.busy)
     first = f": {findings.plan.actions[0].cause.message}" if findings.plan.actions else ""
-    return f"{count} actions to go{first}"
+    return f"{count} {'action' if count == 1 else 'actions'} to go{first}"
 
 
 def _healthy(containers: Sequence[ObservedContainer]) -> Condition:
