@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PACKAGES := python3-venv libnftables1 libseccomp2 busybox-static tini ca-certificates
 TEST_PACKAGES := docker-registry nftables skopeo crun umoci prometheus apache2-utils iproute2 procps openssl
-VM_PACKAGES := qemu-system-x86 qemu-utils debootstrap e2fsprogs busybox-static cpio
+VM_PACKAGES := qemu-system-x86 qemu-utils debootstrap e2fsprogs busybox-static cpio xz-utils
 
 .PHONY: help run test lint test-vm bench clean packages
 help:
