@@ -25,6 +25,7 @@ from agent.runtime.protocol import (
 _PATIENCE_SECONDS = 60.0
 _CONNECT_ATTEMPTS = 5
 _RECONNECT_SECONDS = 0.2
+_HANG_UP_SECONDS = 5.0
 _CLASSES: dict[str, type[HoldfastError]] = {
     "NotFound": NotFound,
     "Conflict": Conflict,
@@ -152,13 +153,15 @@ class KeeperClient:
         self._call("upgrade", python=python, root=root)
 
     def shutdown(self) -> None:
-        """End the keeper, and start no other. Raises Conflict while it has containers that run."""
+        """End the keeper, wait until it hangs up, start no other. Raises Conflict while it has containers that run."""
         spawn, self._spawn, self._ended = self._spawn, False, True
         try:
             self._call("shutdown")
         except HoldfastError:
             self._spawn, self._ended = spawn, False
             raise
+        if self._reader is not None:
+            self._reader.join(_HANG_UP_SECONDS)
 
     def _call(self, name: str, fds: list[int] | None = None, **fields: Any) -> tuple[dict[str, Any], list[int]]:
         future: Future[tuple[dict[str, Any], list[int]]] = Future()
