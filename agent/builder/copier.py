@@ -104,17 +104,24 @@ class Copier:
 
     def write(self, tree: FileTree, source: Source, entry: Entry, parent: int, name: str) -> None:
         """Write a file or a link as ``name`` in the directory ``parent``, in place of what is there."""
-        self.make_room(parent, name)
         if stat.S_ISLNK(entry.mode):
-            os.symlink(os.fsdecode(entry.content), name, dir_fd=parent)
-            os.chown(name, self._dress.uid, self._dress.gid, dir_fd=parent, follow_symlinks=False)
+            self._symlink(entry, parent, name)
             return
-        fd = os.open(name, _NEW, 0o600, dir_fd=parent)
+        try:
+            fd = os.open(name, _NEW, 0o600, dir_fd=parent)
+        except FileExistsError:
+            self.make_room(parent, name)
+            fd = os.open(name, _NEW, 0o600, dir_fd=parent)
         try:
             tree.copy_file(source, entry, fd)
             self._finish(fd, entry)
         finally:
             os.close(fd)
+
+    def _symlink(self, entry: Entry, parent: int, name: str) -> None:
+        self.make_room(parent, name)
+        os.symlink(entry.content, os.fsencode(name), dir_fd=parent)
+        os.chown(name, self._dress.uid, self._dress.gid, dir_fd=parent, follow_symlinks=False)
 
     def make_room(self, parent: int, name: str) -> None:
         """Remove a file or link that is in the way. Raises Refused for a directory."""

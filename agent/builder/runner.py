@@ -25,7 +25,7 @@ from agent.builder.mountpoints import FILES, make_mount_points, render_files
 from agent.builder.network import BuildNetwork
 from agent.builder.state import RunStep
 from agent.builder.workspace import StepDirectory
-from agent.errors import Conflict, HoldfastError, NotFound, Unsupported, Waiting
+from agent.errors import Conflict, HoldfastError, NotFound, Unsupported
 from agent.oci.mount import Mount
 from agent.runtime.bundle import BundleSpec, ProcessSpec, write_bundle
 from agent.runtime.cgroups import CgroupLimits, Cgroups
@@ -42,7 +42,7 @@ MAX_PROCESSES = 4096
 TAIL_LINES, MAX_LINE = 40, 2000
 _POLL_SECONDS = 0.05
 _VISIBLE = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "?")
-_END_SECONDS = 20.0
+_END_SECONDS = 5.0
 _ATTEMPTS, _RETRY_SECONDS = 20, 0.1
 
 
@@ -176,12 +176,18 @@ class ContainerRunner:
             try:
                 if not future.done():
                     keeper.kill(container_id, signal.SIGKILL, everyone=True)
-                    future.result(_END_SECONDS)
+                    with suppress(FutureTimeout):
+                        future.result(_END_SECONDS)
                 keeper.delete(container_id)
                 return
             except NotFound:
                 return
-            except (Waiting, Conflict, FutureTimeout):
+            except Conflict:
+                with suppress(HoldfastError):
+                    keeper.delete(container_id)
+                    return
+                time.sleep(_RETRY_SECONDS)
+            except HoldfastError:
                 time.sleep(_RETRY_SECONDS)
 
     def sweep(self, container_ids: Iterable[str]) -> None:

@@ -77,7 +77,7 @@ class Scan:
             found = sorted(listing, key=lambda item: item.name)
         for item in found:
             try:
-                self._child(fd, item, posixpath.join(path, item.name), matched)
+                self._child(fd, item, f"{path}/{item.name}" if path else item.name, matched)
             except (FileNotFoundError, NotADirectoryError):
                 raise ContextChanged(f"{render_shortened(item.name)} in {self._tree.what} changed meanwhile") from None
             except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ from agent.oci.manifest import MAX_LAYERS
 from agent.oci.platform import Platform
 from agent.runtime.imageview import merged_view
 
-_OUT_OF_SPACE = (28, 122)
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_SHOWN = 2000
 
 
 @dataclass(frozen=True)
@@ -227,4 +229,4 @@ def _explain(end: StepEnd) -> str:
     how = f"signal {end.signal}" if end.code is None else f"exit code {end.code}"
     if end.oom:
         how += ", out of memory"
-    return f"{how}\n{end.output}" if end.output else how
+    return f"{how}\n{end.output[-_SHOWN:]}" if end.output else how
