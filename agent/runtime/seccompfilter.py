@@ -16,11 +16,11 @@ import os
 import struct
 from collections.abc import Iterable
 from functools import cache
-from itertools import groupby
 
 import pyseccomp
 
 from agent.errors import Unsupported
+from agent.runtime.seccompcheck import is_sound
 from agent.runtime.seccompprofile import PERMISSIVE, Condition, Host, ResolvedProfile, ResolvedRule, fail
 
 MAX_INSTRUCTIONS = 4096
@@ -82,7 +82,33 @@ def compile_profile(resolved: ResolvedProfile) -> bytes:
     count = len(code) // _INSTRUCTION.size
     if count > MAX_INSTRUCTIONS:
         fail(f"it makes a filter of {count} instructions; the kernel takes {MAX_INSTRUCTIONS}", "shorten it")
+    _check_soundness(code, resolved, default)
     return code
+
+
+def _check_soundness(code: bytes, resolved: ResolvedProfile, default: int) -> None:
+    """Refuse what libseccomp gets wrong (``seccompcheck``): only several rules with conditions can be."""
+    for name, rules in _group_conditional(resolved.rules).items():
+        number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
+        encoded = [
+            (_encode_action(rule.action, rule.errno), conditions)
+            for rule in rules
+            for conditions in _split_conditions(rule.conditions)
+        ]
+        if number >= 0 and not is_sound(code, pyseccomp.system_arch(), number, encoded, default):
+            fail(
+                f"{rules[0].place}: libseccomp {read_version()} makes a wrong filter of the rules for {name}",
+                "use fewer conditions: one argument a rule and one kind of comparison",
+            )
+
+
+def _group_conditional(rules: Iterable[ResolvedRule]) -> dict[str, list[ResolvedRule]]:
+    """The rules of each system call that has one with conditions."""
+    groups: dict[str, list[ResolvedRule]] = {}
+    for rule in rules:
+        for name in rule.names:
+            groups.setdefault(name, []).append(rule)
+    return {name: group for name, group in groups.items() if any(rule.conditions for rule in group)}
 
 
 def _encode_action(action: str, number: int) -> int:
@@ -124,25 +150,23 @@ def _add_rule(program: pyseccomp.SyscallFilter, rule: ResolvedRule, default: int
                 )
             continue
         for conditions in _split_conditions(rule.conditions):
-            _add_call(program, action, number, conditions, rule)
+            _add_call(program, action, number, conditions, rule.place)
 
 
 def _add_call(
-    program: pyseccomp.SyscallFilter, action: int, number: int, conditions: list[pyseccomp.Arg], rule: ResolvedRule
+    program: pyseccomp.SyscallFilter, action: int, number: int, conditions: tuple[Condition, ...], place: str
 ) -> None:
     try:
-        program.add_rule(action, number, *conditions)
+        program.add_rule(action, number, *(_encode_condition(condition) for condition in conditions))
     except OSError as error:
-        fail(f"{rule.place}: libseccomp refuses it: {error.strerror}")
+        fail(f"{place}: libseccomp refuses it: {error.strerror}")
 
 
-def _split_conditions(conditions: tuple[Condition, ...]) -> list[list[pyseccomp.Arg]]:
-    """One list of conditions that must all hold; one each when two look at the same argument, as in runc."""
-    encoded = [_encode_condition(condition) for condition in conditions]
-    indexes = sorted(condition.index for condition in conditions)
-    if any(len(list(group)) > 1 for _, group in groupby(indexes)):
-        return [[condition] for condition in encoded]
-    return [encoded]
+def _split_conditions(conditions: tuple[Condition, ...]) -> list[tuple[Condition, ...]]:
+    """The conditions, which must all hold; each on its own when two look at the same argument, as in runc."""
+    if len({condition.index for condition in conditions}) == len(conditions):
+        return [conditions]
+    return [(condition,) for condition in conditions]
 
 
 def _encode_condition(condition: Condition) -> pyseccomp.Arg:
