@@ -14,6 +14,7 @@ VALUE_LIMIT = 256 << 10
 TOTAL_LIMIT = 16 << 20
 NESTING_LIMIT = 32
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_BRACE = re.compile(r"\$\{|\}")
 _OPERATORS = (":?", ":-", ":+", "?", "-", "+")
 Lookup = Callable[[str], str | None]
 
@@ -99,13 +100,11 @@ def _describe_missing(name: str, message: str) -> str:
 
 def _find_close(text: str, start: int) -> int:
     """The ``}`` that closes the ``{`` at ``start``."""
-    level, position = 0, start
-    while position < len(text):
-        if text[position] == "}":
-            level -= 1
-            if level == 0:
-                return position
-        elif text[position] == "{" and text[position - 1] == "$":
-            level += 1
-        position += 1
+    level = 1
+    for found in _BRACE.finditer(text, start + 1):
+        level += 1 if found.group() == "${" else -1
+        if not level:
+            return found.start()
+        if level > NESTING_LIMIT + 1:
+            raise InterpolationError(f"variables are nested deeper than {NESTING_LIMIT} levels")
     raise InterpolationError("a ${ without its }")
