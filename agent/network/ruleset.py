@@ -100,6 +100,11 @@ def _render_port(number: int, port: Port) -> str:
 
 
 def _render_chains(ours: str) -> str:
+    return "\n".join((_render_arrival(ours), _render_forwarding(ours)))
+
+
+def _render_arrival(ours: str) -> str:
+    """What happens to a packet before it is known where it goes, and when it is for the host itself."""
     admit = f"meta mark set meta mark | {ADMITTED_MARK:#x}"
     names = f"iifname {ours} ip daddr @gateways meta l4proto {{ tcp, udp }} th dport {DNS_PORT} accept"
     return f""" chain guard {{
@@ -136,8 +141,12 @@ def _render_chains(ours: str) -> str:
  chain refuse {{
   meta l4proto tcp reject with tcp reset
   reject
- }}
- chain forward {{
+ }}"""
+
+
+def _render_forwarding(ours: str) -> str:
+    """What may pass between networks, and what address it leaves with."""
+    return f""" chain forward {{
   type filter hook forward priority filter; policy accept;
   iifname @closed oifname @closed drop
   iifname {ours} jump leaving

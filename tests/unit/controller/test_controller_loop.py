@@ -9,8 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import pytest
-from fake_engine import FakeEngine, Files, image_id
+from fake_engine import Files, image_id
 from loop_bench import Bench, make_app, running
 
 from agent.engine.model import ExitStatus
@@ -300,108 +299,6 @@ async def test_slow_stop_does_not_keep_others_from_being_healed(bench: Bench) ->
     victim = bench.engine.containers.named("shop-b-1")
     bench.engine.containers.end(victim.id, ExitStatus(1))
     await bench.until(lambda: bench.engine.containers.calls.count("start shop-b-1") == 2)
-
-
-@pytest.mark.parametrize("suspended", [False, True])
-def test_restart_of_the_agent_changes_nothing(tmp_path: Path, suspended: bool) -> None:
-    engine = FakeEngine()
-    check = {"test": ["CMD", "true"], "interval": 0.01}
-    app = make_app(services={"web": {"healthcheck": check, "pull_policy": "always"}})
-
-    async def first() -> None:
-        async with running(tmp_path, engine) as bench:
-            await bench.want(app)
-            if suspended:
-                await bench.controller.down()
-
-    async def second() -> None:
-        async with running(tmp_path, engine) as bench:
-            engine.containers.calls.clear()
-            engine.images.calls.clear()
-            bench.source.put(app)
-            await bench.until(lambda: bench.controller.synced)
-            assert bench.controller.status()["suspended"] is suspended
-            assert engine.containers.calls == []
-            assert engine.images.calls == []
-            if not suspended:
-                assert bench.controller.containers()[0]["health"] == "healthy"
-
-    asyncio.run(first())
-    asyncio.run(second())
-
-
-def test_last_good_app_survives_a_restart_with_a_broken_file(tmp_path: Path) -> None:
-    engine = FakeEngine()
-
-    async def first() -> None:
-        async with running(tmp_path, engine) as bench:
-            await bench.want(make_app())
-
-    async def second() -> None:
-        async with running(tmp_path, engine) as bench:
-            bench.source.put(Files("shop", "broken", None, (Problem("shop.yaml", 1, 1, "nonsense"),)))
-            await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "InvalidSpec")
-            victim = engine.containers.named("shop-web-1")
-            engine.containers.end(victim.id, ExitStatus(1))
-            await bench.until(lambda: bench.names() == ["shop-web-1"])
-
-    asyncio.run(first())
-    asyncio.run(second())
-
-
-def test_app_removed_while_the_agent_was_away_is_pruned(tmp_path: Path) -> None:
-    engine = FakeEngine()
-
-    async def first() -> None:
-        async with running(tmp_path, engine) as bench:
-            await bench.want(make_app(), make_app("other"))
-
-    async def second() -> None:
-        async with running(tmp_path, engine) as bench:
-            await bench.want(make_app("other"))
-            await bench.until(lambda: bench.names() == ["other-web-1"])
-            assert engine.networks.names == {"other_default"}
-
-    asyncio.run(first())
-    asyncio.run(second())
-
-
-def test_unchanged_services_cost_no_call(tmp_path: Path) -> None:
-    """A reconcile of 500 unchanged services asks the engine for nothing but its list."""
-    apps = [make_app(f"app{number}", services={f"s{index}": {} for index in range(10)}) for number in range(50)]
-
-    async def body() -> None:
-        async with running(tmp_path) as bench:
-            await bench.want(*apps)
-            calls = [*bench.engine.containers.calls, *bench.engine.networks.calls, *bench.engine.images.calls]
-            await bench.controller.sync()
-            after = [*bench.engine.containers.calls, *bench.engine.networks.calls, *bench.engine.images.calls]
-            assert len(bench.names()) == 500
-            assert after == calls
-
-    asyncio.run(body())
-
-
-def test_agent_that_ends_in_mid_start_leaves_nothing_doubled(tmp_path: Path) -> None:
-    engine = FakeEngine()
-    app = make_app(services={"web": {"replicas": 4}})
-    gates = {f"shop-web-{slot}": threading.Event() for slot in (2, 3)}
-    engine.containers.holdups.update(gates)
-
-    async def first() -> None:
-        async with running(tmp_path, engine) as bench:
-            bench.source.put(app)
-            await bench.until(lambda: bench.names() == ["shop-web-1", "shop-web-4"])
-            asyncio.get_running_loop().call_later(0.05, lambda: [gate.set() for gate in gates.values()])
-
-    async def second() -> None:
-        async with running(tmp_path, engine) as bench:
-            await bench.want(app)
-            assert bench.names() == [f"shop-web-{slot}" for slot in (1, 2, 3, 4)]
-            assert engine.containers.calls.count("start shop-web-2") == 1
-
-    asyncio.run(first())
-    asyncio.run(second())
 
 
 @on_bench
