@@ -33,7 +33,7 @@ class ExecResolver:
         environment = dict(entry.split("=", 1) for entry in process["env"])
         user = process["user"]
         identity = Identity(user["uid"], user["gid"], tuple(user["additionalGids"]), environment.get("HOME", "/"))
-        if options.user is not None:
+        if options.user:
             identity = self._look_up(record, options.user)
             environment["HOME"] = identity.home
         if options.terminal:

@@ -46,7 +46,7 @@ def compute_process(config: ContainerConfig, image: ImageConfig) -> ResolvedProc
         args=args,
         env=environment,
         cwd=_check_directory(wanted.working_dir or image.working_dir or "/"),
-        user=wanted.user if wanted.user is not None else image.user,
+        user=wanted.user or image.user,
         stop_signal=parse_signal(wanted.stop_signal or image.stop_signal or "SIGTERM"),
     )
 
