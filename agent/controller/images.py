@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.controller.outcome import Failure
 from agent.controller.port import ImagesPort, RecordsPort
+from agent.controller.progress import BuildReporter, PullReporter
 from agent.engine.model import BuildConfig, ImageRecord
 from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp, ImageWant, build_tag
@@ -69,10 +70,10 @@ class AppImages:
         """Make an image local; blocks for as long as that takes. Raises HoldfastError."""
         if want.policy == "build":
             return self._build(want, desired, cancel)
-        counter = _Counter()
+        reporter = PullReporter(self._app)
         before = self._images.find(want.reference)
-        record = self._images.pull(want.reference, policy=want.policy, progress=counter.note, cancel=cancel)
-        return Resolved(record, fetched=counter.fetched, worked=before is None or before.id != record.id)
+        record = self._images.pull(want.reference, policy=want.policy, progress=reporter.note, cancel=cancel)
+        return Resolved(record, fetched=reporter.fetched, worked=before is None or before.id != record.id)
 
     def _build(self, want: ImageWant, desired: DesiredApp, cancel: threading.Event) -> Resolved:
         config = compute_build(desired, want.service)
@@ -82,7 +83,8 @@ class AppImages:
             known = self._images.find(str(document.get("id", "")))
             if known is not None:
                 return Resolved(known, built_from)
-        return Resolved(self._images.build(config, cancel=cancel), built_from, worked=True)
+        reporter = BuildReporter(self._app, config.tag)
+        return Resolved(self._images.build(config, progress=reporter.note, cancel=cancel), built_from, worked=True)
 
     def succeed(
         self, want: ImageWant, desired: DesiredApp, resolved: Resolved, epoch: int
@@ -126,21 +128,6 @@ class AppImages:
     def document_keys(self) -> list[str]:
         """The keys of everything kept for this app in the database."""
         return [f"{self._app}/{key}" for key in self._documents]
-
-
-class _Counter:
-    """How many bytes a pull fetched, from its progress reports: what was local at its start does not count."""
-
-    def __init__(self) -> None:
-        self._first: int | None = None
-        self.fetched = 0
-
-    def note(self, report: Any) -> None:
-        """Take one report."""
-        done = int(getattr(report, "bytes_done", 0))
-        if self._first is None and getattr(report, "phase", "") != "resolving":
-            self._first = done
-        self.fetched = max(self.fetched, done - (self._first or 0))
 
 
 def compute_build(desired: DesiredApp, service: str) -> BuildConfig:
