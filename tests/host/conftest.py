@@ -9,21 +9,28 @@ from pathlib import Path
 
 import pytest
 
+OURS = ("agent.runtime.keeper", "-m agent ", "docker-registry", "holdfast-test-")
+PLACES = tuple(map(Path, ("/tmp", "/run", "/var/lib", "/etc")))
+
 
 def observe_host() -> dict[str, frozenset[str]]:
-    """What a test could leave behind: mounts, links, rules, cgroups and keeper processes."""
+    """What a test could leave behind: mounts, links, rules, cgroups, processes and files."""
     mounts = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
     links = {entry.name for entry in Path("/sys/class/net").iterdir()}
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout.splitlines()
     cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob("**/holdfast/*")}
-    keepers = set()
+    rules = subprocess.run(["ip", "rule"], capture_output=True, text=True, check=True).stdout.splitlines()
+    processes = set()
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"agent.runtime.keeper" in entry.read_bytes():
-                keepers.add(entry.parent.name)
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-    named = {"mounts": mounts, "links": links, "nft tables": tables, "cgroups": cgroups, "keepers": keepers}
+        if any(word in command for word in OURS):
+            processes.add(f"{entry.parent.name} {command[:120]}")
+    files = {str(path) for place in PLACES for path in place.glob("holdfast*")}
+    named = {"mounts": mounts, "links": links, "nft tables": tables, "cgroups": cgroups}
+    named |= {"routing rules": rules, "processes": processes, "files": files}
     return {name: frozenset(values) for name, values in named.items()}
 
 
