@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from agent.engine.cleanup import Cleaner
+from agent.engine.directories import LOGS
 from agent.engine.exits import Deadlines, ExitWaits
-from agent.engine.launch import LOGS, Launcher
+from agent.engine.launch import Launcher
 from agent.engine.model import (
     ContainerConfig,
     ContainerEvent,
@@ -34,6 +35,7 @@ from agent.telemetry.logging import get_logger
 
 ENDED = (ContainerState.EXITED, ContainerState.LOST)
 _RETRY_SECONDS = 1.0
+_WRITE_SECONDS = 0.25
 EventCallback = Callable[[ContainerEvent], None]
 
 
@@ -98,7 +100,9 @@ class Containers:
 
     def create_start(self, config: ContainerConfig) -> ContainerRecord:
         """Make and start a container. On any error nothing of it is left; raises HoldfastError."""
-        return self._launcher.launch(config)
+        record = self._launcher.launch(config)
+        self._deadlines.call_later(_WRITE_SECONDS, self._submit_write)
+        return record
 
     def stop(self, container_id: str, grace: float | None = None) -> Future[ExitStatus]:
         """Ask a container to end: its stop signal now, SIGKILL for its whole cgroup after ``grace`` seconds.
@@ -194,6 +198,15 @@ class Containers:
         with contextlib.suppress(RuntimeError):  # closed: the next start tidies up
             self._janitor.submit(self._tidy, container_id)
 
+    def _submit_write(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._janitor.submit(self._write)
+
+    def _write(self) -> None:
+        """Write the records that wait for it; should the disk be full, with the next one."""
+        with contextlib.suppress(HoldfastError):
+            self._table.flush()
+
     def _tidy(self, container_id: str) -> None:
         """Only when the end is on our disk may the keeper forget it."""
         try:
@@ -205,6 +218,7 @@ class Containers:
 
     def recover(self, states: Iterable[KeeperState]) -> None:
         """Bring records and reality together after a start: adopt what lives, close what ended meanwhile."""
+        self._launcher.prepare()
         alive = {state.id: state for state in states}
         for record in self._table.all():
             self._recover(record, alive.pop(record.id, None))
@@ -235,4 +249,5 @@ class Containers:
     def close(self) -> None:
         """Stop our threads; containers go on."""
         self._deadlines.close()
+        self._submit_write()
         self._janitor.shutdown(wait=True)

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from agent.engine.assembly import Surroundings, compute_bundle, compute_init_mounts, compute_limits
 from agent.engine.cleanup import Cleaner
+from agent.engine.directories import LOGS, UPPER, WORK, ContainerDirectories
 from agent.engine.hostfiles import render_hosts, write_host_files
 from agent.engine.model import ContainerConfig, ContainerRecord, ContainerState
 from agent.engine.mounting import Mounter
@@ -33,7 +34,6 @@ from agent.runtime.protocol import CreateRequest, LogSpec, OverlaySpec
 from agent.runtime.seccomp import render_profile
 from agent.runtime.users import Identity, read_identity
 
-UPPER, WORK, LOGS = "upper", "work", "logs"
 _IDENTITIES = 512
 
 
@@ -45,7 +45,13 @@ class Launcher:
         self._table = table
         self._cleaner = cleaner
         self._mounter = Mounter(parts.volumes)
+        self._directories = ContainerDirectories(parts.layout)
         self._identities: dict[tuple[str, str], Identity] = {}
+
+    def prepare(self) -> None:
+        """Make what all containers share. Call it before the first launch. Raises HoldfastError."""
+        with translated_storage_errors():
+            self._directories.prepare()
 
     def launch(self, config: ContainerConfig) -> ContainerRecord:
         """Make and start a container; returns its record. On any error nothing of it is left. Raises HoldfastError."""
@@ -64,7 +70,7 @@ class Launcher:
             pid = self._parts.keeper.run(request)
             undo.pop_all()
         self._table.advance(record.id, persist=False, state=ContainerState.RUNNING, pid=pid, started=time.time())
-        self._table.persist(record.id)
+        self._table.persist_later(record.id)
         return self._table.get(record.id)
 
     def _prepare(
@@ -78,7 +84,7 @@ class Launcher:
         """Everything on disk and in the cgroup tree that the keeper needs."""
         config, parts = record.config, self._parts
         lower = parts.images.lowerdirs(config.image)
-        directory = self._make_directory(record.id, lower[0])
+        directory = self._directories.make(record.id, lower[0])
         cgroup = parts.cgroups.create(record.id, compute_limits(config))
         capabilities = compute_capabilities(config.security.cap_add, config.security.cap_drop)
         with _View(lower) as view:
@@ -95,23 +101,12 @@ class Launcher:
         return CreateRequest(
             id=record.id,
             bundle=directory,
-            rootfs=OverlaySpec(lower, directory / UPPER, directory / WORK),
+            rootfs=OverlaySpec((*lower, self._directories.mount_points), directory / UPPER, directory / WORK),
             netns=sandbox.netns,
             cgroup=cgroup,
             seccomp_bpf=parts.seccomp.filter(config.security.seccomp, capabilities),
             log=LogSpec(directory / LOGS),
         )
-
-    def _make_directory(self, container_id: str, top: Path) -> Path:
-        """The container's directory; the root of its file system looks as that of its topmost layer."""
-        directory = self._parts.layout.container(container_id)
-        directory.mkdir(mode=0o700)
-        for name in (UPPER, WORK, LOGS):
-            (directory / name).mkdir(mode=0o700)
-        like = top.stat()
-        os.chown(directory / UPPER, like.st_uid, like.st_gid)
-        (directory / UPPER).chmod(like.st_mode & 0o7777)
-        return directory
 
     def _identify(self, image: str, user: str, view: _View) -> Identity:
         """Who the process is; an image's files never change, so it is looked up once."""

@@ -20,6 +20,8 @@ from agent.engine.model import (
     SecurityConfig,
 )
 
+_PLAIN = frozenset({str, int, float, bool, tuple, type(None)})
+
 
 def encode_record(record: ContainerRecord) -> dict[str, Any]:
     """The record as a JSON document; ``decode_record`` gives back an equal record."""
@@ -81,7 +83,10 @@ def _decode_mount(document: Mapping[str, Any]) -> MountConfig:
 
 def _flat(value: Any) -> dict[str, Any]:
     found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {name: dict(item) if isinstance(item, Mapping) else item for name, item in found.items()}
+    return {
+        name: item if type(item) in _PLAIN or not isinstance(item, Mapping) else dict(item)
+        for name, item in found.items()
+    }
 
 
 def _tuples(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class ContainerTable:
         self._writing = threading.Lock()
         self._records = {key: decode_record(value) for key, value in database.all(KIND).items()}
         self._snapshot: tuple[ContainerRecord, ...] | None = None
+        self._unwritten: set[str] = set()
 
     def all(self) -> tuple[ContainerRecord, ...]:
         """All records, oldest first. Cheap: the tuple is shared until something changes."""
@@ -63,10 +64,11 @@ class ContainerTable:
 
     def add(self, record: ContainerRecord) -> None:
         """Store a new record; on disk before it returns."""
-        self._database.put(KIND, record.id, encode_record(record))
-        with self._lock:
-            self._records[record.id] = record
-            self._snapshot = None
+        with self._writing:
+            self._write(record)
+            with self._lock:
+                self._records[record.id] = record
+                self._snapshot = None
 
     def advance(self, container_id: str, *, persist: bool = True, **changes: Any) -> ContainerRecord | None:
         """Apply ``changes``; None when there is no such container or its state would move backwards or stay."""
@@ -86,7 +88,32 @@ class ContainerTable:
         with self._writing:
             record = self._records.get(container_id)
             if record is not None:
-                self._database.put(KIND, container_id, encode_record(record))
+                self._write(record)
+
+    def persist_later(self, container_id: str) -> None:
+        """Write the record with the next one that is written, or at the next ``flush``: what a crash may lose of it
+        the keeper knows."""
+        with self._lock:
+            self._unwritten.add(container_id)
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        with self._writing:
+            self._write()
+
+    def _write(self, *records: ContainerRecord) -> None:
+        """Write these records and those that wait, in one transaction; when it fails those still wait."""
+        with self._lock:
+            waiting, self._unwritten = self._unwritten, set()
+            found = [record for key in waiting if (record := self._records.get(key)) is not None]
+        rows = {record.id: encode_record(record) for record in (*found, *records)}
+        try:
+            if rows:
+                self._database.put_many(KIND, rows.items())
+        except BaseException:
+            with self._lock:
+                self._unwritten |= waiting
+            raise
 
     def delete(self, container_ids: Iterable[str]) -> None:
         """Forget containers, on disk first."""

@@ -17,6 +17,7 @@ from agent.runtime.cgroup_limits import compute_quota
 from agent.runtime.cgroups import NO_LIMITS, CgroupLimits
 from agent.runtime.defaults import MASKED_PATHS, READONLY_PATHS, compute_mounts
 from agent.runtime.users import Identity
+from agent.store.atomic import write_fresh
 
 OCI_VERSION = "1.0.2"
 CONFIG_NAME, ROOTFS_NAME = "config.json", "rootfs"
@@ -58,7 +59,7 @@ def write_bundle(directory: Path, spec: BundleSpec) -> None:
     """Write config.json and make ``rootfs`` in an existing directory. Raises OSError, Stalled."""
     (directory / ROOTFS_NAME).mkdir(mode=0o755, exist_ok=True)
     text = json.dumps(render_config(spec), separators=(",", ":"))
-    (directory / CONFIG_NAME).write_text(text)
+    write_fresh(directory / CONFIG_NAME, text.encode())
 
 
 def read_process(directory: Path) -> dict[str, Any]:

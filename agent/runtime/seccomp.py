@@ -38,9 +38,15 @@ def check_profile(profile: str) -> None:
 
 
 def render_profile(profile: str, capabilities: Collection[str]) -> dict[str, Any] | None:
-    """The OCI runtime spec's ``linux.seccomp`` of the same filter; None for no filter. Raises Stalled."""
-    if profile == UNCONFINED:
-        return None
+    """The OCI runtime spec's ``linux.seccomp`` of the same filter; None for no filter. Raises Stalled.
+
+    What it returns is shared with other callers and must not be changed.
+    """
+    return None if profile == UNCONFINED else _render(profile, frozenset(capabilities))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _render(profile: str, capabilities: frozenset[str]) -> dict[str, Any]:
     return render_resolved(resolve_profile(_load_profile(profile), capabilities, read_host()))
 
 

@@ -32,6 +32,18 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
         sync_directory(path.parent)
 
 
+def write_fresh(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file that nobody reads before the caller says so: no rename, nothing flushed, exactly ``mode``."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(path: Path) -> None:
     """Make renames and removals inside ``path`` survive a power cut (fsync(2) on the directory)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -38,6 +38,11 @@ class DataLayout:
         return self.root / "containers"
 
     @property
+    def mount_points(self) -> Path:
+        """The layer below every image, with the places that every container has something mounted on."""
+        return self.root / "mountpoints"
+
+    @property
     def volumes(self) -> Path:
         """Named volumes: the users' data."""
         return self.root / "volumes"

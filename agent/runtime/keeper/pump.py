@@ -71,7 +71,8 @@ def make_pipes(directory: str, uid: int, gid: int) -> None:
     for name, _ in STREAMS:
         path = f"{directory}/{name}"
         os.mkfifo(path, 0o600)
-        os.chown(path, uid, gid)
+        if uid or gid:
+            os.chown(path, uid, gid)
 
 
 def open_pipes(loop: Loop, directory: str, writer: FrameWriter) -> list[Pump]:

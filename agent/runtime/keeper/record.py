@@ -59,9 +59,10 @@ class Records:
         """Every container there is a record of."""
         return sorted(os.listdir(self._root))
 
-    def write_state(self, container: str, state: dict[str, Any]) -> None:
-        """Replace state.json. Raises OSError."""
-        _replace(f"{self.path(container)}/{STATE_FILE}", encode({**state, "boot_id": self.boot_id}))
+    def write_state(self, container: str, state: dict[str, Any], *, first: bool = False) -> None:
+        """Replace state.json; the ``first`` is written in place, for half of one counts as none. Raises OSError."""
+        path = f"{self.path(container)}/{STATE_FILE}"
+        (_write if first else _replace)(path, encode({**state, "boot_id": self.boot_id}))
 
     def write_exit(self, container: str, status: dict[str, Any]) -> None:
         """Replace exit.json. Raises OSError."""
@@ -77,16 +78,19 @@ class Records:
 
 
 def _replace(path: str, data: bytes) -> None:
-    temporary = f"{path}.new"
+    _write(f"{path}.new", data)
+    os.rename(f"{path}.new", path)
+
+
+def _write(path: str, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600)
+    descriptor = os.open(path, flags, 0o600)
     try:
         written = os.write(descriptor, data)
     finally:
         os.close(descriptor)
     if written != len(data):
         raise OSError(28, "the run root is full", path)
-    os.rename(temporary, path)
 
 
 def _read(path: str) -> dict[str, Any] | None:

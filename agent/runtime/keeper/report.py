@@ -1,7 +1,7 @@
 """The line between a child and the keeper while the child sets itself up: one SOCK_SEQPACKET pair.
 
 child -> keeper   r            set up, waiting (may carry the terminal's master)
-keeper -> child   g            go
+keeper -> child   g            go (may be there before the child asks)
 child -> keeper   x            about to execve
 child -> keeper   e + JSON     failed: reason, message; the child exits
 end of file       after x      the execve closed the line: it runs
@@ -84,6 +84,8 @@ class Line:
                 data, rights, _, _ = self._socket.recvmsg(_MAX, 64, _socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return None
+            except ConnectionResetError:
+                continue  # it ended without reading our word; what it said comes next
             except OSError:
                 data, rights = b"", []
             if data[:1] == READY:

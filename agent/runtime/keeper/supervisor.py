@@ -4,6 +4,8 @@ A container's states and what moves it on (events of the line and of the pidfd):
 
     creating --ready--> created --start--> starting --execve--> running --exit--> exited --delete--> gone
         \\---error-------------------------------/ (the child is reaped, the caller is told, nothing is left)
+
+One that starts by itself ("run") is starting from the fork on: it is told to go before it asks.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from agent.runtime.keeper.container import Container
 from agent.runtime.keeper.failure import Failure, explain
 from agent.runtime.keeper.killing import kill_everyone, kill_process
 from agent.runtime.keeper.launch import Launcher
-from agent.runtime.keeper.loop import Loop
+from agent.runtime.keeper.loop import HANGUP, READ, Loop
 from agent.runtime.keeper.oom import OomWatch
 from agent.runtime.keeper.order import Order
 from agent.runtime.keeper.pump import Pump, make_pipes, open_pipes
@@ -83,15 +85,32 @@ class Supervisor:
         self.containers[order.id] = container
         container.start_time = pf.read_start_time(container.pid)
         self.watch(container)
+        self._record(container)
         if order.oom:
             self._watch_oom(container)
-        if not container.autostart:
-            self.records.write_state(order.id, container.remember())
+
+    def _record(self, container: Container) -> None:
+        """Write it down while it sets itself up, and tell one that starts by itself that it need not wait.
+
+        When that fails it is ended, and its end tells the caller why.
+        """
+        try:
+            if container.autostart:
+                self._start(container)
+            else:
+                self.records.write_state(container.id, container.remember(), first=True)
+        except OSError as error:
+            container.failure = Failure("SetupFailed", f"record {container.id}: {explain(error)}")
+            kill_process(container.pidfd, SIGKILL, container.id)
 
     def watch(self, container: Container) -> None:
-        """Follow the container's process and, while it has one, its line."""
+        """Follow the container's process and, while it has one, its line.
+
+        Of one that starts by itself and brings no terminal only the line's end matters: one wake-up, not four.
+        """
         if container.line is not None:
-            self.loop.watch(container.line.fileno(), lambda _events: self._on_line(container))
+            events = HANGUP if container.autostart and container.pumps else READ
+            self.loop.watch(container.line.fileno(), lambda _events: self._on_line(container), events)
         self.loop.watch(container.pidfd, lambda _events: self._on_process(container))
 
     def _watch_oom(self, container: Container) -> None:
@@ -120,10 +139,8 @@ class Supervisor:
             container.pumps.append(Pump(self.loop, terminal, STDOUT, container.writer))
         elif terminal >= 0:
             os.close(terminal)
-        container.status = states.CREATED
-        if container.autostart:
-            self._start(container)
-        else:
+        if not container.autostart:
+            container.status = states.CREATED
             self._answer(container)
 
     def start(self, container_id: object, ticket: Ticket) -> None:
@@ -135,9 +152,9 @@ class Supervisor:
         self._start(container)
 
     def _start(self, container: Container) -> None:
-        container.status = states.STARTING
+        first, container.status = container.status == states.CREATING, states.STARTING
         container.started = time.time()
-        self.records.write_state(container.id, container.remember())
+        self.records.write_state(container.id, container.remember(), first=first)
         if container.line is not None:
             container.line.go()
 
@@ -214,7 +231,7 @@ class Supervisor:
     def delete(self, container_id: object, ticket: Ticket) -> None:
         """Forget an ended container, or end one that was never started. Raises Failure while it runs."""
         container = self.find(container_id)
-        if container.status in (states.STARTING, states.RUNNING):
+        if container.status == states.RUNNING:
             raise Failure("Conflict", f"container {container.id} is running")
         if container.status == states.EXITED:
             self._discard(container)
