@@ -1,0 +1,1 @@
+"""``make bench``: one table of speed, Holdfast beside docker, podman and bare crun, all measured in the same run."""

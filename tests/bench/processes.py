@@ -1,0 +1,53 @@
+"""What processes cost: proportional memory and processor time, read from /proc."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def read_pss(pids: Collection[int]) -> float:
+    """Proportional set size of all together, in MB."""
+    return sum(_read_process(pid) for pid in pids) / 1024
+
+
+def _read_process(pid: int) -> int:
+    """Kilobytes; none for a process that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def read_seconds(pids: Collection[int]) -> float:
+    """Processor time of all together, by the scheduler's own clock."""
+    return sum(_read_threads(pid) for pid in pids) / 1e9
+
+
+def _read_threads(pid: int) -> int:
+    nanoseconds = 0
+    for path in Path("/proc").glob(f"{pid}/task/*/schedstat"):
+        try:
+            nanoseconds += int(path.read_text().split()[0])
+        except OSError:
+            continue
+    return nanoseconds
+
+
+def find_named(*names: str) -> set[int]:
+    """The processes of these names (as ps shows them) in our own namespace."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            name = (entry / "comm").read_text().strip()
+        except OSError:
+            continue
+        if any(name.startswith(wanted[:15]) for wanted in names):
+            found.add(int(entry.name))
+    return found

@@ -1,0 +1,23 @@
+"""The rows of the table: each module has ``measure(stage)``, which returns one or more rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tests.bench.model import Row
+from tests.bench.rows import commands, crash, idle, logs, loop, pull, reaction, scale, start
+from tests.bench.stage import Stage
+
+Measure = Callable[[Stage], Sequence[Row]]
+
+ROWS: Mapping[str, Measure] = {
+    "start": start.measure,
+    "scale": scale.measure,
+    "crash": crash.measure,
+    "reaction": reaction.measure,
+    "loop": loop.measure,
+    "pull": pull.measure,
+    "idle": idle.measure,
+    "logs": logs.measure,
+    "commands": commands.measure,
+}
