@@ -58,8 +58,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         reason = _HTTP_REASONS.get(error.status, "InvalidRequest")
         body = {"reason": reason, "message": f"{request.method} {request.path}: {error.reason}", "hint": None}
         return web.json_response(body, status=error.status)
-    except (asyncio.CancelledError, ConnectionResetError):
+    except asyncio.CancelledError:
         raise
+    except ConnectionResetError:
+        return web.Response()  # nobody is there to read it; aiohttp would call this a failure of ours
     except Exception as error:
         log.exception("request failed", method=request.method, path=request.path)
         return web.json_response(describe_error(error), status=500)
