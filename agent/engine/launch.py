@@ -30,7 +30,7 @@ from agent.oci.mount import Mount
 from agent.runtime.bundle import write_bundle
 from agent.runtime.defaults import compute_capabilities
 from agent.runtime.imageview import open_merged
-from agent.runtime.protocol import CreateRequest, LogSpec, OverlaySpec
+from agent.runtime.protocol import CreateRequest, LogSpec, OverlaySpec, StopSpec
 from agent.runtime.seccomp import render_profile
 from agent.runtime.users import Identity, read_identity
 
@@ -106,6 +106,7 @@ class Launcher:
             cgroup=cgroup,
             seccomp_bpf=parts.seccomp.filter(config.security.seccomp, capabilities),
             log=LogSpec(directory / LOGS),
+            stop=StopSpec(process.stop_signal, config.process.stop_grace),
         )
 
     def _identify(self, image: str, user: str, view: _View) -> Identity:

@@ -46,11 +46,19 @@ class LogSpec:
 
 
 @dataclass(frozen=True)
+class StopSpec:
+    """How a container wants to end: a signal, and seconds until SIGKILL for its whole cgroup."""
+
+    signal: int = 15
+    grace: float = 10.0
+
+
+@dataclass(frozen=True)
 class CreateRequest:
     """A container to make: the bundle's ``config.json`` says what runs, the rest where it lives.
 
     ``netns`` overrides the network namespace path of config.json. ``seccomp_bpf`` is a file of compiled BPF, None
-    for no filter. Without ``log`` output goes to /dev/null.
+    for no filter. Without ``log`` output goes to /dev/null. ``stop`` is kept for whoever asks for the states.
     """
 
     id: str
@@ -60,6 +68,7 @@ class CreateRequest:
     cgroup: CgroupPlan = CgroupPlan()
     seccomp_bpf: Path | None = None
     log: LogSpec | None = None
+    stop: StopSpec = StopSpec()
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class KeeperState:
     exit: ProcessExit | None = None
     execs: tuple[str, ...] = field(default=())
     log_dropped: int = 0
+    stop: StopSpec = StopSpec()
 
     @property
     def running(self) -> bool:
@@ -151,6 +161,7 @@ def encode_create(request: CreateRequest) -> dict[str, Any]:
         },
         "seccomp": str(request.seccomp_bpf) if request.seccomp_bpf else None,
         "log": {"directory": str(log.directory), "max_size": log.max_size, "files": log.files} if log else None,
+        "stop": [request.stop.signal, request.stop.grace],
     }
 
 
@@ -181,4 +192,5 @@ def decode_state(document: Mapping[str, Any]) -> KeeperState:
     fields = dict(document)
     fields["exit"] = ProcessExit(**fields["exit"]) if fields.get("exit") else None
     fields["execs"] = tuple(fields.get("execs", ()))
+    fields["stop"] = StopSpec(*fields.get("stop", ()))
     return KeeperState(**fields)

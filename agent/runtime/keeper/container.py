@@ -65,6 +65,7 @@ class Container:
             "pid": self.pid,
             "started": self.started,
             "exit": self.exit,
+            "stop": self.order.stop,
             "log_dropped": self.writer.dropped if self.writer is not None else 0,
         }
 

@@ -17,7 +17,7 @@ class Order:
 
     __slots__ = (
         "bundle", "document", "id", "join", "kill", "log_directory", "log_files", "log_size", "lower", "netns",
-        "oom", "seccomp", "upper", "work",
+        "oom", "seccomp", "stop", "upper", "work",
     )  # fmt: skip
 
     def __init__(self, document: dict[str, Any]) -> None:
@@ -38,6 +38,8 @@ class Order:
             self.log_directory = _path(log["directory"]) if log else None
             self.log_size = max(int(log["max_size"]), 4096) if log else 0
             self.log_files = max(int(log["files"]), 1) if log else 0
+            number, grace = document.get("stop") or (15, 10.0)
+            self.stop = [int(number), float(grace)]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise Failure("InvalidRequest", f"create: {type(error).__name__}: {error}") from None
         if not self.lower:

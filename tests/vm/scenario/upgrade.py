@@ -49,9 +49,9 @@ def upgrade_runs_under_containers() -> str:
     identity = compute_identity(keeper)
     old = json.loads(holdfast("version", "--json").stdout)
     pip_install("/test/upgrade")
-    run("systemctl", "reload", "holdfast-keeper")
     run("systemctl", "restart", "holdfast")
     wait_agent(other_than=agent)
+    run("systemctl", "reload", "holdfast-keeper")
     new = json.loads(holdfast("version", "--json").stdout)
     assert new["client"] == new["agent"] != old["agent"], (old, new)
     assert main_pid("holdfast-keeper") == keeper
