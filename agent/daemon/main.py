@@ -13,6 +13,7 @@ from agent.controller.controller import Controller
 from agent.daemon.assembly import Agent, assemble
 from agent.daemon.greeting import greet
 from agent.daemon.lock import hold_lock
+from agent.daemon.tuning import settle, tune
 from agent.settings import Settings
 from agent.source.directory import DirectorySource
 from agent.store.layout import DataLayout, RunLayout
@@ -21,6 +22,7 @@ from agent.telemetry.logging import get_logger
 
 def run(settings: Settings) -> int:
     """Run an agent until SIGTERM or SIGINT; containers go on. Raises HoldfastError when it cannot start."""
+    tune()
     data, runtime = DataLayout(settings.data_root), RunLayout(settings.run_root)
     data.create()
     runtime.create()
@@ -30,6 +32,7 @@ def run(settings: Settings) -> int:
     log.info("holdfast begins", version=__version__, state=str(settings.state), data_root=str(settings.data_root))
     with assemble(settings, data) as agent:
         agent.engine.start()
+        settle()
         asyncio.run(_serve(settings, agent))
         log.info("holdfast ends, containers go on", running=len(agent.engine.containers.list()))
     return 0
