@@ -95,7 +95,15 @@ class Bridges:
         for link in list_links(self._netlink):
             address = self._identity.address_of(link.name)
             if address is not None and address in subnet and link.master != bridge.index:
-                self._netlink.ask(set_master_request(link.name, bridge.index))
+                self._plug_in(link, bridge)
+
+    def _plug_in(self, port: Link, bridge: Link) -> None:
+        """A port may end meanwhile, with the sandbox at its other end."""
+        try:
+            self._netlink.ask(set_master_request(port.name, bridge.index))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
 
     def _observe_mtu(self) -> int:
         ways_out = {route.index for route in list_routes(self._netlink) if not route.prefix and route.gateway}

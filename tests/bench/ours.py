@@ -16,7 +16,7 @@ from agent.settings import Settings
 from agent.store.layout import DataLayout, RunLayout
 from tests.bench.marks import INSIDE, SCRIPT
 
-PROGRAM = str(Path(sys.executable).with_name("holdfast"))
+PROGRAM = (sys.executable, "-m", "agent")
 
 
 class Holdfast(Agent):
@@ -30,7 +30,7 @@ class Holdfast(Agent):
 
     def command(self, *arguments: str) -> list[str]:
         """A command line to be timed."""
-        return [PROGRAM, arguments[0], "--host", self.host, *arguments[1:]]
+        return [*PROGRAM, arguments[0], "--host", self.host, *arguments[1:]]
 
     def put(self, app: str, image: str, replicas: int, **more: str) -> None:
         """Write an app of one service ``web``; ``more`` are further keys of it, as YAML in flow style."""
