@@ -48,11 +48,13 @@ class Deadlines:
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Run ``callback`` after ``seconds`` of the monotonic clock; it must not raise and not block."""
         with self._condition:
-            heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._numbers), callback))
+            entry = (time.monotonic() + seconds, next(self._numbers), callback)
+            heapq.heappush(self._heap, entry)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
                 self._thread.start()
-            self._condition.notify()
+            if self._heap[0] is entry:
+                self._condition.notify()
 
     def close(self) -> None:
         """Forget everything that is still to come."""

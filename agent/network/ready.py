@@ -1,11 +1,15 @@
 """Keeps a few sandboxes ready for each network, so that attaching a container need not wait for the kernel.
 
+Making one takes a processor for some milliseconds, which a container that is just being started needs more: while
+there is one left, the next is made a moment after the last was taken.
+
 They live by descriptors only: when this process dies, however it dies, the kernel removes them with their links.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +20,7 @@ from agent.telemetry.logging import get_logger
 
 log = get_logger("network")
 PER_NETWORK, IN_ALL = 3, 48
+_QUIET_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class ReadyPool:
         self._ready: dict[str, deque[Ready]] = {}
         self._wanted: dict[str, int] = {}
         self._busy = ""
+        self._taken = -_QUIET_SECONDS
         self._closed = False
         self._thread = threading.Thread(target=self._refill, name="sandboxes", daemon=True)
 
@@ -55,6 +61,7 @@ class ReadyPool:
         with self._condition:
             waiting = self._ready.get(network)
             found = waiting.popleft() if waiting else None
+            self._taken = time.monotonic()
             if network in self._wanted:
                 self._wanted[network] = max(PER_NETWORK, self._wanted[network] - 1)
                 self._condition.notify_all()
@@ -84,11 +91,21 @@ class ReadyPool:
             with self._condition:
                 self._busy = ""
                 self._condition.notify_all()
-                self._condition.wait_for(lambda: self._closed or self._next_short() is not None)
+                self._await_need()
                 if self._closed:
                     return
                 self._busy = self._next_short() or ""
-            self._make_one(self._busy)
+            if self._busy:
+                self._make_one(self._busy)
+
+    def _await_need(self) -> None:
+        """Wait until one is short, and for a quiet moment while some are left."""
+        self._condition.wait_for(lambda: self._closed or self._next_short() is not None)
+        while not self._closed and (network := self._next_short()) is not None and self._ready[network]:
+            rest = self._taken + _QUIET_SECONDS - time.monotonic()
+            if rest <= 0:
+                return
+            self._condition.wait(rest)
 
     def _next_short(self) -> str | None:
         if sum(map(len, self._ready.values())) >= IN_ALL:
