@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agents import eventually
 from enginelab import EngineLab, open_engine
 
 from agent.engine.model import (
@@ -48,6 +49,20 @@ def test_container_sees_its_own_world(lab: EngineLab) -> None:
     assert any(line.startswith("nameserver 1") for line in output)
     assert output[-1] == "sh"
     assert int(output[-3]) <= 5
+
+
+def test_mount_points_cost_the_writable_layer_nothing(lab: EngineLab) -> None:
+    """This image has no /etc, /proc or /sys; what it has at these places covers ours."""
+    record = lab.shell("bare", "echo mine > /etc/mine; exec sleep 86400")
+    upper = lab.root / "data/containers" / record.id / "upper"
+    eventually(lambda: (upper / "etc/mine").exists(), what="write into the layer")
+    assert sorted(str(path.relative_to(upper)) for path in upper.rglob("*")) == ["etc", "etc/mine"]
+    lab.engine.containers.stop(record.id, 0).result(20)
+    lab.engine.containers.remove(record.id)
+    (lab.root / "context/directory").mkdir()
+    image = lab.build("lab/own", "COPY directory /etc/hosts/\n")
+    with pytest.raises(HoldfastError, match="/etc/hosts"):
+        lab.start("own", "true", image=image)
 
 
 def test_exit_code_signal_and_oom_are_exact(lab: EngineLab) -> None:
