@@ -1,6 +1,7 @@
 """Containers as the engine's callers see them: start, stop, kill, remove, list, read.
 
-A container's end is noticed by the keeper, announced at once, and tidied up behind the announcement.
+A container's end is noticed by the keeper, announced at once, and tidied up a moment after the announcement, so that
+the start of its replacement goes first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from agent.telemetry.logging import get_logger
 
 ENDED = (ContainerState.EXITED, ContainerState.LOST)
 _RETRY_SECONDS = 1.0
-_WRITE_SECONDS = 0.25
+_WRITE_SECONDS, _TIDY_SECONDS = 0.25, 0.03
 EventCallback = Callable[[ContainerEvent], None]
 
 
@@ -47,6 +48,7 @@ class Containers:
         self._table = ContainerTable(parts.database)
         self._notify = notify
         self._waits = ExitWaits()
+        self._untidied: set[str] = set()
         self._deadlines = Deadlines()
         self._cleaner = Cleaner(parts)
         self._launcher = Launcher(parts, self._table, self._cleaner)
@@ -156,7 +158,7 @@ class Containers:
         record = self._table.get(container_id)
         if record.state not in ENDED:
             raise Conflict(f"{record.name} is {record.state}", reason="NotStopped", hint="stop it first")
-        self._janitor.submit(lambda: None).result()
+        self._janitor.submit(self._tidy, record.id).result()
         self._cleaner.erase(record.id)
         self._table.delete([record.id])
         self._notify(ContainerEvent("removed", record.id, time.time()))
@@ -191,8 +193,9 @@ class Containers:
         if self._table.advance(container_id, persist=False, state=state, exit=status, pid=0) is None:
             return
         self._waits.resolve(container_id, status)
+        self._untidied.add(container_id)
         self._notify(ContainerEvent("exited", container_id, status.at, status))
-        self._submit(container_id)
+        self._deadlines.call_later(_TIDY_SECONDS, lambda: self._submit(container_id))
 
     def _submit(self, container_id: str) -> None:
         with contextlib.suppress(RuntimeError):  # closed: the next start tidies up
@@ -208,11 +211,15 @@ class Containers:
             self._table.flush()
 
     def _tidy(self, container_id: str) -> None:
-        """Only when the end is on our disk may the keeper forget it."""
+        """Only when the end is on our disk may the keeper forget it. Once for each end; runs in the janitor."""
+        if container_id not in self._untidied:
+            return
+        self._untidied.discard(container_id)
         try:
             self._table.persist(container_id)
             self._cleaner.release(container_id)
         except HoldfastError as error:
+            self._untidied.add(container_id)
             self._log.warning("an ended container is not tidied up yet", container=container_id[:12], error=str(error))
             self._deadlines.call_later(error.retry_after or _RETRY_SECONDS, lambda: self._submit(container_id))
 
@@ -235,6 +242,7 @@ class Containers:
             if record.state is ContainerState.STOPPING:
                 self._ask_to_end(record, record.config.process.stop_grace)
         elif record.state in ENDED:
+            self._untidied.add(record.id)
             self._submit(record.id)
         elif state is not None and state.exit is not None:
             found = state.exit
