@@ -31,7 +31,7 @@ run: $(VENV)/run.stamp
 
 ## make test      every test: architecture, unit, property and real-host (ARGS='-k name' to choose)
 test: $(VENV)/test.stamp
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 ## make lint      ruff, mypy and import-linter alone
 lint: $(VENV)/test.stamp

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-OURS = ("agent.runtime.keeper", "-m agent ", "docker-registry", "holdfast-test-")
+OURS = ("agent.runtime.keeper", "-m agent agent", "docker-registry", "holdfast-test-")
 PLACES = tuple(map(Path, ("/tmp", "/run", "/var/lib", "/etc")))
 
 
@@ -32,6 +32,13 @@ def observe_host() -> dict[str, frozenset[str]]:
     named = {"mounts": mounts, "links": links, "nft tables": tables, "cgroups": cgroups}
     named |= {"routing rules": rules, "processes": processes, "files": files}
     return {name: frozenset(values) for name, values in named.items()}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of them in one worker, one after the other: they look at the whole host."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("host"))
 
 
 @pytest.fixture(scope="session", autouse=True)
