@@ -19,7 +19,7 @@ def measure(stage: Stage) -> Sequence[Row]:
     app, name = stage.fresh("logs"), stage.fresh()
     agent = stage.agent
     agent.put(app, stage.image, 1, command=f"[{', '.join(map(repr, _COMMAND))}]", restart="'no'")
-    contenders: dict[str, Callable[[], float]] = {HOLDFAST: lambda: time_command(agent.command("logs", app))}
+    contenders: dict[str, Callable[[], float]] = {HOLDFAST: lambda: time_command(agent.command("logs", f"{app}-web-1"))}
     for peer in stage.peers.values():
         run(peer.run_command(name, stage.image, _COMMAND))
         contenders[peer.name] = lambda peer=peer: time_command([*peer.cli, "logs", name])  # type: ignore[misc]
@@ -37,7 +37,10 @@ def _await_written(stage: Stage, app: str, name: str) -> None:
     deadline = time.monotonic() + 120
     while not _is_written(stage, app) and time.monotonic() < deadline:
         time.sleep(0.2)
-    for command in [stage.agent.command("logs", "--tail", "1", app), *map(_last_line(name), stage.peers.values())]:
+    for command in [
+        stage.agent.command("logs", "--tail", "1", f"{app}-web-1"),
+        *map(_last_line(name), stage.peers.values()),
+    ]:
         if str(LINES) not in run(command):
             raise RuntimeError(f"{' '.join(command)} does not end with line {LINES}")
 
