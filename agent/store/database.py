@@ -51,7 +51,8 @@ class Database:
                 reason="DatabaseTooNew",
                 hint="install that version again, or start with another --data-root",
             )
-        self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        if found != SCHEMA_VERSION:  # no write that is not needed: a full disk must not keep an agent from starting
+            self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Flush and close; the object is unusable afterwards."""

@@ -1,0 +1,137 @@
+"""A data root without room: said clearly, nothing damaged, and all goes on by itself when there is room again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from agents import Agent, eventually
+from apps import sleeper, write_app
+from registry import Registry, entry, make_tar
+from test_recovery_registry import alive, condition
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+ROOM = 24 << 20
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    """Its data root is a file system of 24 MiB; one app runs."""
+    made = Agent()
+    made.data_root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=700", "tmpfs", made.data_root], check=True)
+    try:
+        made.start()
+        write_app(made, "steady", sleeper(2))
+        made.converge()
+        yield made
+        release(made)
+        if made.process is None:
+            made.start()
+        made.cli("down", timeout=90)
+        made.stop()
+    finally:
+        subprocess.run(["umount", made.data_root], check=True)
+    shutil.rmtree(made.base)
+
+
+def fill(agent: Agent) -> None:
+    """Take all the room there is."""
+    with (agent.data_root / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def release(agent: Agent) -> None:
+    (agent.data_root / "filler").unlink(missing_ok=True)
+
+
+def check_database(agent: Agent) -> None:
+    with closing(sqlite3.connect(f"file:{agent.data_root}/holdfast.db?mode=ro", uri=True)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def message(agent: Agent, app: str) -> str:
+    return next(str(one["conditions"]) for one in agent.status()["apps"] if one["name"] == app)
+
+
+def test_no_room_for_an_image(agent: Agent) -> None:
+    steady = alive(agent, "steady")
+    with Registry() as registry:
+        reference = registry.push_layers("big:1", [make_tar([entry("big", os.urandom(14 << 20))])])
+        agent.write("big.yaml", f"images:\n  - '{reference}'\nservices: {{}}\n")
+        eventually(lambda: condition(agent, "big") == "InsufficientStorage", 30, "the condition")
+        assert "room" in message(agent, "big")
+        write_app(agent, "steady", sleeper(3))
+        eventually(lambda: len(alive(agent, "steady")) == 3, what="another app goes on")
+        assert steady.items() <= alive(agent, "steady").items()
+        subprocess.run(["mount", "-o", "remount,size=64m", agent.data_root], check=True)
+        agent.converge(60)
+    check_database(agent)
+
+
+def test_no_room_for_a_container_nor_a_record(agent: Agent) -> None:
+    steady = alive(agent, "steady")
+    fill(agent)
+    victim, pid = next(iter(steady.items()))
+    os.kill(pid, signal.SIGKILL)
+    write_app(agent, "steady", sleeper(4))
+    eventually(lambda: condition(agent, "steady") == "InsufficientStorage", 30, "the condition")
+    assert "room" in message(agent, "steady")
+    left = {key: value for key, value in steady.items() if key != victim}
+    assert left.items() <= alive(agent, "steady").items()
+    check_database(agent)
+    release(agent)
+    agent.converge(60)
+    assert len(alive(agent, "steady")) == 4
+    assert left.items() <= alive(agent, "steady").items()
+    ids = {row["id"] for row in agent.ps()}
+    assert {path.name for path in (agent.data_root / "containers").iterdir()} == ids
+    check_database(agent)
+
+
+def test_killed_and_started_without_room(agent: Agent) -> None:
+    """An agent that cannot start says why; with room the next start finds all as it was."""
+    steady = alive(agent, "steady")
+    fill(agent)
+    agent.kill()
+    try:
+        agent.start()
+    except AssertionError:
+        assert re.search("disk is full|No space left", agent.log.read_text())
+        assert "Traceback" not in agent.log.read_text()
+        agent.process = None
+    release(agent)
+    if agent.process is None:
+        agent.start()
+    agent.converge(60)
+    assert alive(agent, "steady") == steady
+    check_database(agent)
+
+
+def test_output_without_room_stops_nobody(agent: Agent) -> None:
+    """What a container prints while its log cannot grow is lost, the container is not."""
+    script = "i=0; while :; do i=$$((i+1)); echo line $$i; sleep 0.01; done"
+    write_app(agent, "loud", sleeper(1).replace("[sleep, '86400']", f"[sh, -c, '{script}']"))
+    agent.converge()
+    loud = alive(agent, "loud")
+    fill(agent)
+    before = agent.cli("logs", "--tail", "1", "loud-web-1").stdout
+    steady = alive(agent, "steady")
+    agent.cli("exec", "loud-web-1", "sleep", "1")
+    assert alive(agent, "loud") == loud
+    assert alive(agent, "steady") == steady
+    release(agent)
+    eventually(lambda: agent.cli("logs", "--tail", "1", "loud-web-1").stdout != before, what="new lines")
+    assert Path(f"/proc/{next(iter(loud.values()))}").exists()

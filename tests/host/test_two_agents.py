@@ -1,0 +1,119 @@
+"""What an agent leaves on its host, and what it does to another one: nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agents import ROOT, Agent, eventually, free_port
+from apps import write_app
+
+from agent.settings import compute_instance
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+SERVICES = """\
+web:
+  BUILD
+  init: true
+  command: [sh, -c, 'echo {word} > /data/index.html; exec httpd -f -p 80 -h /data']
+  stop_grace_period: 1s
+  ports: ['127.0.0.1:{port}:80']
+  volumes: ['data:/data']
+  deploy: {{replicas: 2, resources: {{limits: {{memory: 32M, pids: 20}}}}}}
+"""
+VOLUMES = "volumes: {data: {}}\n"
+
+
+def traces(agent: Agent) -> dict[str, list[str]]:
+    """All that an agent has on its host, but for its own process and the files of its data root."""
+    instance = compute_instance(agent.run_root)
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout.splitlines()
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout.splitlines()
+    processes = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(str(agent.run_root).encode() in word for word in words) and b"agent.runtime.keeper" in b" ".join(words):
+            processes.append(entry.parent.name)
+    return {
+        "links": [line for line in links if f"hf{instance[:4]}" in line],
+        "tables": [line for line in tables if instance in line],
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob("**/holdfast/*") if path.name == instance],
+        "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(agent.base) in line],
+        "containers": [path.name for path in (agent.data_root / "containers").iterdir()],
+        "sandboxes": [str(path) for path in agent.run_root.rglob("netns/*")],
+        "keepers": processes,
+    }
+
+
+def open_app(agent: Agent, word: str) -> int:
+    port = free_port()
+    write_app(agent, "site", SERVICES.format(word=word, port=port), VOLUMES)
+    agent.converge()
+    assert fetch(port) == word
+    return port
+
+
+def fetch(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+        text: bytes = answer.read()
+    return text.decode().strip()
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    with Agent() as running:
+        yield running
+
+
+def test_down_leaves_volumes_and_images_alone(agent: Agent) -> None:
+    open_app(agent, "here")
+    during = traces(agent)
+    assert all(during[name] for name in ("links", "tables", "cgroups", "mounts", "containers", "sandboxes", "keepers"))
+    agent.cli("down", timeout=90)
+    after = traces(agent)
+    assert {name: value for name, value in after.items() if value and name != "keepers"} == {}
+    agent.stop()
+    eventually(lambda: traces(agent)["keepers"] == [], what="the keeper ends with an agent that has no container")
+    kept = {path.name for path in agent.data_root.iterdir()}
+    assert {"volumes", "content", "snapshots", "holdfast.db", "holdfast.key"} <= kept
+    assert [path.read_text() for path in agent.data_root.glob("volumes/**/index.html")] == ["here\n"]
+
+
+def test_two_agents_do_not_meet(agent: Agent) -> None:
+    """The same app on both: names, networks and addresses do not clash, and one going is not noticed by the other."""
+    with Agent() as other:
+        ports = open_app(agent, "one"), open_app(other, "two")
+        assert (fetch(ports[0]), fetch(ports[1])) == ("one", "two")
+        mine = {row["id"]: row["pid"] for row in agent.ps()}
+        assert not mine.keys() & {row["id"] for row in other.ps()}
+        other.kill()
+        other.start()
+        other.converge()
+        assert fetch(ports[1]) == "two"
+        other.cli("down", timeout=90)
+        assert {row["id"]: row["pid"] for row in agent.ps()} == mine
+        assert fetch(ports[0]) == "one"
+        agent.converge()
+    assert {row["id"]: row["pid"] for row in agent.ps()} == mine
+    assert fetch(ports[0]) == "one"
+
+
+@pytest.mark.parametrize("shared", ["--data-root", "--run-root"])
+def test_a_second_agent_on_one_of_the_roots_is_refused(agent: Agent, shared: str) -> None:
+    roots = {"--data-root": agent.base / "other-data", "--run-root": agent.base / "other-run"}
+    roots[shared] = agent.data_root if shared == "--data-root" else agent.run_root
+    command = [sys.executable, "-m", "agent", "agent", "--state", str(agent.state), "--metrics", "off"]
+    for option, path in roots.items():
+        command += [option, str(path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    assert run.returncode == 1
+    assert "another agent" in run.stderr + run.stdout
+    assert "Traceback" not in run.stderr
+    agent.converge()
