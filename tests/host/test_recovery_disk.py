@@ -77,7 +77,7 @@ def test_no_room_for_an_image(agent: Agent) -> None:
         eventually(lambda: len(alive(agent, "steady")) == 3, what="another app goes on")
         assert steady.items() <= alive(agent, "steady").items()
         subprocess.run(["mount", "-o", "remount,size=64m", agent.data_root], check=True)
-        agent.converge(60)
+        agent.cli("sync", "--wait", "60")
     check_database(agent)
 
 

@@ -12,6 +12,7 @@ import pytest
 from agents import ROOT, Agent, eventually, free_port
 from apps import write_app
 
+from agent.network.identity import Identity
 from agent.settings import compute_instance
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
@@ -28,11 +29,15 @@ web:
 VOLUMES = "volumes: {data: {}}\n"
 
 
+def ask(*command: str) -> list[str]:
+    """The lines a tool prints; none for what it does not find."""
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
 def traces(agent: Agent) -> dict[str, list[str]]:
     """All that an agent has on its host, but for its own process and the files of its data root."""
     instance = compute_instance(agent.run_root)
-    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout.splitlines()
-    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout.splitlines()
+    routing = Identity(instance).routing_table
     processes = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -42,8 +47,10 @@ def traces(agent: Agent) -> dict[str, list[str]]:
         if any(str(agent.run_root).encode() in word for word in words) and b"agent.runtime.keeper" in b" ".join(words):
             processes.append(entry.parent.name)
     return {
-        "links": [line for line in links if f"hf{instance[:4]}" in line],
-        "tables": [line for line in tables if instance in line],
+        "links": [line for line in ask("ip", "-o", "link") if instance in line],
+        "tables": [line for line in ask("nft", "list", "tables") if instance in line],
+        "routes": ask("ip", "route", "show", "table", str(routing)),
+        "rules": [line for line in ask("ip", "rule") if str(routing) in line.split()],
         "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob("**/holdfast/*") if path.name == instance],
         "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(agent.base) in line],
         "containers": [path.name for path in (agent.data_root / "containers").iterdir()],
