@@ -1,7 +1,8 @@
 """A layer's tar stream to a directory that overlayfs can take as a lower layer.
 
-Refused (HostileLayer): absolute names and `..`, parents that are links, hard links out of the layer, device nodes,
-sizes and counts beyond the limits. Whiteouts become overlayfs' own marks (image-spec layer.md, "Whiteouts").
+Refused (HostileLayer): absolute names (but a directory named `/` is the root) and `..`, parents that are links, hard
+links out of the layer, device nodes, sizes and counts beyond the limits. Whiteouts become overlayfs' own marks
+(image-spec layer.md, "Whiteouts").
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ UNWANTED_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux", "sys
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def split_path(name: bytes) -> list[bytes]:
-    """The components of a member's name; none for the root itself. Raises HostileLayer for an unsafe name."""
-    if name.startswith(b"/"):
-        raise HostileLayer(f"the layer holds the absolute name {render_path(name)}")
+def split_path(name: bytes, *, directory: bool = False) -> list[bytes]:
+    """The components of a member's name; none for the root itself, which a ``directory`` may also call ``/``.
+
+    Raises HostileLayer for an unsafe name.
+    """
     if len(name) > MAX_PATH or not name:
         raise HostileLayer("the layer holds a name that is empty or too long")
     parts = [part for part in name.split(b"/") if part and part != b"."]
+    if name.startswith(b"/") and (parts or not directory):
+        raise HostileLayer(f"the layer holds the absolute name {render_path(name)}")
     for part in parts:
         if part == b".." or len(part) > 255:
             raise HostileLayer(f"the layer holds the unsafe name {render_path(name)}")
@@ -79,7 +83,7 @@ class Unpacker:
             self.entries += 1
             if self.entries > self._limits.entries:
                 raise HostileLayer(f"the layer has more than {self._limits.entries} entries")
-            parts = split_path(entry.name)
+            parts = split_path(entry.name, directory=entry.kind == b"5")
             if parts and parts[-1].startswith(WHITEOUT):
                 self._apply_whiteout(parts)
             elif not any(part.startswith(WHITEOUT) for part in parts):

@@ -149,6 +149,19 @@ def test_undescribed_directories_look_like_below(registry: Registry, store: Imag
     assert (store.lowerdirs(image.id)[0] / "srv" / "deep").stat().st_mode & 0o7777 == 0o755
 
 
+@pytest.mark.parametrize("name", ["/", "//", "/.", "./", ".", "/././"])
+def test_the_root_may_be_named_in_any_way(registry: Registry, store: ImageStore, name: str) -> None:
+    """kaniko and umoci write ``/``."""
+    root = directory(name, 0o2711, uid=7, gid=8, mtime=1_500_000_000, pax_headers={"SCHILY.xattr.user.a": "b"})
+    image = store.pull(registry.push_layers("root:1", [make_tar([root, entry("f", b"x")])]))
+    (path,) = store.lowerdirs(image.id)
+    status = path.stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o2711, 7, 8)
+    assert status.st_mtime == 1_500_000_000
+    assert os.getxattr(path, "user.a") == b"b"
+    assert sorted(item.name for item in path.iterdir()) == ["f"]
+
+
 def test_policies(registry: Registry, store: ImageStore) -> None:
     reference = registry.push_layers("policy:1", [layer("old")])
     with pytest.raises(ImageNotFound) as caught:
@@ -169,7 +182,7 @@ def test_policies(registry: Registry, store: ImageStore) -> None:
 def test_absent_images(registry: Registry, store: ImageStore) -> None:
     registry.push_layers("present:1", [layer("f")])
     for name in ("present:2", "absent:1", f"present@sha256:{'0' * 64}"):
-        with pytest.raises(ImageNotFound):
+        with pytest.raises(ImageNotFound, match=r"check its name and tag"):
             store.pull(f"{registry.address}/{name}")
 
 

@@ -126,13 +126,13 @@ def test_numbers_are_bounded_or_refused(field: bytes) -> None:
     assert 0 <= value <= 1 << 40
 
 
-@given(st.binary(min_size=1, max_size=50) | st.text("./a", min_size=1, max_size=20).map(str.encode))
-def test_paths_are_safe_or_refused(name: bytes) -> None:
+@given(st.binary(min_size=1, max_size=50) | st.text("./a", min_size=1, max_size=20).map(str.encode), st.booleans())
+def test_paths_are_safe_or_refused(name: bytes, directory: bool) -> None:
     try:
-        parts = split_path(name)
+        parts = split_path(name, directory=directory)
     except HostileLayer:
         return
-    assert not name.startswith(b"/")
+    assert not name.startswith(b"/") or (directory and not parts)
     assert all(part not in (b"", b".", b"..") and b"/" not in part for part in parts)
 
 
