@@ -14,8 +14,9 @@ from agent.image.auth import Authorizer
 from agent.image.config import RegistryConfig
 from agent.image.credentials import find_credentials
 from agent.image.errors import DigestMismatch, ImageNotFound, ImagePullFailed, RegistryUnauthorized
+from agent.image.failures import translate_failure
 from agent.image.progress import PullTracker
-from agent.image.transport import Origin, Transport, parse_origin, translate_failure
+from agent.image.transport import Origin, Transport, parse_origin
 from agent.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.oci.document import MAX_DOCUMENT, InvalidDocument
@@ -24,6 +25,7 @@ from agent.oci.reference import DEFAULT_REGISTRY, Reference
 ACCEPT = ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))
 DOCKER_HUB = "registry-1.docker.io"
 MAX_RETRY_AFTER = 60.0
+MISSING_HINT = "check its name and tag; a private image may need credentials in ~/.docker/config.json"
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(?:\d{1,19}|\*)\Z", re.ASCII)
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 T = TypeVar("T")
@@ -162,8 +164,9 @@ class RegistryClient:
                 hint=f"check the credentials for {registry} in ~/.docker/config.json",
             )
         if status == 404:
-            what = "the image" if path.startswith("manifests") else path
-            return ImageNotFound(f"{registry} does not have {what} {self._reference.familiar()}")
+            manifest, name = path.startswith("manifests"), self._reference.familiar()
+            what = "the image" if manifest else f"{path} of"
+            return ImageNotFound(f"{registry} does not have {what} {name}", hint=MISSING_HINT if manifest else None)
         if status in _TRANSIENT:
             error = ImagePullFailed(f"{registry} answers HTTP {status}")
             error.asked = _retry_after(response.headers.get("Retry-After", ""))

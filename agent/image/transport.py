@@ -15,9 +15,8 @@ from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
-from agent.errors import Refused, Stalled
+from agent.errors import Refused
 from agent.image.config import RegistryConfig
-from agent.image.errors import RegistryUnreachable
 from agent.oci.digest import render_shortened
 
 MAX_REDIRECTS = 5
@@ -164,15 +163,3 @@ class Transport:
     def close(self) -> None:
         """Close idle connections."""
         self._pool.clear()
-
-
-def translate_failure(error: urllib3.exceptions.HTTPError, registry: str) -> Exception:
-    """The typed error for a failed connection; certificates that do not verify are no passing fault."""
-    if isinstance(error, urllib3.exceptions.SSLError) and "CERTIFICATE" in str(error).upper():
-        return Stalled(
-            f"the certificate of {registry} cannot be verified",
-            reason="RegistryUntrusted",
-            hint="add its authority to the host's trusted certificates",
-        )
-    kind = type(error).__name__.removesuffix("Error")
-    return RegistryUnreachable(f"{registry} cannot be reached: {kind}: {render_shortened(str(error), 200)}")
