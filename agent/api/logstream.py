@@ -60,7 +60,7 @@ class LogStream:
             return
         for follower in tuple(self._followers):
             if follows(record, follower.query.target):
-                follower.add(record)
+                follower.add(record, since=record.created)
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         """Parameters: ``target``, ``tail`` (a count of each container, or all), ``since`` (unix time), ``follow``."""
@@ -106,20 +106,23 @@ class _Follower:
         else:
             self._start("", lambda: self._pump(_merge([self._read(record) for record in records])))
 
-    def add(self, record: ContainerRecord) -> None:
-        """Follow one more container, unless it is followed already."""
+    def add(self, record: ContainerRecord, since: float = 0.0) -> None:
+        """Follow one more container, unless it is followed already.
+
+        ``since`` leaves out its predecessor's lines where those were followed as they came.
+        """
         if record.id not in self._readers and self.query.follow:
-            self._start(record.id, lambda: self._pump(self._read(record)))
+            self._start(record.id, lambda: self._pump(self._read(record, since)))
 
     def _start(self, key: str, work: Any) -> None:
         reader = self._threads.start("logs", work)
         self._readers[key] = reader
         reader.add_done_callback(lambda _: self._feed.wake())
 
-    def _read(self, record: ContainerRecord) -> Iterator[Piece]:
+    def _read(self, record: ContainerRecord, since: float = 0.0) -> Iterator[Piece]:
         query = self.query
         lines = self._engine.containers.logs(
-            record.id, since=query.since, tail=query.tail, follow=query.follow, stop=self._feed.stop
+            record.id, since=max(query.since, since), tail=query.tail, follow=query.follow, stop=self._feed.stop
         )
         for line in lines:
             yield record, line

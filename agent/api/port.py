@@ -34,7 +34,11 @@ class ControllerPort(Protocol):
         """The objects of ``ps --json``."""
 
     def pending_plan(self) -> Mapping[str, Any]:
-        """``{"apps": [{"name", "actions": [{"id", "kind", "subject", "cause": {...}}]}]}``; no actions: converged."""
+        """``{"apps": [{"name", "actions": [{"id", "kind", "subject", "cause": {...}}]}]}``; no actions
+        and no holds: nothing to do. Perhaps also ``source`` and ``network``: what is wrong with those."""
+
+    async def look(self) -> None:
+        """Read the state directory now; nothing is waited for."""
 
     async def sync(self) -> None:
         """Read the state directory and reconcile every app now; returns when that one pass is done."""

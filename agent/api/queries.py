@@ -57,7 +57,8 @@ class Queries:
         return web.json_response(list(self._parts.controller.containers()))
 
     async def plan(self, _request: web.Request) -> web.Response:
-        """What would be done next."""
+        """What would be done next, the state directory as it is now."""
+        await self._parts.controller.look()
         return web.json_response(dict(self._parts.controller.pending_plan()))
 
     async def images(self, _request: web.Request) -> web.Response:

@@ -11,13 +11,14 @@ from agent.cli.client import AgentUnreachable, Client
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, print_json, print_table, render_age, render_size, safe
+from agent.errors import NotFound
 
 _STATE_COLOURS = {"running": "green", "exited": "grey", "stopping": "yellow", "lost": "red", "failed": "red"}
 _HEALTH_COLOURS = {"healthy": "green", "unhealthy": "red", "starting": "yellow"}
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[APP|SERVICE]...")
+@click.argument("names", nargs=-1, metavar="[APP|SERVICE|CONTAINER]...")
 @click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
 @json_option
 @host_option
@@ -29,7 +30,10 @@ def ps(names: tuple[str, ...], quiet: bool, as_json: bool, host: str) -> int:
     holdfast ps web             those of the app or service web
     holdfast ps --json | jq     for scripts
     """
-    rows = [row for row in Client(host).get("/ps") if not names or {row["app"], row["service"]} & set(names)]
+    rows = [row for row in Client(host).get("/ps") if not names or _words(row) & set(names)]
+    unknown = set(names).difference(*map(_words, rows))
+    if unknown:
+        raise NotFound(f"no container of {', '.join(sorted(unknown))}", hint="holdfast ps lists all")
     if as_json:
         print_json(rows)
     elif quiet:
@@ -40,12 +44,25 @@ def ps(names: tuple[str, ...], quiet: bool, as_json: bool, host: str) -> int:
     return DONE
 
 
+def _words(row: dict[str, Any]) -> set[str]:
+    return {row["app"], row["service"], row["name"]}
+
+
+def _describe_state(row: dict[str, Any]) -> str:
+    """The state, and how it ended: ``exited (3)``, ``exited (signal 9)``, ``exited (out of memory)``."""
+    end = row.get("exit")
+    if not end:
+        return str(row["state"])
+    how = str(end["code"]) if end["code"] is not None else f"signal {end['signal']}" if end["signal"] else "unknown"
+    return f"{row['state']} ({'out of memory' if end['oom'] else how})"
+
+
 def _describe_container(row: dict[str, Any]) -> tuple[str, ...]:
     state, health = str(row["state"]), str(row.get("health") or "-")
     return (
         safe(row["name"]),
         row["id"][:12],
-        paint(state, _STATE_COLOURS.get(state, "yellow")),
+        paint(_describe_state(row), _STATE_COLOURS.get(state, "yellow")),
         paint(health, _HEALTH_COLOURS.get(health, "")),
         row.get("ip") or "-",
         safe(row.get("image") or "-"),

@@ -19,7 +19,7 @@ _SIGNS = {"Start": ("+", "green"), "Ensure": ("+", "green"), "Stop": ("-", "red"
 @json_option
 @host_option
 def plan(as_json: bool, host: str) -> int:
-    """Show what is to be done, why, and which fields differ; exit 2 when there is something, else 0.
+    """Show what is to be done, why, and which fields differ, and what cannot be done; exit 0 when there is neither.
 
     \b
     holdfast plan
@@ -27,13 +27,23 @@ def plan(as_json: bool, host: str) -> int:
     """
     found = Client(host).get("/plan")
     count = sum(len(app.get("actions", ())) for app in found["apps"])
+    troubled = bool(found.get("source") or found.get("network") or any(app.get("holds") for app in found["apps"]))
     if as_json:
         print_json(found)
     else:
         for app in found["apps"]:
             print("\n".join(_describe_app(app)), end="\n" if app.get("actions") or app.get("holds") else "")
-        print(f"{count} action{'s' if count != 1 else ''} pending" if count else "nothing to do")
-    return PENDING if count else DONE
+        for part in ("source", "network"):
+            if found.get(part):
+                print(f"{part}: {paint(safe(found[part]), 'red')}")
+        print(_summarise(count, troubled))
+    return PENDING if count or troubled else DONE
+
+
+def _summarise(count: int, troubled: bool) -> str:
+    if count:
+        return f"{count} action{'s' if count != 1 else ''} pending"
+    return "nothing can be done at the moment" if troubled else "nothing to do"
 
 
 def _describe_app(app: Mapping[str, Any]) -> Iterator[str]:
@@ -44,7 +54,8 @@ def _describe_app(app: Mapping[str, Any]) -> Iterator[str]:
     for action in actions:
         yield from _describe_action(action)
     for hold in holds:
-        yield f"  {paint('!', 'yellow')} {safe(hold.get('reason', ''))}: {safe(hold.get('message', ''))}"
+        message = safe(hold.get("message", "")).replace("\n", "\n      ")
+        yield f"  {paint('!', 'yellow')} {safe(hold.get('reason', ''))}: {message}"
 
 
 def _describe_action(action: Mapping[str, Any]) -> Iterator[str]:
@@ -52,8 +63,8 @@ def _describe_action(action: Mapping[str, Any]) -> Iterator[str]:
     sign, colour = next((look for verb, look in _SIGNS.items() if kind.startswith(verb)), ("~", "yellow"))
     cause = action.get("cause") or {}
     subject = action.get("subject") or action.get("name") or action.get("container") or action.get("key") or ""
-    after = f" (after {', '.join(action['after'])})" if action.get("after") else ""
-    yield f"  {paint(sign, colour)} {safe(kind)} {safe(str(subject))}{paint(safe(after), 'grey')}"
+    later = " (later)" if action.get("after") else ""
+    yield f"  {paint(sign, colour)} {safe(kind)} {safe(str(subject))}{paint(later, 'grey')}"
     yield f"      because {safe(str(cause.get('message', '')))}"
     for change in cause.get("changes", ()):
         yield from _describe_change(change)

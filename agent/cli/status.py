@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -40,9 +41,7 @@ def print_status(found: dict[str, Any]) -> None:
     if rows:
         print_table(("APP", "SERVICE", "DESIRED", "RUNNING", "READY", "IMAGE"), rows)
     for app in found["apps"]:
-        for condition in app.get("conditions", ()):
-            if condition["status"] != _GOOD.get(condition["type"], condition["status"]):
-                _print_condition(app["name"], condition)
+        _print_conditions(app["name"], app.get("conditions", ()))
     for part in ("source", "network"):
         if found.get(part):
             print(f"{part}: {paint(safe(found[part]), 'red')}")
@@ -63,7 +62,19 @@ def _describe_service(app: dict[str, Any], service: dict[str, Any]) -> tuple[str
     return (safe(app["name"]), safe(service["name"]), *cells, safe(service.get("image") or "-"))
 
 
-def _print_condition(app: str, condition: dict[str, Any]) -> None:
+def _print_conditions(app: str, conditions: Sequence[Mapping[str, Any]]) -> None:
+    """Those that are not as they should be, the gravest first, and no text twice."""
+    said: set[str] = set()
+    for condition in sorted(conditions, key=lambda condition: condition["type"] != "Stalled"):
+        bad = condition["status"] != _GOOD.get(condition["type"], condition["status"])
+        if bad and condition.get("message") not in said:
+            said.add(str(condition.get("message")))
+            _print_condition(app, condition)
+    if any(condition["type"] == "Stalled" and condition["status"] == "True" for condition in conditions):
+        print("    put that right, or, if it was put right elsewhere, run: holdfast sync")
+
+
+def _print_condition(app: str, condition: Mapping[str, Any]) -> None:
     colour = "red" if condition["type"] == "Stalled" else "yellow"
     head = f"{condition['type']}={condition['status']} {condition.get('reason', '')}"
     lines = safe(condition.get("message") or "").splitlines() or [""]

@@ -65,7 +65,8 @@ def compute_conditions(findings: Findings) -> tuple[Condition, ...]:
 
 def _stalled(findings: Findings, faults: Iterable[Hold]) -> tuple[str, str] | None:
     if findings.invalid:
-        return ("InvalidSpec", findings.invalid)
+        kept = "" if findings.blind else "\nthe last good version stays in force"
+        return ("InvalidSpec", findings.invalid + kept)
     if findings.conflict:
         return ("PortConflict", findings.conflict)
     if findings.repeats:
@@ -107,7 +108,7 @@ def _healthy(containers: Sequence[ObservedContainer]) -> Condition:
     checked = [container for container in containers if container.serving and container.health is not Health.NONE]
     sick = [container for container in checked if container.health is Health.UNHEALTHY]
     if sick:
-        names = ", ".join(sorted({f"{container.service}-{container.slot}" for container in sick}))
+        names = ", ".join(sorted({f"{container.app}-{container.service}-{container.slot}" for container in sick}))
         return Condition(HEALTHY, "False", "Unhealthy", f"failing healthchecks: {names}")
     if any(container.health is Health.STARTING for container in checked):
         return Condition(HEALTHY, "Unknown", "Starting", "healthchecks have not passed yet")

@@ -171,11 +171,11 @@ class Controller:
         if owner is None or event.kind not in ("exited", "oom"):
             return
         end = event.exit
-        how = "ran out of memory" if event.kind == "oom" or (end and end.oom) else "ended"
+        how = "had a process killed for want of memory" if event.kind == "oom" else "ended"
         if end is not None:
-            how += (
-                f" with code {end.code}" if end.code is not None else f" by signal {end.signal}" if end.signal else ""
-            )
+            by_signal = f" by signal {end.signal}" if end.signal else ""
+            how += f" with code {end.code}" if end.code is not None else by_signal
+            how += ", for want of memory" if end.oom else ""
         self._shared.events.record(
             "container",
             app=owner.app,
@@ -236,6 +236,10 @@ class Controller:
         while any(name in self._workers and self._workers[name].passes == passes for name, passes in before.items()):
             await self._change.wait()
 
+    async def look(self) -> None:
+        """Read the desired state now, so that what is asked next is answered of it."""
+        await self._source.refresh()
+
     async def down(self) -> None:
         """Stop and remove every container and network, keep volumes and images, and stay down: also after a restart,
         until the desired state changes or ``sync`` is called."""
@@ -288,8 +292,8 @@ class Controller:
 
     @property
     def converged(self) -> bool:
-        """Whether everything is as desired, nothing is under way and nothing is held down."""
-        settled = self._shared.publisher.settled and not self._shared.suspended
+        """Whether everything is as desired, what is desired can be read, nothing is under way or held down."""
+        settled = self._shared.publisher.settled and not self._shared.suspended and not self._source_fault
         return self.synced and settled and all(worker.converged for worker in self._workers.values())
 
     def status(self) -> dict[str, Any]:
@@ -308,10 +312,16 @@ class Controller:
         return render_containers(self._shared.inventory, self._shared.health, self._workers)
 
     def pending_plan(self) -> dict[str, Any]:
-        """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check}]}``."""
+        """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check}], "source", "network"}``; the
+        last two say what is wrong with those."""
         now = self._clock()
         self._shared.inventory.refresh()
-        return render_plans(self._workers[name].compute(now) for name in sorted(self._workers))
+        plans = (self._workers[name].compute_whole(now) for name in sorted(self._workers))
+        return {
+            **render_plans(plans),
+            "source": self._source_fault,
+            "network": self._shared.publisher.failure,
+        }
 
 
 def _hand_over(

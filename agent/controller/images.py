@@ -46,12 +46,12 @@ class AppImages:
         self.states = {key: self._look(want, desired) for key, want in desired.images.items()}
 
     def recheck(self, desired: DesiredApp) -> None:
-        """Somebody asked for another look: forget failures, check builds again."""
+        """Somebody asked for another look: forget failures, check builds and ``always`` again."""
         self._failures.clear()
         self.epoch += 1
         looked = {key: self._look(want, desired) for key, want in desired.images.items()}
         self.states = {
-            key: replace(state, current=state.current and desired.images[key].policy != "build")
+            key: replace(state, current=state.current and desired.images[key].policy not in ("build", "always"))
             for key, state in looked.items()
         }
 

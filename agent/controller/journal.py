@@ -13,6 +13,7 @@ from agent.errors import HoldfastError
 
 Document = Mapping[str, Any]
 RETRY_SECONDS = 5.0
+GATHER_SECONDS = 0.02
 
 
 class Journal:
@@ -45,7 +46,9 @@ class Journal:
             self._write(batch)
 
     async def _write_until_clean(self) -> None:
+        """A little later, so that one write takes all that a pass leaves, and the start that it begins goes first."""
         while self._unwritten:
+            await asyncio.sleep(GATHER_SECONDS)
             try:
                 await self._write_once()
             except HoldfastError as error:

@@ -9,8 +9,9 @@ from typing import Any
 from agent.controller.health import HealthRunner
 from agent.controller.inventory import Inventory
 from agent.controller.worker import AppWorker
-from agent.engine.model import ContainerRecord
+from agent.engine.model import ContainerRecord, ContainerState
 from agent.plan.actions import Action, Hold, Plan
+from agent.plan.history import SlotHistory
 from agent.plan.observed import ObservedContainer, Phase
 from agent.plan.restart import Verdict, compute_policy
 from agent.telemetry.redaction import redact_field, redact_text
@@ -90,12 +91,18 @@ def _render_container(
         "image": record.config.image_name or record.config.image,
         "image_id": record.config.image,
         "revision": owner.revision if owner else "",
-        "restarts": history.restarts if history is not None and same else 0,
+        "restarts": _count_restarts(record, history) if history is not None and same else 0,
         "created": record.created,
         "started": record.started,
         "exit": {"code": end.code, "signal": end.signal, "oom": end.oom, "at": end.at} if end else None,
         "cause": owner.cause if owner else "",
     }
+
+
+def _count_restarts(record: ContainerRecord, history: SlotHistory) -> int:
+    """How often the slot was filled again: an end after which nothing came is no restart."""
+    ended = record.state in (ContainerState.EXITED, ContainerState.LOST) and record.id in history.counted
+    return max(0, history.restarts - ended)
 
 
 def render_plans(plans: Iterable[Plan]) -> dict[str, Any]:

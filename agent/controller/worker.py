@@ -22,16 +22,14 @@ from agent.controller.outcome import compute_failure
 from agent.controller.parts import Shared
 from agent.controller.slots import KIND as SLOT_KIND
 from agent.controller.slots import encode_history, slot_key
+from agent.controller.subjects import describe, kind_of, resource_of
 from agent.engine.model import ContainerRecord, ContainerState
 from agent.errors import HoldfastError, NotFound
 from agent.plan.actions import (
     Action,
     EnsureImage,
-    EnsureNetwork,
-    EnsureVolume,
+    Hold,
     Plan,
-    RemoveContainer,
-    RemoveNetwork,
     StartContainer,
     StopContainer,
 )
@@ -184,6 +182,14 @@ class AppWorker:
         )
         return compute_plan(self.desired, observed, now)
 
+    def compute_whole(self, now: float) -> Plan:
+        """The plan as of now, and beside what it holds back all else that keeps the app from being as desired."""
+        plan = self.compute(now)
+        conflict = self._shared.publisher.conflicts.get(self.name, "")
+        troubles = (("InvalidSpec", self.invalid), ("PortConflict", conflict), ("PlanRepeats", self._faults.repeats))
+        holds = [Hold(reason, message, final=True, failing=True) for reason, message in troubles if message]
+        return replace(plan, holds=(*plan.holds, *self._faults.holds, *holds))
+
     def _own_networks(self) -> frozenset[str]:
         """What exists of it; of a removed app all that is noted, so that the note goes too."""
         owned = self._shared.owners.of_app(self.name)
@@ -212,7 +218,7 @@ class AppWorker:
 
     def _begin(self, now: float) -> None:
         for action in self.plan.ready_actions:
-            resource = _resource(action)
+            resource = resource_of(action)
             if resource in self._busy or not self._faults.may_try(action, now):
                 continue
             if isinstance(action, StartContainer):
@@ -269,7 +275,7 @@ class AppWorker:
                 self.images.lose(action.image)
         else:
             failure = self._faults.fail(action, error, now)
-        self._shared.events.fail(_kind(action), failure, error, app=self.name, what=action.id)
+        self._shared.events.fail(kind_of(action), failure, error, app=self.name, what=describe(action))
 
     # telling
 
@@ -315,7 +321,7 @@ class AppWorker:
         if self.conditions["Ready"].status == "True":
             self._drift.settle()
         for condition in changed:
-            if is_idle_talk(condition, before.get(condition.type)):
+            if self.removed or is_idle_talk(condition, before.get(condition.type)):
                 continue
             self._shared.events.record(
                 "app",
@@ -344,27 +350,3 @@ class AppWorker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _kind(action: Action) -> str:
-    """What an event about an action is about."""
-    match action:
-        case StartContainer() | StopContainer() | RemoveContainer():
-            return "container"
-        case EnsureImage():
-            return "image"
-        case EnsureNetwork() | RemoveNetwork():
-            return "network"
-        case EnsureVolume():
-            return "volume"
-
-
-def _resource(action: Action) -> str:
-    """What an action works on: two actions on the same thing are never under way together."""
-    match action:
-        case StopContainer() | RemoveContainer():
-            return f"container/{action.container}"
-        case EnsureNetwork() | RemoveNetwork():
-            return f"network/{action.name}"
-        case _:
-            return action.id

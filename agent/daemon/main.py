@@ -33,8 +33,10 @@ def run(settings: Settings) -> int:
     with assemble(settings, data) as agent:
         agent.engine.start()
         settle()
+        agent.events.record("agent", reason="AgentStarted", message=f"holdfast {__version__} started")
         asyncio.run(_serve(settings, agent))
-        log.info("holdfast ends, containers go on", running=len(agent.engine.containers.list()))
+        agent.events.record("agent", reason="AgentEnded", message="holdfast ended, containers go on")
+        log.info("holdfast ends, containers go on", containers=len(agent.engine.containers.list()))
     return 0
 
 

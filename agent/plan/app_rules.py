@@ -35,10 +35,10 @@ def ensure_images(draft: Draft) -> None:
 
 def _image_cause(want: ImageWant, state: ImageState) -> Cause:
     if want.policy == "build":
-        return Cause("BuildNotChecked", f"what {want.reference} is built from has not been looked at in this revision")
+        return Cause("BuildNotChecked", f"what {want.reference} is built from has to be checked")
     if state.id is None:
         return Cause("ImageMissing", f"image {want.reference} is not local")
-    return Cause("ImageNotResolved", f"image {want.reference} has not been resolved in this revision")
+    return Cause("ImageNotResolved", f"image {want.reference} has to be looked up in its registry")
 
 
 def _image_hold(want: ImageWant, state: ImageState, draft: Draft) -> Hold:

@@ -119,13 +119,15 @@ def may_start(view: ServiceView, slot: int, digest: str, draft: Draft) -> bool:
         return True
     name = draft.name_of(view.name, slot)
     if history.stalled:
-        draft.hold(history.reason or "Stalled", history.message or f"{name} cannot be started", view, slot, final=True)
+        text = f"{name}: {history.message or 'cannot be started'}"
+        draft.hold(history.reason or "Stalled", text, view, slot, final=True)
         return False
     due = draft.due(view, slot, digest)
     if due <= draft.now:
         return True
-    last = history.message or f"{name} {history.exit or 'failed'}"
-    text = f"{last}; failure {history.failures} in a row, next start in {due - draft.now:.1f} s"
+    last = f"{name}: {history.message}" if history.message else f"{name} {history.exit or 'failed'}"
+    often = f", {history.failures} times in a row" if history.failures > 1 else ""
+    text = f"{last}{often}; next start in {due - draft.now:.1f} s"
     draft.hold(history.reason or "BackOff", text, view, slot)
     return False
 

@@ -72,6 +72,9 @@ class FakeController:
     def pending_plan(self) -> Mapping[str, Any]:
         return {"apps": [{"name": "shop", "actions": self.actions}]}
 
+    async def look(self) -> None:
+        self.calls.append("look")
+
     async def sync(self) -> None:
         self.calls.append("sync")
 

@@ -145,6 +145,9 @@ async def test_invalid_file_keeps_the_last_good_app(bench: Bench) -> None:
     bench.source.put(Files("shop", "broken", None, (Problem("shop.yaml", 3, 5, "unknown key imagee"),)))
     await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "InvalidSpec")
     assert "shop.yaml:3:5" in bench.condition("shop", "Ready")["message"]
+    assert "last good version stays" in bench.condition("shop", "Ready")["message"]
+    (app,) = bench.controller.pending_plan()["apps"]
+    assert [hold["reason"] for hold in app["holds"]] == ["InvalidSpec"]
     victim = bench.engine.containers.named("shop-web-1")
     assert victim.id == before
     bench.engine.containers.end(victim.id, ExitStatus(1))
@@ -173,6 +176,8 @@ async def test_unreadable_source_changes_nothing(bench: Bench) -> None:
     bench.source.touch()
     await bench.until(lambda: "state directory is gone" in bench.controller.status()["source"])
     assert bench.names() == ["shop-web-1"]
+    assert not bench.controller.converged
+    assert "state directory is gone" in bench.controller.pending_plan()["source"]
 
 
 @on_bench
@@ -348,3 +353,14 @@ async def test_port_that_another_program_has_is_told_and_tried_again(bench: Benc
     await bench.until(lambda: bench.condition("other", "Ready")["status"] == "True")
     bench.engine.networks.refused.clear()
     await bench.until(lambda: bench.condition("shop", "Ready")["status"] == "True")
+
+
+@on_bench
+async def test_sync_looks_a_tag_up_again(bench: Bench) -> None:
+    await bench.want(make_app(services={"web": {"pull_policy": "always"}}))
+    first = bench.engine.containers.named("shop-web-1").config
+    bench.engine.images.remote[first.image_name] = image_id("another")
+    await bench.controller.sync()
+    assert await bench.controller.wait_converged(10)
+    await bench.until(lambda: bench.names() == ["shop-web-1"])
+    assert bench.engine.containers.named("shop-web-1").config.image == image_id("another")
