@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> int:
         parser.error(f"there is no row {unknown[0]}; there are {', '.join(ROWS)}")
     if os.geteuid() != 0:
         parser.error("it needs root: containers, namespaces, a docker daemon of its own")
-    isolation.enter(arguments)
+    base = isolation.enter(arguments)
     configure_logging(level="error")
-    stage, rows = Stage(), []
+    stage, rows = Stage(base), []
     try:
         header = describe_machine(stage.versions())
         if not wanted.json:

@@ -1,14 +1,17 @@
 """A corner of the machine for the benchmark: namespaces of its own, so that nothing of any contender is left behind.
 
 Links, rules, mounts and processes end with the namespaces; /run and /dev/shm are fresh tmpfs in it, as /run is on a
-machine that has booted Debian. Only files and cgroups have to be removed by hand.
+machine that has booted Debian. Files and cgroups are removed by the process outside, whatever ended the one inside.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,17 +19,21 @@ _MARK = "HOLDFAST_BENCH_INSIDE"
 _OTHERS_CGROUPS = ("docker", "libpod_parent", "machine.slice", "holdfast")
 
 
-def enter(arguments: Sequence[str]) -> None:
-    """Go on inside; returns there only. Outside this process waits, tidies up and exits."""
-    if os.environ.pop(_MARK, ""):
+def enter(arguments: Sequence[str]) -> Path:
+    """Go on inside, with a directory for everything; returns there only. Outside this process waits, tidies up and
+    exits."""
+    if base := os.environ.pop(_MARK, ""):
         _furnish()
-        return
+        return Path(base)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     before = _list_cgroups()
+    directory = tempfile.mkdtemp(prefix="holdfast-bench-")
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
     command += [sys.executable, "-m", "tests.bench", *arguments]
     try:
-        code = subprocess.run(command, check=False, env={**os.environ, _MARK: "1"}).returncode
+        code = subprocess.run(command, check=False, env={**os.environ, _MARK: directory}).returncode
     finally:
+        shutil.rmtree(directory, ignore_errors=True)
         _remove_cgroups(_list_cgroups() - before)
     sys.exit(code)
 

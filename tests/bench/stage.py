@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
-import tempfile
 from functools import cached_property
 from pathlib import Path
 
@@ -21,10 +19,9 @@ from tests.bench.peers import Docker, Peer, Podman, find_peers
 class Stage:
     """One run of the benchmark; ``close`` leaves nothing behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Path) -> None:
         self._owned = contextlib.ExitStack()
-        self.base = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
-        self._owned.callback(shutil.rmtree, self.base, ignore_errors=True)
+        self.base = base
         self._numbers = itertools.count(1)
 
     def close(self) -> None:
