@@ -29,6 +29,10 @@ class Cleaner:
     def erase(self, container_id: str) -> None:
         """Take everything of an ended container away but its record. Raises HoldfastError."""
         self.release(container_id)
+        self.discard(container_id)
+
+    def discard(self, container_id: str) -> None:
+        """Take the directory of a released container away. Raises OSError."""
         directory = self._parts.layout.container(container_id)
         trash = directory.with_name(f"{_TRASH}{container_id}")
         with contextlib.suppress(FileNotFoundError):

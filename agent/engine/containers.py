@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from agent.engine.cleanup import Cleaner
-from agent.engine.directories import LOGS
+from agent.engine.containerlogs import ContainerLogs, LogRange
 from agent.engine.exits import Deadlines, ExitWaits
 from agent.engine.launch import Launcher
 from agent.engine.model import (
@@ -29,7 +29,7 @@ from agent.engine.parts import Parts
 from agent.engine.process import parse_signal
 from agent.engine.table import ContainerTable
 from agent.errors import Conflict, HoldfastError, NotFound
-from agent.runtime.logreader import LogLine, LogReader
+from agent.runtime.logreader import LogLine
 from agent.runtime.netfigures import read_network
 from agent.runtime.protocol import KeeperEvent, KeeperState
 from agent.telemetry.logging import get_logger
@@ -51,6 +51,7 @@ class Containers:
         self._untidied: set[str] = set()
         self._deadlines = Deadlines()
         self._cleaner = Cleaner(parts)
+        self._logs = ContainerLogs(parts.layout)
         self._launcher = Launcher(parts, self._table, self._cleaner)
         self._janitor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="janitor")
         self._log = get_logger("engine")
@@ -87,10 +88,14 @@ class Containers:
     def logs(
         self, container_id: str, *, since: float, tail: int | None, follow: bool, stop: threading.Event
     ) -> Iterator[LogLine]:
-        """Its output, blocking; with ``follow`` until it has ended or ``stop`` is set. Raises NotFound."""
+        """Its output, blocking; with ``follow`` until it has ended or ``stop`` is set. Raises NotFound.
+
+        The newest of its name begins with what is kept of its removed predecessor; ``tail`` counts over both.
+        """
         record = self._table.get(container_id)
-        reader = LogReader(self._parts.layout.container(record.id) / LOGS)
-        return reader.read(since=since, tail=tail, follow=follow, stop=stop, ended=lambda: self._has_ended(record.id))
+        wanted = LogRange(since, tail, follow, stop, ended=lambda: self._has_ended(record.id))
+        newest = all(other.created <= record.created for other in self._table.named(record.name))
+        return self._logs.read(record, wanted, predecessor=newest)
 
     def _has_ended(self, container_id: str) -> bool:
         try:
@@ -154,13 +159,21 @@ class Containers:
         self._parts.keeper.kill(record.id, number)
 
     def remove(self, container_id: str) -> None:
-        """Delete an ended container: writable layer, logs, record. Raises Conflict while it runs."""
+        """Delete an ended container: writable layer, logs, record. Raises Conflict while it runs.
+
+        Its log is kept while there is another container of its name.
+        """
         record = self._table.get(container_id)
         if record.state not in ENDED:
             raise Conflict(f"{record.name} is {record.state}", reason="NotStopped", hint="stop it first")
         self._janitor.submit(self._tidy, record.id).result()
-        self._cleaner.erase(record.id)
+        self._cleaner.release(record.id)
+        if len(self._table.named(record.name)) > 1:
+            self._logs.keep(record)
+        self._cleaner.discard(record.id)
         self._table.delete([record.id])
+        if not self._table.named(record.name):
+            self._logs.forget(record.name)
         self._notify(ContainerEvent("removed", record.id, time.time()))
 
     def remove_all(self) -> None:
@@ -171,6 +184,10 @@ class Containers:
         for container_id, _ in ends:
             with contextlib.suppress(NotFound):
                 self.remove(container_id)
+        self._sweep_logs()
+
+    def _sweep_logs(self) -> None:
+        self._logs.sweep({record.name for record in self._table.all()})
 
     # what happens
 
@@ -235,6 +252,7 @@ class Containers:
             else:
                 self._cleaner.release(stray.id)
         self._cleaner.sweep({record.id for record in self._table.all()})
+        self._sweep_logs()
 
     def _recover(self, record: ContainerRecord, state: KeeperState | None) -> None:
         if state is not None and state.running:

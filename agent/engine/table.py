@@ -53,14 +53,17 @@ class ContainerTable:
         """The container of an id, a name (the newest, if a replacement shares it) or an unambiguous id prefix."""
         if name in self._records:
             return self.get(name)
-        records = self.all()
-        named = [record for record in records if record.name == name]
+        records, named = self.all(), self.named(name)
         if named:
             return max(named, key=lambda record: (record.state is ContainerState.RUNNING, record.created))
         matches = [record for record in records if len(name) >= 4 and record.id.startswith(name)]
         if len(matches) > 1:
             raise Conflict(f"{name!r} is the beginning of {len(matches)} container ids", hint="give more of it")
         return matches[0] if matches else self.get(name)
+
+    def named(self, name: str) -> tuple[ContainerRecord, ...]:
+        """The containers of a name, oldest first: more than one while one replaces another."""
+        return tuple(record for record in self.all() if record.name == name)
 
     def add(self, record: ContainerRecord) -> None:
         """Store a new record; on disk before it returns."""

@@ -38,6 +38,11 @@ class DataLayout:
         return self.root / "containers"
 
     @property
+    def logs(self) -> Path:
+        """For each container name the log of the last one removed, while another of that name is there."""
+        return self.root / "logs"
+
+    @property
     def mount_points(self) -> Path:
         """The layer below every image, with the places that every container has something mounted on."""
         return self.root / "mountpoints"
@@ -61,9 +66,13 @@ class DataLayout:
         """The directory of one container."""
         return self.containers / container_id
 
+    def kept_log(self, name: str) -> Path:
+        """The directory of the log that is kept for a container name."""
+        return self.logs / name
+
     def create(self) -> None:
         """Make the directories, closed to everybody but root (attack row 34). Idempotent."""
-        _make_private(self.root, self.containers, self.volumes, self.seccomp)
+        _make_private(self.root, self.containers, self.logs, self.volumes, self.seccomp)
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,33 @@ def test_running_container_is_not_removed(lab: EngineLab) -> None:
     lab.engine.containers.remove(record.id)
 
 
+def test_log_of_the_predecessor_comes_first(lab: EngineLab) -> None:
+    containers, kept = lab.engine.containers, lab.root / "data/logs"
+    dead = lab.shell("phoenix", "echo fatal: no egg >&2; exit 1")
+    lab.wait(dead)
+    new = lab.shell("phoenix", "echo born; exit 0")
+    lab.wait(new)
+    assert (lab.output(dead), lab.output(new)) == ("fatal: no egg\n", "born\n")
+    containers.remove(dead.id)
+    assert lab.output(new) == "fatal: no egg\nborn\n"
+    last = list(containers.logs(new.id, since=0, tail=1, follow=False, stop=threading.Event()))
+    assert [line.data for line in last] == [b"born\n"]
+    assert stat.S_IMODE((kept / "phoenix").stat().st_mode) == 0o700
+    containers.remove(new.id)
+    assert not (kept / "phoenix").exists()
+
+
+def test_down_keeps_no_log() -> None:
+    with open_engine() as lab:
+        lab.wait(lab.shell("twice", "echo one"))
+        lab.start("twice", "sleep", "86400")
+        containers, kept = lab.engine.containers, lab.root / "data/logs"
+        containers.remove(containers.list()[0].id)
+        assert [path.name for path in kept.iterdir()] == ["twice"]
+        lab.engine.down()
+        assert not list(kept.iterdir())
+
+
 def test_state_directories_are_closed_to_others(lab: EngineLab) -> None:
     """Attack row 34."""
     for path in (lab.root / "data", lab.root / "run"):

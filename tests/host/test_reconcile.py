@@ -92,6 +92,34 @@ def test_killed_container_is_replaced(agent: Agent) -> None:
     assert after[1]["restarts"] == 1
 
 
+def test_logs_tell_why_the_one_before_died(agent: Agent) -> None:
+    body = "web:\n  BUILD\n  command: [sh, -c, 'echo life of $$(cat /proc/sys/kernel/random/uuid); exec sleep 86400']\n"
+    write_app(agent, "lives", body)
+    agent.converge()
+    first = running(agent, "lives")[1]
+    said = eventually(lambda: agent.cli("logs", "lives-web-1").stdout, what="its first line")
+    agent.cli("exec", "lives-web-1", "sh", "-c", "echo out of cheese > /proc/1/fd/1")
+    os.kill(first["pid"], signal.SIGKILL)
+
+    def replaced() -> bool:
+        rows = agent.ps()
+        return len(rows) == 1 and rows[0]["id"] != first["id"]
+
+    eventually(replaced, 30, "replacement")
+    agent.converge()
+    eventually(lambda: agent.cli("logs", "lives-web-1").stdout.count("life of") == 2, what="line of the new one")
+    old, why, new = agent.cli("logs", "lives-web-1").stdout.splitlines(keepends=True)
+    assert (old, why) == (said, "out of cheese\n")
+    assert new not in (old, why)
+    assert agent.cli("logs", "--tail", "1", "lives-web-1").stdout == new
+    assert agent.cli("logs", "--tail", "2", "web").stdout.count("cheese") == 1
+    agent.kill()
+    (agent.data_root / "logs/nobody").mkdir()
+    agent.start()
+    assert [path.name for path in (agent.data_root / "logs").iterdir()] == ["lives-web-1"]
+    assert agent.cli("logs", "--tail", "2", "lives-web-1").stdout == why + new
+
+
 def test_invalid_file_changes_nothing_and_is_named(agent: Agent) -> None:
     write_app(agent, "sturdy", sleeper(2))
     write_app(agent, "other", sleeper(1))

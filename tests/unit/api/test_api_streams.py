@@ -89,9 +89,10 @@ def test_followed_service_brings_its_new_replicas(agent: FakeAgent) -> None:
     assert next(stream) == {"targets": ["shop-web-1"]}
     assert next(stream)["text"] == "old\n"
     two = agent.add("shop-web-2", slot=2)
-    agent.engine.containers.lines[two.id] = [Line(1, 2.0, b"new\n")]
-    agent.engine.announce(ContainerEvent("started", two.id, 2.0))
-    assert next(stream)["container"] == "shop-web-2"
+    agent.engine.containers.lines[two.id] = [Line(1, 998.0, b"of its predecessor\n"), Line(1, 1000.0, b"new\n")]
+    agent.engine.announce(ContainerEvent("started", two.id, 1000.0))
+    line = next(stream)
+    assert (line["container"], line["text"]) == ("shop-web-2", "new\n")
     stream.close()
     until(lambda: agent.engine.containers.readers == 0)
 
