@@ -34,7 +34,7 @@ class Fields:
             hint = f" ({HINTS[name]})" if name in HINTS else ""
             self.reading.complain(key, f"{shown} is not supported yet{hint}")
         else:
-            self.reading.complain(key, f"{shown}: unknown key; the nearest known one is {keys.nearest(name)!r}")
+            self.reading.complain(key, f"{shown}: unknown key{keys.suggest(name)}")
 
     def at(self, name: str) -> str:
         """The full path of a field, for messages."""

@@ -9,6 +9,7 @@ import difflib
 from dataclasses import dataclass
 
 _NEAREST_LENGTH = 64
+_NEAR = 0.65
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,12 @@ class Keys:
     read: frozenset[str]
     later: frozenset[str] = frozenset()
 
-    def nearest(self, key: str) -> str:
-        """The known key most like ``key``."""
+    def suggest(self, key: str) -> str:
+        """The end of a message about an unknown key: the key that was meant, or nothing when none is much like it or
+        the one that is cannot be used yet."""
         known = sorted(self.read | self.later)
-        return difflib.get_close_matches(key[:_NEAREST_LENGTH].lower(), known, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(key[:_NEAREST_LENGTH].lower(), known, n=1, cutoff=_NEAR)
+        return f"; the nearest known one is {near[0]!r}" if near and near[0] in self.read else ""
 
 
 def _keys(read: str, later: str = "") -> Keys:

@@ -72,7 +72,7 @@ def _explain_option(name: str, node: Node) -> str:
     if name in SECURITY_OPTIONS.later:
         return f"{name} is not supported yet"
     shown = quote(node.source) if isinstance(node, Scalar) else "this"
-    return f"{shown} is no known option; the nearest known one is {SECURITY_OPTIONS.nearest(name)!r}"
+    return f"{shown} is no known option{SECURITY_OPTIONS.suggest(name)}"
 
 
 def _read_seccomp(service: Fields, node: Node, value: str, security: Security) -> None:
