@@ -27,7 +27,10 @@ class _TooMuch(Exception):
 
 
 def parse_yaml(text: str, problems: Problems) -> Node | None:
-    """The one document of a text, or None when there is none that can be used; notes all problems."""
+    """The one document of a text, or None when there is none that can be used; notes all problems.
+
+    It is of no use when an alias or a merge brings nothing: all that would be missing is not the fault.
+    """
     builder = _Builder(problems)
     try:
         for event in yaml.parse(text.encode(), Loader=yaml.CSafeLoader):
@@ -41,7 +44,7 @@ def parse_yaml(text: str, problems: Problems) -> Node | None:
     except (yaml.YAMLError, ValueError):
         problems.add(None, "not YAML")
         return None
-    return builder.root
+    return None if builder.broken else builder.root
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
@@ -77,12 +80,14 @@ class _Builder:
 
     def __init__(self, problems: Problems) -> None:
         self.root: Node | None = None
+        self.broken = False
         self._problems = problems
         self._stack: list[_Open] = []
         self._anchors: dict[str, Node | None] = {}
         self._nodes = 0
         self._aliased = 0
         self._documents = 0
+        self._nothing = Scalar(Mark(0, 0), "")
 
     def take(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.ScalarEvent):
@@ -151,7 +156,8 @@ class _Builder:
             inside = name in self._anchors
             text = "stands inside of what it stands for" if inside else "has no anchor before it"
             self._problems.add(mark, f"the alias {quote('*' + name)} {text}")
-            target = Scalar(mark, "")
+            target = self._nothing
+            self.broken = True
         self._aliased += target.weight
         if self._aliased > ALIAS_LIMIT:
             self._stop(event, f"aliases stand for more than {ALIAS_LIMIT} values")
@@ -185,7 +191,10 @@ class _Builder:
         return tuple(own.values())
 
     def _merge(self, own: dict[str, tuple[Scalar, Node]], source: Node) -> None:
+        if source is self._nothing:
+            return
         if not isinstance(source, Mapping):
+            self.broken = True
             self._problems.add(source.mark, f"<< merges mappings, not {describe(source)}")
             return
         for key, value in source.pairs:

@@ -132,3 +132,16 @@ def test_a_variable_that_multiplies_is_stopped() -> None:
     files = {".env": "A0=" + "x" * 1000 + "\n" + "".join(f"A{i}=" + f"${{A{i - 1}}}" * 10 + "\n" for i in range(1, 12))}
     found = problems_of("services: {web: {image: x, user: '$A11'}}", files)
     assert any("grows beyond 256 KiB through its variables" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("merged", "said"),
+    [
+        ("*bild", "4:11: the alias '*bild' has no anchor before it"),
+        ("[*bild]", "4:12: the alias '*bild' has no anchor before it"),
+        ("bild", "4:11: << merges mappings, not a single value"),
+    ],
+)
+def test_a_merge_of_nothing_is_the_only_problem(merged: str, said: str) -> None:
+    """What it would have brought is missing, but that is not the fault."""
+    assert problems_of(f"services:\n  web:\n    build:\n      <<: {merged}\n      context: nowhere\n") == [said]
