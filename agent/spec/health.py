@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent.spec.fields import Fields, read_pairs, read_texts
 from agent.spec.keys import DEPENDENCY, HEALTHCHECK
 from agent.spec.model import Dependency, Healthcheck
-from agent.spec.reading import Reading
+from agent.spec.reading import Reading, show_name
 from agent.spec.tree import Node, Scalar, Sequence
 
 _CONDITIONS = frozenset({"service_started", "service_healthy", "service_completed_successfully"})
@@ -99,7 +99,7 @@ def check_dependencies(
         for wish in wanted:
             check = health.get(wish.name)
             if wish.name not in wishes and wish.dependency.required:
-                reading.complain(wish.node, f"{path}: there is no service of that name")
+                reading.complain(wish.node, f"{path}: there is no service {show_name(wish.node, wish.name)}")
             elif wish.dependency.condition == "service_healthy" and check is not None and check.disable:
                 reading.complain(
                     wish.node, f"{path}: the healthcheck of {wish.name} is disabled, it never gets healthy"

@@ -29,6 +29,7 @@ class Interpolator:
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
         self._budget = TOTAL_LIMIT
+        self._unset: dict[str, None] = {}
 
     def resolve(self, text: str) -> str:
         """The text with its variables replaced. Raises InterpolationError."""
@@ -39,6 +40,18 @@ class Interpolator:
         if self._budget < 0:
             raise InterpolationError(f"the variables of one file grow beyond {TOTAL_LIMIT >> 20} MiB")
         return result
+
+    def find_unset(self, text: str) -> tuple[str, ...]:
+        """The variables of a text that resolves which stand for nothing, as they are not set and have no default."""
+        self._unset = {}
+        self._expand(text, 0)
+        return tuple(self._unset)
+
+    def _get(self, name: str) -> str:
+        value = self._lookup(name)
+        if value is None:
+            self._unset[name] = None
+        return value or ""
 
     def _expand(self, text: str, depth: int) -> str:
         if depth > NESTING_LIMIT:
@@ -68,16 +81,16 @@ class Interpolator:
         name = _NAME.match(text, start)
         if name is None:
             raise InterpolationError("a $ that begins no variable: write $$ for a dollar sign")
-        return self._lookup(name.group()) or "", name.end()
+        return self._get(name.group()), name.end()
 
     def _braced(self, body: str, depth: int) -> str:
         found = _NAME.match(body)
         if found is None:
             raise InterpolationError("${ must be followed by the name of a variable")
         name, rest = found.group(), body[found.end() :]
-        value = self._lookup(name)
         if not rest:
-            return value or ""
+            return self._get(name)
+        value = self._lookup(name)
         operator = next((operator for operator in _OPERATORS if rest.startswith(operator)), None)
         if operator is None:
             raise InterpolationError(f"after ${{{name} there must be }} or one of :- - :? ? :+ +")

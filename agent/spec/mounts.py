@@ -67,14 +67,14 @@ class MountReader:
             if isinstance(node, Scalar) and node.is_null:
                 raise _Wrong("is empty")
             return None
-        return _read_tmpfs(text) if short_tmpfs else self._read_short(text)
+        return _read_tmpfs(text) if short_tmpfs else self._read_short(node, text)
 
     def _claim(self, target: str, node: Node) -> None:
         if target in self._targets:
             raise _Wrong(f"the path in the container is a mount point already, in line {self._targets[target]}")
         self._targets[target] = node.mark.line
 
-    def _read_short(self, text: str) -> Mount:
+    def _read_short(self, node: Node, text: str) -> Mount:
         parts = text.split(":")
         if len(parts) == 1:
             return Mount(kind="volume", target=_check_target(text))
@@ -104,15 +104,16 @@ class MountReader:
             )
         if propagation:
             raise _Wrong("propagation is for binds")
-        return Mount(kind="volume", source=self._check(source), target=target, read_only=read_only, nocopy=nocopy)
+        return Mount(kind="volume", source=self._check(node, source), target=target, read_only=read_only, nocopy=nocopy)
 
-    def _check(self, name: str) -> str:
+    def _check(self, node: Node, name: str) -> str:
         if not name:
             raise _Wrong("the source is empty")
         if not VOLUME_NAME.match(name):
             raise _Wrong("the source is neither a path that begins with / . ~ nor the name of a volume")
         if name not in self._volumes:
-            raise _Wrong("the volume is not declared: add its name to the volumes at the top level")
+            shown = "" if isinstance(node, Scalar) and "$" in node.source else f" {quote(name)}"
+            raise _Wrong(f"the volume{shown} is not declared: add its name to the volumes at the top level")
         return name
 
     def _read_long(self, fields: Fields) -> Mount | None:
@@ -141,7 +142,7 @@ class MountReader:
         options = fields.nested("volume", MOUNT_VOLUME)
         nocopy = bool(options.boolean("nocopy")) if options else False
         subpath = _check_subpath(options.text("subpath") or "") if options else ""
-        name = self._check(source) if source else ""
+        name = self._check(fields.where("source"), source) if source else ""
         return Mount(kind="volume", source=name, target=target, read_only=read_only, nocopy=nocopy, subpath=subpath)
 
     def _read_bind(self, fields: Fields, source: str, target: str, read_only: bool) -> Mount:

@@ -154,6 +154,11 @@ def show_path(at: Node, path: Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def show_name(at: Node, name: str) -> str:
+    """A name for a message; as it was written when variables are in it, for they may be secrets."""
+    return quote(at.source if isinstance(at, Scalar) and "$" in at.source else name)
+
+
 def content_digest(data: bytes) -> str:
     """``sha256:...`` of a file's content."""
     return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -21,7 +21,7 @@ from agent.spec.maps import read_labels
 from agent.spec.model import DEFAULT_NETWORK, DEFAULT_SHM_SIZE, DEFAULT_STOP_GRACE, Service
 from agent.spec.mounts import MountReader
 from agent.spec.ports import Claim, read_ports
-from agent.spec.reading import Reading
+from agent.spec.reading import Reading, show_name
 from agent.spec.security import parse_signal, parse_user, read_capabilities, read_security, read_sysctls
 from agent.spec.tree import Node, Scalar, Sequence, quote
 
@@ -118,8 +118,17 @@ def check_reference(fields: Fields, name: str, text: str) -> None:
     try:
         parse_reference(text)
     except InvalidReference as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        fields.complain(name, f"{fields.shown(name)} is not an image reference{hint}")
+        fields.complain(name, f"{fields.shown(name)} is not an image reference{_explain(fields, name, error)}")
+
+
+def _explain(fields: Fields, name: str, error: InvalidReference) -> str:
+    """The variables that left nothing in their place are the likelier fault than what came out."""
+    node = fields.where(name)
+    unset = fields.reading.interpolator.find_unset(node.source) if isinstance(node, Scalar) else ()
+    if unset:
+        names = ", ".join(name[:60] for name in unset[:5])
+        return f": the variable {names} is not set" if len(unset) == 1 else f": the variables {names} are not set"
+    return f" ({error.hint})" if error.hint else ""
 
 
 def _read_process(fields: Fields) -> dict[str, Any]:
@@ -188,7 +197,8 @@ def _read_networks(fields: Fields, scope: Scope) -> dict[str, tuple[str, ...]]:
         wanted = [(key, key.source, value) for key, value in read_pairs(fields.reading, node, path)]
     for where, key, value in wanted:
         if key != DEFAULT_NETWORK and key not in scope.networks:
-            fields.reading.complain(where, f"{path}: the network is not declared: add its name at the top level")
+            message = f"the network {show_name(where, key)} is not declared: add it to the networks at the top level"
+            fields.reading.complain(where, f"{path}: {message}")
         aliases = Fields(fields.reading, value, f"{path}.{key[:60]}", SERVICE_NETWORK) if value is not None else None
         joined[key] = _read_aliases(aliases) if aliases is not None else ()
     return joined or {DEFAULT_NETWORK: ()}

@@ -127,7 +127,7 @@ def test_tmpfs(written: str, expected: list[Mount]) -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("other:/data", "the volume is not declared"),
+        ("other:/data", "the volume 'other' is not declared"),
         ("data:relative", "must be absolute"),
         ("data:/", "neither be /"),
         ("data:/a/../b", "nor hold .."),

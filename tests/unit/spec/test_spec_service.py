@@ -182,7 +182,7 @@ def test_dependencies_that_cannot_be() -> None:
           e: {image: x, depends_on: [e]}
         """
     ) == [
-        "2:30: services.a.depends_on: there is no service of that name",
+        "2:30: services.a.depends_on: there is no service 'nobody'",
         "3:30: services.b.depends_on: the healthcheck of c is disabled, it never gets healthy",
         "7:33: services.c.depends_on.d.condition: 'service_ended' is none of service_completed_successfully,"
         " service_healthy, service_started",
@@ -219,7 +219,7 @@ def test_networks() -> None:
     assert service("networks: {front: {aliases: [a, b, a]}}").networks == {"front": ("a", "b")}
     assert service("networks: ").networks == {"default": ()}
     assert service_problems("networks: [fornt]") == [
-        "1:16: services.web.networks: the network is not declared: add its name at the top level"
+        "1:16: services.web.networks: the network 'fornt' is not declared: add it to the networks at the top level"
     ]
 
 
