@@ -14,11 +14,12 @@ def find_targets(records: Sequence[ContainerRecord], name: str) -> tuple[Contain
     """The container called ``name`` (id, name, id prefix) or all containers of that service, oldest first.
 
     A service is ``service`` or, when several apps have one so called, ``app/service``; ``app/`` is a whole app.
-    An exact container name or id comes before a service, a service before an id prefix. Raises NotFound, Conflict.
+    An exact container name or id comes before a service, a service before an id prefix; of a dead container and its
+    replacement the one that runs, else the newer, is meant. Raises NotFound, Conflict.
     """
     exact = tuple(record for record in records if name in (record.id, record.name))
     if exact:
-        return exact[:1]
+        return (max(exact, key=lambda record: (record.state is ContainerState.RUNNING, record.created)),)
     found = tuple(record for record in records if _belongs(record, name))
     apps = sorted({record.config.owner.app for record in found if record.config.owner})
     if len(apps) > 1:
