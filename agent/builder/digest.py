@@ -8,6 +8,7 @@ from agent.builder.bases import find_base
 from agent.builder.cache import compute_key
 from agent.builder.faults import InvalidDockerfile
 from agent.builder.layers import Files
+from agent.builder.places import placed
 from agent.builder.session import Request, Tools
 from agent.builder.stages import OriginKind, PlannedStage
 from agent.builder.state import CopyStep, StageState, create_scratch_config
@@ -51,14 +52,15 @@ class _Walk:
         given = self._request.order.args
         state = StageState(dockerfile.file, dockerfile.escape, self._request.plan, given, config)
         for instruction in stage.instructions:
-            try:
-                step = state.take(instruction, stage)
-                if isinstance(step, CopyStep):
-                    self._note(step)
-            except (NotFound, InvalidDockerfile):
-                if known:
-                    raise
-                self.contents.append(ABSENT)
+            with placed(dockerfile.file, instruction):
+                try:
+                    step = state.take(instruction, stage)
+                    if isinstance(step, CopyStep):
+                        self._note(step)
+                except (NotFound, InvalidDockerfile):
+                    if known:
+                        raise
+                    self.contents.append(ABSENT)
         self._configs[stage.index] = (state.config, known)
 
     def _start(self, stage: PlannedStage) -> tuple[ImageConfig, bool]:

@@ -14,7 +14,7 @@ class InvalidDockerfile(InvalidSpec):
 
 
 class BuildFailed(Stalled):
-    """A step failed: ``step`` as written, ``place`` is file:line, ``output`` the end of what it printed."""
+    """A step failed: ``step`` as written, ``place`` is file:line:column, ``output`` the end of what it printed."""
 
     reason = "BuildFailed"
 

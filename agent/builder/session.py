@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from agent.builder.bases import check_base, pull_base
 from agent.builder.cache import compute_key
 from agent.builder.contexts import Contexts
-from agent.builder.faults import BuildCancelled, BuildFailed, InvalidDockerfile
+from agent.builder.faults import BuildCancelled, BuildFailed
 from agent.builder.instructions import Dockerfile, Instruction
 from agent.builder.layers import Files, LayerMaker, Layers, Made, top_of
 from agent.builder.order import BuildOrder, BuildProgress, ProgressCallback
+from agent.builder.places import fail_at, placed
 from agent.builder.runner import HOSTNAME, RunOrder, StepEnd, StepRunner
 from agent.builder.stages import BuildPlan, OriginKind, PlannedStage
 from agent.builder.stamps import StampCache
 from agent.builder.state import CopyStep, DirectoryStep, RunStep, StageState, Step, create_scratch_config
 from agent.builder.tree import FileTree
-from agent.errors import NotFound, Refused, Stalled, Unsupported
+from agent.errors import Refused
 from agent.image.commit import LayerBlob
 from agent.image.config import UnpackLimits
-from agent.image.errors import InsufficientStorage
 from agent.image.store import ImageStore
 from agent.image.unpack import check_space
 from agent.oci.document import MAX_DOCUMENT
@@ -32,7 +29,6 @@ from agent.oci.manifest import MAX_LAYERS
 from agent.oci.platform import Platform
 from agent.runtime.imageview import merged_view
 
-_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SHOWN = 2000
 
 
@@ -106,14 +102,14 @@ class BuildSession:
 
     def _build(self, stage: PlannedStage) -> StageResult:
         self._begin(stage.head)
-        with self._placed(stage.head):
+        with placed(self._request.dockerfile.file, stage.head):
             start = self._start(stage)
         dockerfile, order = self._request.dockerfile, self._request.order
         state = StageState(dockerfile.file, dockerfile.escape, self._request.plan, order.args, start.config)
         layers = start.layers
         for instruction in stage.instructions:
             self._begin(instruction)
-            with self._placed(instruction):
+            with placed(dockerfile.file, instruction):
                 step = state.take(instruction, stage)
                 made = self._make(step, layers, instruction) if step is not None else Made(None)
             if made.layer is not None:
@@ -134,30 +130,8 @@ class BuildSession:
             raise self._fail(instruction, f"the image would have more than {MAX_LAYERS} layers")
 
     def _fail(self, instruction: Instruction, message: str, end: StepEnd | None = None) -> BuildFailed:
-        place = f"{self._request.dockerfile.file}:{instruction.line}"
-        return BuildFailed(
-            f"{place}: {instruction.text[:200]}: {message}",
-            step=instruction.text,
-            place=place,
-            exit_code=end.code if end else None,
-            output=end.output if end else "",
-        )
-
-    @contextmanager
-    def _placed(self, instruction: Instruction) -> Iterator[None]:
-        """Say of every lasting fault which instruction it belongs to."""
-        try:
-            yield
-        except (BuildFailed, InvalidDockerfile):
-            raise
-        except (NotFound, Refused, Stalled, Unsupported) as error:
-            failed = self._fail(instruction, error.message)
-            failed.hint = error.hint
-            raise failed from error
-        except OSError as error:
-            if error.errno in _OUT_OF_SPACE:
-                raise InsufficientStorage("the disk is full") from error
-            raise self._fail(instruction, f"{error.strerror}: {error.filename}") from error
+        code, output = (end.code, end.output) if end else (None, "")
+        return fail_at(self._request.dockerfile.file, instruction, message, exit_code=code, output=output)
 
     def _start(self, stage: PlannedStage) -> StageResult:
         origin = stage.origin

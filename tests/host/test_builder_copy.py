@@ -13,7 +13,7 @@ import pytest
 
 from agent.builder.faults import BuildFailed, ContextChanged, InvalidDockerfile
 from agent.builder.tree import FileTree
-from agent.errors import HoldfastError
+from agent.errors import HoldfastError, Stalled
 from tests.host.builderlab import Lab, open_builder_lab
 
 pytestmark = pytest.mark.host
@@ -90,9 +90,13 @@ def test_wildcards_and_dockerignore(lab: Lab) -> None:
     }  # fmt: skip
     assert lab.read(entry, "odd") == b"[x].txt"
     for source in ("secret.txt", "nothing*", "docs/draft", "missing"):
-        with pytest.raises(BuildFailed, match=r"Dockerfile:2: COPY .*not in the context") as caught:
+        with pytest.raises(BuildFailed, match=r"Dockerfile:2:1: COPY .*not in the context") as caught:
             lab.build(f"FROM scratch\nCOPY {source} /x/\n")
         assert ".dockerignore" in (caught.value.hint or "")
+        with pytest.raises(BuildFailed) as told:
+            lab.digest(f"FROM scratch\nCOPY {source} /x/\n")
+        assert str(told.value) == str(caught.value)
+        assert isinstance(told.value, Stalled) and told.value.retry_after is None
     (lab.context / "Dockerfile.dockerignore").write_text("*.md\n")
     lab.build("FROM scratch\nCOPY secret.txt /x\n")
     (lab.context / "Dockerfile.dockerignore").write_text("ok\n[\n")

@@ -171,7 +171,7 @@ def test_digest_changes_with_what_is_read_and_nothing_else(lab: Lab) -> None:
     differs(lab.digest(text, args={"V": "1"}))
     differs(lab.digest(text + "# comment\n", args={"V": "1"}))
     assert lab.build(text, args={"V": "1"}).id
-    with pytest.raises(NotFound):
+    with pytest.raises(BuildFailed, match="Dockerfile:2:1: COPY"):
         lab.digest("FROM scratch\nCOPY nothing /\n")
 
 

@@ -169,7 +169,7 @@ def test_a_failing_step_says_where_and_how(lab: Lab) -> None:
     with pytest.raises(BuildFailed) as caught:
         run(lab, 'RUN echo before; echo "what went wrong" >&2; exit 42')
     error = caught.value
-    assert error.exit_code == 42 and error.place.endswith("Dockerfile:3")
+    assert error.exit_code == 42 and error.place.endswith("Dockerfile:3:1")
     assert error.step.startswith("RUN echo before") and "what went wrong" in error.output
     assert "exit code 42" in str(error) and "what went wrong" in str(error)
     with pytest.raises(BuildFailed) as caught:

@@ -1,0 +1,46 @@
+"""Which instruction of a Dockerfile a fault belongs to."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agent.builder.faults import BuildFailed, InvalidDockerfile
+from agent.builder.instructions import Instruction
+from agent.errors import NotFound, Refused, Stalled, Unsupported
+from agent.image.errors import InsufficientStorage
+
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_TEXT_LIMIT = 200
+
+
+def fail_at(
+    file: str, instruction: Instruction, message: str, *, exit_code: int | None = None, output: str = ""
+) -> BuildFailed:
+    """The error for an instruction of ``file`` that cannot be carried out."""
+    place = f"{file}:{instruction.line}:{instruction.column}"
+    return BuildFailed(
+        f"{place}: {instruction.text[:_TEXT_LIMIT]}: {message}",
+        step=instruction.text,
+        place=place,
+        exit_code=exit_code,
+        output=output,
+    )
+
+
+@contextmanager
+def placed(file: str, instruction: Instruction) -> Iterator[None]:
+    """Say of every lasting fault which instruction it belongs to; what a change of a context brings about passes."""
+    try:
+        yield
+    except (BuildFailed, InvalidDockerfile):
+        raise
+    except (NotFound, Refused, Stalled, Unsupported) as error:
+        failed = fail_at(file, instruction, error.message)
+        failed.hint = error.hint
+        raise failed from error
+    except OSError as error:
+        if error.errno in _OUT_OF_SPACE:
+            raise InsufficientStorage("the disk is full") from error
+        raise fail_at(file, instruction, f"{error.strerror}: {error.filename}") from error
