@@ -18,7 +18,8 @@ def observe_host() -> dict[str, frozenset[str]]:
     mounts = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
     links = {entry.name for entry in Path("/sys/class/net").iterdir()}
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout.splitlines()
-    cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob("**/holdfast/*")}
+    cgroups = {str(path) for form in ("holdfast/*", "*/holdfast/*") for path in Path("/sys/fs/cgroup").glob(form)}
+    cgroups = {path for path in cgroups if Path(path).is_dir()}
     rules = subprocess.run(["ip", "rule"], capture_output=True, text=True, check=True).stdout.splitlines()
     processes = set()
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
