@@ -6,7 +6,7 @@ The keeper itself reads the JSON form only (``agent.runtime.wire``): dataclasses
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,10 @@ class KeeperEvent:
     at: float = 0.0
 
 
+_STATE_FIELDS = {one.name for one in fields(KeeperState)}
+_EVENT_FIELDS = {one.name for one in fields(KeeperEvent)}
+
+
 def encode_create(request: CreateRequest) -> dict[str, Any]:
     """The JSON form of a CreateRequest. Paths become strings; they must be absolute."""
     plan, log = request.cgroup, request.log
@@ -183,14 +187,14 @@ def encode_exec(request: ExecRequest) -> dict[str, Any]:
 
 
 def decode_event(document: Mapping[str, Any]) -> KeeperEvent:
-    """A KeeperEvent of its JSON form. Raises TypeError for an unknown field."""
-    return KeeperEvent(**document)
+    """A KeeperEvent of its JSON form. What a newer keeper tells beyond that is passed over."""
+    return KeeperEvent(**{name: value for name, value in document.items() if name in _EVENT_FIELDS})
 
 
 def decode_state(document: Mapping[str, Any]) -> KeeperState:
-    """A KeeperState of its JSON form. Raises TypeError for an unknown field."""
-    fields = dict(document)
-    fields["exit"] = ProcessExit(**fields["exit"]) if fields.get("exit") else None
-    fields["execs"] = tuple(fields.get("execs", ()))
-    fields["stop"] = StopSpec(*fields.get("stop", ()))
-    return KeeperState(**fields)
+    """A KeeperState of its JSON form. What a newer keeper tells beyond that is passed over."""
+    known = {name: value for name, value in document.items() if name in _STATE_FIELDS}
+    known["exit"] = ProcessExit(**known["exit"]) if known.get("exit") else None
+    known["execs"] = tuple(known.get("execs", ()))
+    known["stop"] = StopSpec(*known.get("stop", ()))
+    return KeeperState(**known)

@@ -13,6 +13,7 @@ from agent.runtime.keeper.pump import Pump
 from agent.runtime.keeper.record import Records
 from agent.runtime.keeper.sealed import find_package_root
 from agent.runtime.logframe import HEADER, STDERR, STDOUT, FrameWriter, compute_log_name, decode_header
+from agent.runtime.protocol import decode_event, decode_state
 from agent.runtime.wire import decode, encode
 
 
@@ -191,3 +192,10 @@ def test_the_keeper_stays_small() -> None:
     heavy = {"asyncio", "collections", "dataclasses", "enum", "inspect", "json", "logging", "pathlib", "re", "socket"}
     heavy |= {"subprocess", "threading", "traceback", "typing", "agent.errors", "agent.runtime.protocol"}
     assert modules & heavy == set()
+
+
+def test_what_a_newer_keeper_tells_is_passed_over() -> None:
+    state = decode_state({"id": "a", "status": "running", "pid": 7, "colour": "red"})
+    assert (state.id, state.pid, state.running) == ("a", 7, True)
+    event = decode_event({"kind": "exited", "id": "a", "code": 3, "colour": "red"})
+    assert (event.kind, event.code) == ("exited", 3)
