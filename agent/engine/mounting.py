@@ -15,6 +15,7 @@ from agent.oci.mount import Mount
 from agent.volume.store import VolumeStore
 
 _TMPFS_DEFAULTS = ("nosuid", "nodev", "noexec")
+MAX_IMAGE_VOLUMES = 256
 
 
 class Mounter:
@@ -36,6 +37,13 @@ class Mounter:
 
     def _declared(self, config: ContainerConfig, image: ImageConfig) -> Iterable[MountConfig]:
         """A volume of the container's name for each VOLUME of the image that nothing else covers."""
+        if len(image.volumes) > MAX_IMAGE_VOLUMES:
+            raise Stalled(
+                f"image {config.image_name or config.image} declares {len(image.volumes)} volumes, more than "
+                f"{MAX_IMAGE_VOLUMES}",
+                reason="InvalidImageVolume",
+                hint="use another image",
+            )
         taken = {_plain(mount.destination) for mount in config.mounts}
         for path in image.volumes:
             destination = _check_volume(path, config)

@@ -248,7 +248,7 @@ def test_row_35_clients_that_leave_without_a_word(agent: Agent) -> None:
 
 def test_row_35_a_gibibyte_that_nobody_reads(agent: Agent) -> None:
     memory = resident(agent)
-    script = "head -c 1073741824 /dev/zero; touch /done; sleep 86400"
+    script = "dd if=/dev/zero bs=1M count=1024; touch /done; sleep 86400"
     write_app(agent, "flood", sleeper(1).replace("[sleep, '86400']", f"[sh, -c, '{script}']"))
     with socket.socket(socket.AF_UNIX) as peer:
         peer.connect(str(agent.run_root / "holdfast.sock"))
