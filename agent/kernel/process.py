@@ -24,6 +24,9 @@ _prctl = libc("prctl", ctypes.c_int, _LONG, _LONG, _LONG, _LONG)
 _prctl_text = libc("prctl", ctypes.c_int, ctypes.c_char_p, _LONG, _LONG, _LONG)
 _seccomp = syscall("seccomp", ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p)
 _close_range = syscall("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
+_rt_sigaction = syscall("rt_sigaction", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_DEFAULT_ACTION = bytes(32)
+_SIGNAL_SET_BYTES = 8
 
 
 def set_dumpable(on: bool) -> None:
@@ -44,6 +47,11 @@ def set_no_new_privileges() -> None:
 def set_name(name: str) -> None:
     """What ps shows of this process (15 bytes)."""
     _prctl_text(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def reset_signal(number: int) -> None:
+    """Give a signal its default action, also one of the two that the C library keeps for itself (32, 33)."""
+    _rt_sigaction(number, _DEFAULT_ACTION, None, _SIGNAL_SET_BYTES)
 
 
 def load_filter(program: bytes) -> None:

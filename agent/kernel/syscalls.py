@@ -14,8 +14,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 _MACHINE = os.uname().machine
 _PER_MACHINE = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317},
-    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277},
+    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317, "rt_sigaction": 13},
+    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277, "rt_sigaction": 134},
 }
 NUMBERS: dict[str, int] = {
     "pidfd_send_signal": 424,

@@ -35,6 +35,7 @@ def observe_host() -> dict[str, frozenset[str]]:
     return {name: frozenset(values) for name, values in named.items()}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of them in one worker, one after the other: they look at the whole host."""
     for item in items:

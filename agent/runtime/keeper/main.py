@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 
-from agent.kernel.process import set_dumpable, set_name
+from agent.kernel.process import reset_signal, set_dumpable, set_name
 from agent.runtime.keeper import adopt, upgrade
 from agent.runtime.keeper.become import raise_own_limits
 from agent.runtime.keeper.parts import Keeper
@@ -84,9 +84,9 @@ def _prepare_signals() -> None:
     """No disposition of whoever started us may reach a container, and a terminal's signals may not reach us."""
     for number in range(1, _signal.NSIG):
         try:
-            _signal.signal(number, _signal.SIG_DFL)
-        except (OSError, ValueError):
-            continue
+            reset_signal(number)
+        except OSError:
+            continue  # SIGKILL and SIGSTOP
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     for number in _TERMINATING:
         _signal.signal(number, _wake)
