@@ -157,7 +157,7 @@ class Transport:
             self._aborted = True
             running = list(self._open)
         for response in running:
-            with suppress(ValueError, OSError):
+            with suppress(ValueError, RuntimeError, OSError):  # it may have been released meanwhile
                 response.shutdown()
 
     def close(self) -> None:

@@ -64,21 +64,23 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError), socket.create_connection(self._target) as server:
-            back = threading.Thread(target=self._answer, args=(server, client), daemon=True)
+            asked: list[str] = []
+            back = threading.Thread(target=self._answer, args=(server, client, asked), daemon=True)
             back.start()
             while data := client.recv(65536):
                 if data.startswith(b"GET "):
-                    self.requests.append(data.decode("latin-1"))
+                    asked.append(data.decode("latin-1"))
+                    self.requests.append(asked[-1])
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
             back.join()
 
-    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+    def _answer(self, server: socket.socket, client: socket.socket, asked: list[str]) -> None:
         sent = 0
         limit = None
         with suppress(OSError):
             while data := server.recv(16384):
-                is_blob = bool(self.requests) and "/blobs/" in self.requests[-1]
+                is_blob = bool(asked) and "/blobs/" in asked[-1]
                 if limit is None and is_blob and self.cuts:
                     limit = sent + self.cuts.pop(0)
                 if is_blob and self.gate is not None and sent > 65536:

@@ -12,7 +12,7 @@ from networklab import Lab, Outside, ask_tcp, cannot_reach, outside_host
 from agent.engine.model import PublishedPort
 from agent.kernel.netns import call_in_namespace, create_network_namespace
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.alone]
 APP = "shop_default"
 PORT, TARGET = 47201, 8000
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")

@@ -18,7 +18,7 @@ from agent.kernel.netlink import ROUTE, Listener, NetlinkSocket
 from agent.kernel.netlink_nftables import TransactionReader, open_nftables_listener
 from agent.kernel.netlink_route import delete_link_request
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.alone]
 APP, OTHER, SECRET = "shop_default", "blog_default", "shop_secret"
 PORT, TARGET = 47101, 8000
 

@@ -12,7 +12,7 @@ from networklab import Lab, Outside, addresses, ask_tcp, ask_udp, cannot_reach, 
 
 from agent.engine.model import PublishedPort
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.alone]
 APP, OTHER = "shop_default", "blog_default"
 PORT, TARGET = 47001, 8000
 UDP = socket.SOCK_DGRAM

@@ -1,0 +1,69 @@
+"""The whole run leaves the host as it found it: whatever is left behind fails it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+OURS = ("agent.runtime.keeper", "-m agent agent", "docker-registry", "holdfast-test-")
+PLACES = tuple(map(Path, ("/tmp", "/run", "/var/lib", "/etc")))
+BEFORE = pytest.StashKey[dict[str, frozenset[str]]]()
+
+
+def observe_host() -> dict[str, frozenset[str]]:
+    """What a test could leave behind: mounts, links, rules, routes, cgroups, processes and files."""
+    cgroups = {str(path) for form in ("holdfast/*", "*/holdfast/*") for path in Path("/sys/fs/cgroup").glob(form)}
+    found = {
+        "mounts": {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()},
+        "links": {entry.name for entry in Path("/sys/class/net").iterdir()},
+        "nft tables": ask("nft", "list", "tables"),
+        "routing rules": ask("ip", "rule"),
+        "routes": ask("ip", "route", "show", "table", "all"),
+        "cgroups": {path for path in cgroups if Path(path).is_dir()},
+        "processes": set(observe_processes()),
+        "files": {str(path) for place in PLACES for path in place.glob("holdfast*")},
+    }
+    return {name: frozenset(values) for name, values in found.items()}
+
+
+def ask(*command: str) -> set[str]:
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+def observe_processes() -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if any(word in command for word in OURS):
+            found.append(f"{entry.parent.name} {command[:120]}")
+    return found
+
+
+def is_whole_run(session: pytest.Session) -> bool:
+    """Whether this process is no worker of another one, and may look at the host."""
+    return os.geteuid() == 0 and not hasattr(session.config, "workerinput")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before the workers start, which is before any test."""
+    if is_whole_run(session):
+        session.config.stash[BEFORE] = observe_host()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """After the last test of the last worker."""
+    before = session.config.stash.get(BEFORE, None)
+    if before is None:
+        return
+    after = observe_host()
+    left = {name: sorted(after[name] - before[name]) for name in after if after[name] - before[name]}
+    if left:
+        print(f"\nleft behind on the host: {left}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
