@@ -25,6 +25,8 @@ log = get_logger("network")
 _UDP = 17
 RESTORES_PER_SECOND = 10
 
+_UNKNOWN = "?"
+
 
 class Balancer:
     """Thread-safe. ``conflicts`` says which published ports are not ours, and why."""
@@ -59,6 +61,7 @@ class Balancer:
         """Put in force what was published last, less the backends whose addresses are not in ``live``."""
         with self._lock:
             self._networks, self._closed = tuple(networks), tuple(closed)
+            self._text = self._text or _UNKNOWN  # an earlier process may have left the table
             self._wanted = tuple(
                 Port(port.host_ip, port.host_port, port.protocol, tuple(b for b in port.backends if b[0] in live))
                 for port in self._records.load_ports()
@@ -96,6 +99,8 @@ class Balancer:
                 self._apply()
 
     def _apply(self) -> None:
+        if not (self._text or self._wanted or self._networks):
+            return
         ports, self.conflicts = self._claims.update(self._wanted)
         state = TableState(self._identity.table, self._identity.bridges, self._networks, ports, self._closed)
         text = render_table(state)
@@ -167,6 +172,15 @@ class Balancer:
         with self._lock:
             self._down = True
             self._claims.close()
+
+    def remove_if_idle(self) -> bool:
+        """Take the table out unless ports are to be published: without networks nothing else is in it."""
+        with self._lock:
+            if self._wanted:
+                return False
+            if self._text:
+                self.remove()
+            return True
 
     def remove(self) -> None:
         """Take the table out of the kernel; it stays out until the next ``recover`` or ``publish``."""

@@ -136,6 +136,13 @@ class NetworkStack:
             info = self._infos.get(name)
             if info is not None:
                 self._remove(info)
+                self._retire()
+
+    def _retire(self) -> None:
+        """With the last network go the rules that only networks need; the next one brings them back."""
+        if not self._infos and self._balancer.remove_if_idle():
+            self._bridges.remove_rules()
+            self._forwarding.restore()
 
     def _remove(self, info: NetworkInfo) -> None:
         self._attachments.remove_place(info.name)

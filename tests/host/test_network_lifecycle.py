@@ -88,7 +88,30 @@ def test_down_leaves_the_host_as_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("holdfast.db")) == []
 
 
+def test_last_network_takes_everything_with_it(tmp_path: Path) -> None:
+    """Also one that comes after ``down``: that of a build which was under way."""
+    before = observe_network()
+    lab = Lab(tmp_path)
+    lab.stack.recover([])
+    lab.stack.ensure_network(APP)
+    lab.stack.publish([PublishedPort("127.0.0.1", PORT, "tcp")])
+    lab.stack.down()
+    lab.stack.ensure_network(APP)
+    lab.sandbox("step", APP)
+    lab.stack.detach("step")
+    lab.stack.remove_network(APP)
+    lab.stack.publish([])
+    try:
+        after = observe_network()
+        assert {name: text for name, text in after.items() if name != "links"} == {
+            name: text for name, text in before.items() if name != "links"
+        }
+    finally:
+        lab.end()
+
+
 def test_networks_come_back_after_down(lab: Lab) -> None:
+    lab.stack.ensure_network(APP)
     lab.sandbox("before", APP)
     lab.stack.down()
     lab.stack.ensure_network(APP)
