@@ -83,14 +83,16 @@ class NetworkStack:
             self._infos = self._records.load_networks()
             self._bridges.sweep({info.bridge for info in self._infos.values()})
             self._attachments.recover(frozenset(live_ids))
-            self._host = self._forwarding.ensure()
-            self._bridges.ensure_rules()
+            if self._infos:
+                self._host = self._forwarding.ensure()
+                self._bridges.ensure_rules()
             self._service_names = self._records.load_service_names()
             live = self._attachments.live_addresses()
             self._balancer.recover(self._infos.values(), self._host.links, live)
             for info in self._infos.values():
                 self._put_in_place(info)
                 self._put_names(info.name, live)
+            self._retire()
         self._reactor.call_soon(self._sweep_later)
         self._watch_repairs()
 
