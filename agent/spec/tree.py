@@ -9,6 +9,7 @@ from agent.errors import Problem
 
 QUOTE_LIMIT = 60
 PROBLEM_LIMIT = 500
+_CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127)}
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
@@ -72,7 +73,7 @@ class Problems:
         """Note a problem at ``mark``; None means the whole file. ``file`` when it is not the app's own."""
         if not self.full:
             place = (mark.line, mark.column) if mark is not None else (0, 0)
-            self.found[Problem(file or self.file, *place, message)] = None
+            self.found[Problem((file or self.file).translate(_CONTROL), *place, message)] = None
 
 
 def quote(text: str) -> str:
