@@ -63,8 +63,3 @@ def _refuse(found: dict[str, Target], key: str, name: str, rival: Target, proble
         found[key] = Target(None, problem)
     else:
         found[name] = Target(rival.desired, problem)
-
-
-def removed_apps(targets: Mapping[str, Target], known: set[str]) -> set[str]:
-    """The apps that are on the host, or were wanted, and are not wanted any more."""
-    return known - targets.keys()
