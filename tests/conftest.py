@@ -1,4 +1,4 @@
-"""The whole run leaves the host as it found it: whatever is left behind fails it."""
+"""The whole run ends, whatever a test does, and leaves the host as it found it: what is left behind fails it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from tests.stallwatch import StallWatch
 
 OURS = ("agent.runtime.keeper", "-m agent agent", "docker-registry", "holdfast-test-")
 PLACES = tuple(map(Path, ("/tmp", "/run", "/var/lib", "/etc")))
 BEFORE = pytest.StashKey[dict[str, frozenset[str]]]()
+WATCH = StallWatch()
+
+# The same examples in every run: what a change breaks is then the change's doing. "explore" looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def observe_host() -> dict[str, frozenset[str]]:
@@ -54,6 +63,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Before the workers start, which is before any test."""
     if is_whole_run(session):
         session.config.stash[BEFORE] = observe_host()
+    if not hasattr(session.config, "workerinput"):
+        WATCH.open()
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    WATCH.started(nodeid)
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    WATCH.ended(nodeid)
+
+
+def pytest_unconfigure() -> None:
+    WATCH.close()
 
 
 @pytest.hookimpl(trylast=True)

@@ -48,7 +48,7 @@ def build(root: Path, entries: list[Any]) -> None:
     made: list[tuple[Path, Any]] = []
     for kind, parts, meta, extra in entries:
         path = root.joinpath(*map(os.fsdecode, parts))
-        if any(parent.is_symlink() for parent in path.parents if root in parent.parents):
+        if any(parent.is_symlink() for parent in reversed(path.parents) if root in parent.parents):
             continue  # never out of the root
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
