@@ -3,36 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+DEFAULT_SHM_SIZE = 64 << 20
 
 
-class BuildOrder(Protocol):
-    """One image build (see engine.model.BuildConfig, which is one)."""
+@dataclass(frozen=True)
+class SecretSource:
+    """Where a secret's bytes come from: ``file`` on the host, else ``value``, which is never shown nor kept."""
 
-    @property
-    def context(self) -> str:
-        """The absolute directory that COPY copies from."""
+    file: str = ""
+    value: bytes = field(default=b"", repr=False)
 
-    @property
-    def tag(self) -> str:
-        """The name the image will get."""
 
-    @property
-    def dockerfile(self) -> str:
-        """The Dockerfile's path inside the context."""
+@dataclass(frozen=True)
+class BuildOrder:
+    """One image build, complete.
 
-    @property
-    def args(self) -> Mapping[str, str]:
-        """Values for ARG."""
+    ``context`` is an absolute directory or a git URL, ``dockerfile`` a path inside of it; a ``dockerfile_inline`` is
+    the Dockerfile itself, and ``dockerfile`` then only its name in messages. ``tag`` and ``tags`` are the names that
+    the image will get.
+    """
 
-    @property
-    def additional_contexts(self) -> Mapping[str, str]:
-        """Name to absolute directory, or to ``docker-image://REFERENCE``."""
-
-    @property
-    def target(self) -> str | None:
-        """The stage to build; None: the last."""
+    context: str
+    tag: str
+    dockerfile: str = "Dockerfile"
+    dockerfile_inline: str | None = field(default=None, repr=False)
+    args: Mapping[str, str] = field(default_factory=lambda: _EMPTY, repr=False)
+    """Values for ARG. SOURCE_DATE_EPOCH counts for the image's times also where no ARG declares it."""
+    additional_contexts: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    """Name to absolute directory, git URL or ``docker-image://REFERENCE``."""
+    target: str | None = None
+    """The stage to build; None: the last."""
+    tags: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    """Labels of the image, over those of the Dockerfile."""
+    platforms: tuple[str, ...] = ()
+    """What to build for; more than this machine's own platform is refused."""
+    no_cache: bool = False
+    """Carry out every step, whatever the layer cache has."""
+    pull: bool = False
+    """Ask the registry for base images although they are local."""
+    cache_from: tuple[str, ...] = ()
+    """Absolute directories, written by ``cache_to``, to take layers from."""
+    cache_to: str | None = None
+    """An absolute directory to write the layers of this build to."""
+    network: str = "default"
+    """Of RUN steps: ``default`` (a bridge with a way out), ``none`` or ``host``."""
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    """Further lines of /etc/hosts in RUN steps: name, address."""
+    shm_size: int = DEFAULT_SHM_SIZE
+    """Bytes of /dev/shm in RUN steps."""
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    """Of RUN steps: name, soft, hard (-1: unlimited)."""
+    secrets: Mapping[str, SecretSource] = field(default_factory=lambda: _EMPTY)
+    """What RUN --mount=type=secret can ask for, by id."""
+    ssh: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    """What RUN --mount=type=ssh can ask for: id to the absolute path of an ssh agent's socket."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from agent.builder.order import BuildOrder
+
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -209,13 +211,5 @@ class PublishedPort:
     backends: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True)
-class BuildConfig:
-    """One image build: absolute context directory, Dockerfile inside it, and the name the image will get."""
-
-    context: str
-    tag: str
-    dockerfile: str = "Dockerfile"
-    args: Mapping[str, str] = field(default_factory=lambda: EMPTY)
-    additional_contexts: Mapping[str, str] = field(default_factory=lambda: EMPTY)
-    target: str | None = None
+BuildConfig = BuildOrder
+"""One image build."""
