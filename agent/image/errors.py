@@ -47,6 +47,18 @@ class DigestMismatch(Refused):
     reason = "DigestMismatch"
 
 
+class ImageRejected(Stalled):
+    """The image policy of this host does not let the image in."""
+
+    reason = "ImageRejected"
+
+
+class InvalidSignature(Refused):
+    """A signature does not say what it would have to say, or no accepted key made it."""
+
+    reason = "InvalidSignature"
+
+
 class PullCancelled(HoldfastError):
     """Whoever asked for the pull does not want it any more; what was downloaded is kept for the next one."""
 

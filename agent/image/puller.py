@@ -18,6 +18,7 @@ from agent.image.errors import DigestMismatch, InsufficientStorage
 from agent.image.flight import Flights, Leases
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
+from agent.image.policy_gate import ImageGate
 from agent.image.progress import PullTracker
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.registry import RegistryClient
@@ -44,6 +45,7 @@ class Stores:
     images: ImageRecords
     flights: Flights
     leases: Leases
+    gate: ImageGate | None = None
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,18 @@ class Pull:
     def _resolve(self) -> ResolvedImage:
         data, kind, digest = self._client.fetch_manifest()
         document = decode_manifest(data, kind)
+        digests = [digest]
         for _ in range(MAX_INDEX_DEPTH):
             if isinstance(document, Manifest):
                 break
             chosen = select_manifest(document, self._platform)
             data, kind, digest = self._client.fetch_manifest(chosen)
             document = decode_manifest(data, kind)
+            digests.append(digest)
         if isinstance(document, Index):
             raise InvalidDocument(f"{self._reference.familiar()} is an index of indexes of indexes")
+        if self._stores.gate is not None:
+            self._stores.gate.check_signed(self._reference, digests, self._tracker)
         return self._complete(document, data, digest, self._read_config(document.config))
 
     def _complete(self, manifest: Manifest | Index, data: bytes, digest: Digest, raw_config: bytes) -> ResolvedImage:

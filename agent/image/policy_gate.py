@@ -1,0 +1,125 @@
+"""The door through which images come in: every one that was not built here passes it before it is unpacked.
+
+A registry's image is judged by its repository. Where a signature is required, one of the index or of the manifest that
+was chosen from it will do: the index names the manifest by digest, and what runs was signed either way. What comes from
+a file has no signatures that could be checked: required signatures refuse it. Who was let in is recorded by name, so
+that what became local before the policy, or by another way, is not used under a name that requires signatures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from agent.errors import Refused, Stalled
+from agent.image.config import RegistryConfig
+from agent.image.errors import ImageRejected
+from agent.image.policy import PolicyFile, Rule, subject_of
+from agent.image.progress import PullTracker
+from agent.image.records import ImageEntry
+from agent.image.signature_source import SignatureSource
+from agent.image.snapshots import Records
+from agent.oci.digest import Digest
+from agent.oci.reference import Reference, parse_reference
+
+KIND = "image_signers"
+ARCHIVE = "archive:"
+_SIGN = "sign it: cosign sign --key KEY IMAGE@DIGEST, in the tag scheme (cosign 3: --new-bundle-format=false)"
+_OPEN = re.compile(r"(oci|docker-archive|dir|archive):")
+
+
+class ImageGate:
+    """Judges images. Without a policy file everything may come in. Thread-safe."""
+
+    def __init__(self, policy: PolicyFile | None, config: RegistryConfig, records: Records) -> None:
+        self._policy = policy
+        self._config = config
+        self._records = records
+        self._signers: dict[str, dict[str, Any]] = records.all(KIND)
+
+    def check(self, reference: Reference) -> None:
+        """Before a registry is asked. Raises ImageRejected, InvalidSpec for a policy that is wrong."""
+        rule = self._find(subject_of(reference))
+        if rule is not None and rule.verdict == "reject":
+            raise _reject(reference.familiar(), rule)
+
+    def check_local(self, subject: str) -> None:
+        """Before an image is taken from a file: ``subject`` is ``oci:PATH``, ``archive:`` or the name it is to get.
+
+        Raises ImageRejected, InvalidSpec.
+        """
+        local = _OPEN.match(subject) is not None
+        rule = self._find(subject if local else subject_of(parse_reference(subject)))
+        if rule is None or rule.verdict == "accept":
+            return
+        if rule.verdict == "reject":
+            raise _reject(subject, rule)
+        raise ImageRejected(
+            f"{subject} is refused by {rule.place}: it requires signatures, and those of a file cannot be checked",
+            hint="pull it from a registry, or accept this file by a rule of its own",
+        )
+
+    def check_signed(self, reference: Reference, digests: Sequence[Digest], tracker: PullTracker) -> None:
+        """When the manifest is known, and nothing below it fetched: ``digests`` lead from what the reference names to
+        the manifest of this platform. Raises ImageRejected, and what a pull raises when the registry fails."""
+        rule = self._find(subject_of(reference))
+        if rule is None or rule.verdict == "accept":
+            return
+        if rule.verdict == "reject":
+            raise _reject(reference.familiar(), rule)
+        signers = self._verify(rule, reference, digests, tracker)
+        document = {"digest": digests[-1], "keys": sorted(signers)}
+        self._records.put(KIND, str(reference), document)
+        self._signers = {**self._signers, str(reference): document}
+
+    def _verify(
+        self, rule: Rule, reference: Reference, digests: Sequence[Digest], tracker: PullTracker
+    ) -> frozenset[str]:
+        source = SignatureSource(reference, self._config, tracker)
+        expected = reference
+        if rule.identity is not None:
+            expected = Reference(rule.identity.registry, rule.identity.repository, reference.tag, reference.digest)
+        faults: list[str] = []
+        found: frozenset[str] = frozenset()
+        for digest in dict.fromkeys(digests):
+            try:
+                found |= source.find_signers(digest, rule.keys, expected, faults)
+            except Refused as error:
+                faults.append(error.message)
+            if len(found) >= rule.signers:
+                return found
+        raise _refuse_unsigned(reference, rule, found, faults)
+
+    def admits(self, reference: Reference, entry: ImageEntry) -> bool:
+        """Whether what is local under a name may be used as it is, or has to be checked (again) first."""
+        rule = self._find(subject_of(reference))
+        if rule is None or rule.verdict == "accept":
+            return True
+        document = self._signers.get(str(reference), {})
+        trusted = {key.fingerprint for key in rule.keys}.intersection(document.get("keys", ()))
+        return rule.verdict == "require" and document.get("digest") == entry.digest and len(trusted) >= rule.signers
+
+    def refuse_unchecked(self, reference: Reference) -> Stalled:
+        """The error for a local image that may be neither used nor pulled."""
+        rule = self._find(subject_of(reference))
+        place = rule.place if rule is not None else "the policy"
+        return ImageRejected(
+            f"{reference.familiar()} is local, but {place} requires signatures, which were never checked",
+            hint="pull it, or give it another pull policy than never",
+        )
+
+    def _find(self, subject: str) -> Rule | None:
+        return self._policy.current().find(subject) if self._policy is not None else None
+
+
+def _reject(what: str, rule: Rule) -> ImageRejected:
+    return ImageRejected(f"{what} is refused by {rule.place}", hint="use another image, or change the policy")
+
+
+def _refuse_unsigned(reference: Reference, rule: Rule, found: frozenset[str], faults: Sequence[str]) -> ImageRejected:
+    wanted = f"{rule.signers} of {len(rule.keys)} keys" if rule.signers > 1 else "one of its keys"
+    said = "; ".join(dict.fromkeys(faults))[:1000] or ("not enough of them signed" if found else "it is not signed")
+    return ImageRejected(
+        f"{reference.familiar()} is refused by {rule.place}: it needs a signature by {wanted}; {said}", hint=_SIGN
+    )

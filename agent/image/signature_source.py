@@ -1,0 +1,70 @@
+"""Where signatures come from: the registry of the image, read before anything of the image but its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from agent.image.config import RegistryConfig
+from agent.image.errors import ImageNotFound, InvalidSignature
+from agent.image.progress import PullTracker
+from agent.image.registry import RegistryClient
+from agent.image.signature import (
+    MAX_PAYLOAD,
+    PublicKey,
+    StoredSignature,
+    check_payload,
+    decode_signatures,
+    render_signature_tag,
+)
+from agent.oci.digest import Digest
+from agent.oci.reference import Reference
+
+
+class SignatureSource:
+    """The signatures beside the images of one repository."""
+
+    def __init__(self, reference: Reference, config: RegistryConfig, tracker: PullTracker) -> None:
+        self._reference = reference
+        self._config = config
+        self._tracker = tracker
+
+    def find_signers(
+        self, digest: Digest, keys: tuple[PublicKey, ...], expected: Reference, faults: list[str]
+    ) -> frozenset[str]:
+        """The fingerprints of those ``keys`` that have signed ``digest`` as an image of ``expected``.
+
+        Why a signature does not count is appended to ``faults``. Raises what a pull raises when the registry cannot be
+        asked, and Refused for a signature manifest that is malformed.
+        """
+        found: set[str] = set()
+        beside = Reference(self._reference.registry, self._reference.repository, render_signature_tag(digest))
+        client = RegistryClient(beside, self._config, self._tracker)
+        with closing(client.transport):
+            for stored in self._stored(client):
+                try:
+                    found.update(_check(client, stored, digest, keys, expected))
+                except InvalidSignature as error:
+                    faults.append(error.message)
+        return frozenset(found)
+
+    def _stored(self, client: RegistryClient) -> Iterator[StoredSignature]:
+        try:
+            data, kind, _ = client.fetch_manifest()
+        except ImageNotFound:
+            return
+        yield from decode_signatures(data, kind)
+
+
+def _check(
+    client: RegistryClient, stored: StoredSignature, digest: Digest, keys: tuple[PublicKey, ...], expected: Reference
+) -> Iterator[str]:
+    """The fingerprints of the keys that made a signature; the payload is looked into only when there is one."""
+    if stored.payload.size > MAX_PAYLOAD:
+        raise InvalidSignature(f"a signature's payload has {stored.payload.size} bytes, at most {MAX_PAYLOAD} are read")
+    payload = client.fetch_blob(stored.payload)
+    makers = {key.fingerprint for key in keys if key.verify(stored.signature, payload)}
+    if not makers:
+        raise InvalidSignature("a signature was made by another key, or of something else")
+    check_payload(payload, digest, expected)
+    yield from makers
