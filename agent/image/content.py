@@ -7,7 +7,8 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from agent.image.errors import DigestMismatch, translated_storage_errors
@@ -33,7 +34,7 @@ class ContentStore:
         self._lock = threading.Lock()
         for directory in (self._blobs, self._ingest):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in self._ingest.glob("tmp-*"):
+        for path in (*self._ingest.glob("tmp-*"), *self._blobs.glob(".*")):
             path.unlink()
         if not (root / "oci-layout").exists():
             write_atomic(root / "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode(), durable=False)
@@ -70,8 +71,10 @@ class ContentStore:
         actual = compute_digest(data)
         if digest is not None and digest != actual:
             raise DigestMismatch(f"the blob {digest} has other content")
-        if not self._holds(actual):
-            with translated_storage_errors():
+        with translated_storage_errors():
+            if self._holds(actual):
+                os.utime(self.path(actual))  # young again: about to be named
+            else:
                 write_atomic(self.path(actual), data, durable=False)
         return actual
 
@@ -120,6 +123,15 @@ class ContentStore:
         names = (entry.name for entry in os.scandir(self._blobs) if not entry.name.startswith("."))
         return frozenset(digest_of_hex(name) for name in names)
 
+    def partial(self) -> frozenset[Digest]:
+        """Every blob of which a part was downloaded."""
+        names = (entry.name for entry in os.scandir(self._ingest))
+        return frozenset(digest_of_hex(name) for name in names if not name.startswith("tmp-"))
+
+    def usage(self) -> int:
+        """The bytes of all blobs and partial downloads. Reads the directories."""
+        return sum(_sizes(self._blobs)) + sum(_sizes(self._ingest))
+
     def read_index(self) -> bytes:
         """What index.json holds; nothing when there is none."""
         try:
@@ -137,3 +149,9 @@ class ContentStore:
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
         with self._lock, translated_storage_errors():
             write_atomic(self.root / "index.json", encode_document(document), durable=False)
+
+
+def _sizes(directory: Path) -> Iterator[int]:
+    for entry in os.scandir(directory):
+        with suppress(FileNotFoundError):
+            yield entry.stat(follow_symlinks=False).st_size

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.errors import Conflict, HoldfastError, Refused
 from agent.image.content import ContentStore
-from agent.image.errors import ImageNotFound
+from agent.image.errors import ImageNotFound, InsufficientStorage
 from agent.image.snapshots import Records, compute_chain_names
 from agent.oci.descriptor import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids, parse_digest, render_shortened
@@ -28,7 +29,8 @@ class ImageEntry:
 
     ``names`` are full references. ``size`` is the sum of the packed layers in bytes, ``created`` what the image
     says (RFC 3339 or empty), ``pulled`` epoch seconds. ``manifest`` and ``manifest_size`` name the OCI manifest in
-    the content store; ``blobs`` are all blobs and ``chains`` all snapshots the image needs, bottom first.
+    the content store; ``blobs`` are all blobs and ``chains`` all snapshots the image needs, bottom first. A ``local``
+    image was made here, so no registry need have it. ``used`` is when it was last used, epoch seconds, roughly.
     """
 
     id: Digest
@@ -41,6 +43,8 @@ class ImageEntry:
     manifest_size: int
     blobs: tuple[Digest, ...]
     chains: tuple[str, ...]
+    local: bool = False
+    used: float = 0.0
 
 
 def encode_entry(entry: ImageEntry) -> dict[str, Any]:
@@ -55,6 +59,8 @@ def encode_entry(entry: ImageEntry) -> dict[str, Any]:
         "manifest_size": entry.manifest_size,
         "blobs": list(entry.blobs),
         "chains": list(entry.chains),
+        "local": entry.local,
+        "used": entry.used,
     }
 
 
@@ -71,6 +77,8 @@ def decode_entry(image_id: str, document: dict[str, Any]) -> ImageEntry:
         document["manifest_size"],
         tuple(parse_digest(blob) for blob in document["blobs"]),
         tuple(document["chains"]),
+        document.get("local") is True,
+        float(document.get("used", 0.0)),
     )
 
 
@@ -117,6 +125,8 @@ class ImageRecords:
         if not isinstance(manifest, Manifest):
             raise Refused("the store's table of contents names an index")
         config = decode_image_config(self._content.read(manifest.config.digest))
+        if any(self._content.size(layer.digest) != layer.size for layer in manifest.layers):
+            raise Refused("a layer is missing")
         name = descriptor.annotations.get(REF_NAME)
         layers = tuple(layer.digest for layer in manifest.layers)
         return ImageEntry(
@@ -142,6 +152,10 @@ class ImageRecords:
     def all(self) -> tuple[ImageEntry, ...]:
         """Every image."""
         return tuple(self._images.values())
+
+    def get(self, image_id: Digest) -> ImageEntry | None:
+        """By its whole id."""
+        return self._images.get(image_id)
 
     def find(self, name_or_id: str) -> ImageEntry | None:
         """By full or short reference, by id, or by a unique prefix of the id of at least 6 digits."""
@@ -181,6 +195,9 @@ class ImageRecords:
         with self._lock:
             present = self._images.get(entry.id)
             names = tuple(dict.fromkeys((*(present.names if present else ()), *entry.names)))
+            if present is not None:
+                used = max(present.used, entry.used)
+                entry = replace(entry, local=entry.local and present.local, used=used)
             changed = [replace(entry, names=names), *self._without(names, entry.id)]
             self._store(changed)
             return changed[0]
@@ -212,11 +229,40 @@ class ImageRecords:
             if rest and rest != entry.names:
                 self._store([replace(entry, names=rest)])
                 return None
-            self._records.delete(KIND, entry.id)
-            del self._images[entry.id]
-            self._names = {name: image for name, image in self._names.items() if image != entry.id}
-            self._write_index()
+            self._drop(entry)
             return entry
+
+    def _drop(self, entry: ImageEntry) -> None:
+        self._records.delete(KIND, entry.id)
+        del self._images[entry.id]
+        self._names = {name: image for name, image in self._names.items() if image != entry.id}
+        with suppress(InsufficientStorage):  # a full disk must not keep anything from being removed
+            self._write_index()
+
+    def discard(self, image_id: Digest) -> None:
+        """Forget an image with all its names; an absent one is fine."""
+        with self._lock:
+            entry = self._images.get(image_id)
+            if entry is not None:
+                self._drop(entry)
+
+    def unname(self, image_id: Digest) -> ImageEntry | None:
+        """Take all names of an image away, and leave it. Returns it as it is now; None when it is not there."""
+        with self._lock:
+            entry = self._images.get(image_id)
+            if entry is None or not entry.names:
+                return entry
+            self._store([replace(entry, names=())])
+            return self._images[image_id]
+
+    def note_use(self, image_id: Digest, at: float) -> None:
+        """Write down when an image was last used."""
+        with self._lock:
+            entry = self._images.get(image_id)
+            if entry is not None and entry.used < at:
+                entry = replace(entry, used=at)
+                self._records.put(KIND, image_id, encode_entry(entry))
+                self._images[image_id] = entry
 
 
 def _is_from(entry: ImageEntry, digest: Digest) -> bool:

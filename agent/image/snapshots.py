@@ -128,6 +128,7 @@ class SnapshotStore:
         with self._lock:
             if (present := self._by_chain.get(chain)) is not None:
                 self.discard(path)
+                os.utime(self.root / str(present.number))  # young again: about to be named
                 return present
             number = max((snapshot.number for snapshot in self._by_chain.values()), default=0) + 1
             snapshot = Snapshot(number, chain, size)
@@ -150,20 +151,29 @@ class SnapshotStore:
 
     def remove(self, chains: Collection[str]) -> int:
         """Remove snapshots by chain ID; returns the bytes of their files. Absent ones are fine."""
+        moved, freed = self.detach(chains)
+        for path in moved:
+            self.discard(path)
+        return freed
+
+    def detach(self, chains: Collection[str]) -> tuple[tuple[Path, ...], int]:
+        """Make snapshots vanish at once, and leave their files, where they were moved to, to be ``discard``ed.
+
+        Returns these directories and the bytes of their files; what a crash leaves of them goes at the next start.
+        """
+        moved = []
         freed = 0
         with self._lock:
-            gone = [snapshot for chain in chains if (snapshot := self._by_chain.pop(chain, None)) is not None]
+            gone = [self._by_chain[chain] for chain in chains if chain in self._by_chain]
             self._records.delete(KIND, *(snapshot.chain for snapshot in gone))
-            moved = []
             for snapshot in gone:
                 target = self.root / f"tmp-{secrets.token_hex(8)}"
                 (self.root / str(snapshot.number)).rename(target)
+                del self._by_chain[snapshot.chain]
                 moved.append(target)
                 self._volatile.discard(snapshot.number)
                 freed += snapshot.size
-        for target in moved:
-            shutil.rmtree(target)
-        return freed
+        return tuple(moved), freed
 
     def all(self) -> tuple[Snapshot, ...]:
         """Every snapshot that is there."""

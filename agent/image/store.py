@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import Unsupported
+from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
@@ -18,6 +20,7 @@ from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Pull, Stores
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.snapshots import Records, SnapshotStore, compute_chain_names
+from agent.image.uses import Uses
 from agent.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.imageconfig import ImageConfig, decode_image_config, encode_image_config
@@ -30,15 +33,6 @@ MAX_CONFIGS = 64
 PRUNE_AGE = 3600.0
 
 
-@dataclass(frozen=True)
-class PruneReport:
-    """What a prune removed; ``freed`` in bytes of blobs and of snapshots' files."""
-
-    blobs: int
-    snapshots: int
-    freed: int
-
-
 class ImageStore:
     """All images of one agent, below its data root. Thread-safe; calls block."""
 
@@ -49,6 +43,8 @@ class ImageStore:
         self.snapshots = SnapshotStore(layout.snapshots, database)
         self._images = ImageRecords(database, self.content)
         self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases())
+        self._uses = Uses(self._images)
+        self._collector = ImageCollector(self._stores, self._uses)
         self._committer = LayerCommitter(self.content, self.snapshots, self._config.limits)
         self._configs: dict[Digest, ImageConfig] = {}
         self._lock = threading.Lock()
@@ -75,6 +71,7 @@ class ImageStore:
         with translated_storage_errors():
             present = None if policy == "always" else self._find_complete(parsed, tracker)
             if present is not None:
+                self._uses.note(present.id)
                 return present
             if policy == "never":
                 raise ImageNotFound(
@@ -82,6 +79,7 @@ class ImageStore:
                     reason="ImageNotPresent",
                 )
             entry = Pull(self._stores, self._config, parsed, tracker).run()
+        self._uses.note(entry.id)
         self._flush_later()
         return entry
 
@@ -115,9 +113,39 @@ class ImageStore:
         """Every local image."""
         return self._images.all()
 
+    def last_used(self, entry: ImageEntry) -> float:
+        """When an image was last pulled, made, run or built upon, in epoch seconds."""
+        return self._uses.last(entry)
+
+    def flush_uses(self) -> None:
+        """Write down when images were last used."""
+        self._uses.flush()
+
+    @contextmanager
+    def held(self, name_or_id: str) -> Iterator[ImageEntry]:
+        """An image that nothing removes inside of the block, nor any of its files. Raises ImageNotFound."""
+        entry = self._images.require(name_or_id)
+        with self._stores.leases.held({entry.id, *entry.blobs, *entry.chains}):
+            if self._images.get(entry.id) is None:
+                raise ImageNotFound(f"the image {entry.id} was removed a moment ago", hint="pull the image again")
+            self._uses.note(entry.id)
+            yield entry
+
+    def document(self, image_id: str) -> bytes:
+        """The image's config as it came, verified. Raises ImageNotFound, DigestMismatch."""
+        return self._read(self._images.require(image_id).id)
+
+    def manifest(self, image_id: str) -> Manifest:
+        """The image's manifest, verified. Raises ImageNotFound, DigestMismatch."""
+        manifest = decode_manifest(self._read(self._images.require(image_id).manifest), OCI_MANIFEST)
+        if not isinstance(manifest, Manifest):
+            raise ImageNotFound(f"the manifest of {image_id} is an index")
+        return manifest
+
     def config(self, image_id: str) -> ImageConfig:
         """The image's config, verified on its first reading. Raises ImageNotFound, DigestMismatch."""
         entry = self._images.require(image_id)
+        self._uses.note(entry.id)
         config = self._configs.get(entry.id)
         if config is None:
             config = decode_image_config(self._read(entry.id))
@@ -136,14 +164,12 @@ class ImageStore:
     def lowerdirs(self, image_id: str) -> tuple[Path, ...]:
         """The image's layers for overlayfs, topmost first; at least one. Raises ImageNotFound, NotFound."""
         entry = self._images.require(image_id)
+        self._uses.note(entry.id)
         return tuple(self.snapshots.require(chain) for chain in reversed(entry.chains))
 
     def layers(self, image_id: str) -> tuple[LayerBlob, ...]:
         """The image's layers, bottom first, to build upon. Raises ImageNotFound."""
-        entry = self._images.require(image_id)
-        manifest = decode_manifest(self._read(entry.manifest), OCI_MANIFEST)
-        if not isinstance(manifest, Manifest):
-            raise ImageNotFound(f"the manifest of {image_id} is an index")
+        manifest = self.manifest(image_id)
         diff_ids = self.config(image_id).diff_ids
         chains = compute_chain_ids(diff_ids)
         return tuple(map(LayerBlob, manifest.layers, diff_ids, chains))
@@ -154,7 +180,10 @@ class ImageStore:
         return self._images.put(replace(entry, names=(str(parse_reference(name)),)))
 
     def remove(self, name: str) -> None:
-        """Take a name (or by its id, the image) away. Data stays until ``prune``. Raises ImageNotFound."""
+        """Take a name (or by its id, the image) away. Data stays until ``prune``. Raises ImageNotFound.
+
+        Whoever has to keep images that are needed asks ``remove_unneeded`` instead.
+        """
         entry = self._images.remove(name)
         if entry is not None:
             with self._lock:
@@ -196,42 +225,41 @@ class ImageStore:
             manifest_size=len(raw_manifest),
             blobs=(manifest, image_id, *(layer.descriptor.digest for layer in layers)),
             chains=chains,
+            local=True,
         )
+        self._uses.note(image_id)
         return self._images.put(entry)
+
+    def unname(self, image_id: str) -> None:
+        """Take all names of an image away, and leave it. Raises ImageNotFound."""
+        self._images.unname(self._images.require(image_id).id)
+
+    def unneeded(self, keep: Keep, min_age: float = 0.0) -> tuple[ImageEntry, ...]:
+        """The images that ``remove_unneeded`` may take, in the order in which they should go: those without a name,
+        then the longest unused; none that was used within ``min_age`` seconds."""
+        return self._collector.unneeded(keep, min_age)
+
+    def remove_unneeded(self, image_id: Digest, keep: Callable[[], Keep]) -> PruneReport | None:
+        """Remove an image and all of its files that nobody else needs; None when ``keep`` or a lease forbids it.
+
+        ``keep`` is called while nobody can begin to use the image. Raises InsufficientStorage.
+        """
+        report = self._collector.remove_image(image_id, keep)
+        if report is not None:
+            with self._lock:
+                self._configs.pop(image_id, None)
+        return report
 
     def prune(
         self,
         keep: Collection[str | Path] = (),
         *,
         min_age: float = PRUNE_AGE,
+        since: float = NEVER,
     ) -> PruneReport:
         """Remove blobs and snapshots that no image, no pull under way and nothing in ``keep`` needs.
 
         ``keep`` holds digests, chain IDs and lower directories (of containers, of the build cache). What is
-        younger than ``min_age`` seconds stays, since a build may be about to name it.
+        younger than ``min_age`` seconds, or than ``since``, stays, since a build may be about to name it.
         """
-        wanted = {str(item) for item in keep}
-        wanted.update(key for entry in self.all() for key in (*entry.blobs, *entry.chains))
-        oldest = time.time() - min_age
-        blobs = {str(blob): blob for blob in self.content.all() if self._is_old(self.content.path(blob), oldest)}
-        chains = {
-            snapshot.chain
-            for snapshot in self.snapshots.all()
-            if str(self.snapshots.path(snapshot.number)) not in wanted
-            and self._is_old(self.snapshots.path(snapshot.number).parent, oldest)
-        }
-        removed = [0, 0, 0]
-
-        def remove(free: set[str]) -> None:
-            gone = [blobs[key] for key in free & blobs.keys()]
-            removed[:] = [len(gone), len(free & chains), sum(self.content.remove(blob) for blob in gone)]
-            removed[2] += self.snapshots.remove(free & chains)
-
-        self._stores.leases.while_free((blobs.keys() | chains) - wanted, remove)
-        return PruneReport(*removed)
-
-    def _is_old(self, path: Path, oldest: float) -> bool:
-        try:
-            return path.stat().st_mtime <= oldest
-        except FileNotFoundError:
-            return False
+        return self._collector.sweep(Keep(keys=keep, since=since), min_age)
