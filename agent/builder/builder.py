@@ -11,16 +11,20 @@ from pathlib import Path
 from agent.builder.cache import LayerCache
 from agent.builder.contexts import Contexts, open_contexts
 from agent.builder.digest import compute_build_digest
+from agent.builder.epoch import read_epoch
 from agent.builder.exits import Exits
 from agent.builder.layers import LayerMaker
 from agent.builder.network import BuildNetwork
 from agent.builder.order import BuildOrder, BuildProgress, ProgressCallback
 from agent.builder.parse import decode_dockerfile
+from agent.builder.request import Request, Tools
 from agent.builder.runner import ContainerRunner, RunnerParts
-from agent.builder.session import BuildSession, Request, Tools
+from agent.builder.session import BuildSession
+from agent.builder.slots import Slots
 from agent.builder.stages import compute_plan
 from agent.builder.stamps import StampCache
 from agent.builder.workspace import STEP_PREFIX
+from agent.errors import Refused, Unsupported
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
@@ -34,6 +38,7 @@ from agent.store.database import Database
 from agent.store.layout import DataLayout
 
 CACHE_SECONDS = 30 * 24 * 3600.0
+MAX_TAGS = 64
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Builder:
             maker=LayerMaker(parts.images, self._cache, self._root),
             runner=self._runner,
             stamps=StampCache(),
+            slots=Slots(max(2, os.cpu_count() or 2)),
             host=compute_platform(os.uname().machine),
         )
 
@@ -82,11 +88,13 @@ class Builder:
         Raises InvalidDockerfile, BuildFailed, BuildCancelled, ContextChanged, InsufficientStorage, and what pulling a
         base image raises.
         """
-        parse_reference(order.tag)
+        names = self._check_order(order)
         with open_contexts(order) as contexts, self._network.held():
             request = self._read(order, contexts)
             result = BuildSession(self._tools, request, progress, cancel).run()
-            entry = self._parts.images.add_image(result.config, result.layers, order.tag)
+            entry = self._parts.images.add_image(result.config, result.layers, names[0] if names else None)
+            for name in names[1:]:
+                entry = self._parts.images.tag(entry.id, name)
         if progress is not None:
             progress(BuildProgress("done", entry.id))
         return entry
@@ -97,8 +105,28 @@ class Builder:
         That is the Dockerfile, the arguments it uses, the files it copies from its contexts, and the ids of the images
         it names, as far as they are local. Files that have not changed are not read again. Raises as ``build`` does.
         """
+        self._check_order(order)
         with open_contexts(order) as contexts:
             return compute_build_digest(self._tools, self._read(order, contexts))
+
+    def _check_order(self, order: BuildOrder) -> tuple[str, ...]:
+        """What can be said before anything is read; returns the image's names. Raises Refused, Unsupported."""
+        names = tuple(dict.fromkeys(name for name in (order.tag, *order.tags) if name))
+        if len(names) > MAX_TAGS:
+            raise Refused(f"an image cannot be given more than {MAX_TAGS} names at once", reason="InvalidRequest")
+        for name in names:
+            if parse_reference(name).digest is not None:
+                raise Refused(f"{name} holds a digest, which the build has yet to find", reason="InvalidReference")
+        read_epoch(order.args)
+        host = self._tools.host
+        for platform in order.platforms:
+            if platform not in (str(host), f"{host.os}/{host.architecture}"):
+                raise Unsupported(
+                    f"images can be built for this machine's platform only, {host}, and not for {platform}",
+                    reason="ForeignPlatform",
+                    hint="drop it from platforms, or build it on such a machine",
+                )
+        return names
 
     def _read(self, order: BuildOrder, contexts: Contexts) -> Request:
         source = contexts.read_dockerfile()

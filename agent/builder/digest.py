@@ -6,10 +6,12 @@ import hashlib
 
 from agent.builder.bases import find_base
 from agent.builder.cache import compute_key
+from agent.builder.epoch import read_epoch
 from agent.builder.faults import InvalidDockerfile
 from agent.builder.layers import Files
 from agent.builder.places import placed
-from agent.builder.session import Request, Tools
+from agent.builder.request import Request, Tools
+from agent.builder.stagebuild import compute_run_terms
 from agent.builder.stages import OriginKind, PlannedStage
 from agent.builder.state import CopyStep, StageState, create_scratch_config
 from agent.builder.tree import FileTree
@@ -31,6 +33,10 @@ def compute_build_digest(tools: Tools, request: Request) -> str:
         args={name: order.args[name] for name in sorted(plan.used)},
         contexts={name: value for name, value in order.additional_contexts.items() if "://" in value},
         target=order.target or "",
+        epoch=read_epoch(order.args),
+        labels=dict(order.labels),
+        tags=list(order.tags),
+        **compute_run_terms(order),
         platform=str(tools.host),
         bases=walk.bases,
         contents=walk.contents,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +34,32 @@ class Made:
 
     layer: LayerBlob | None
     cached: bool = False
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How one build wants its layers: with times up to ``epoch`` (see epoch.py), and ``fresh`` or from the cache."""
+
+    epoch: int | None = None
+    fresh: bool = False
 
 
 class LayerMaker:
     """Thread-safe. ``root`` is the directory for the steps under way."""
 
-    def __init__(self, images: ImageStore, cache: LayerCache, root: Path) -> None:
+    def __init__(self, images: ImageStore, cache: LayerCache, root: Path, terms: Terms = Terms()) -> None:
         self._images = images
         self._root = root
         self._turns = Turns()
+        self._terms = terms
         self.cache = cache
+
+    def on(self, terms: Terms) -> LayerMaker:
+        """The same for a build with terms of its own."""
+        maker = copy(self)
+        maker._terms = terms
+        return maker
 
     def lower(self, layers: Layers) -> tuple[Path, ...]:
         """The layers for overlayfs, topmost first. Raises NotFound."""
@@ -57,19 +74,21 @@ class LayerMaker:
     def commit(self, directory: StepDirectory, layers: Layers) -> LayerBlob:
         """The upper directory becomes a layer."""
         with translated_storage_errors():
-            directory.settle()
+            directory.settle(self._terms.epoch)
         parents: list[Digest] = [layer.chain_id for layer in layers]
         return self._images.commit_layer(directory.upper, parents=parents)
 
     def find_or_make(self, key: str, make: Callable[[], LayerBlob], check: Callable[[], None]) -> Made:
         """The layer with this key. Of several builds that want the same one makes it, and the others wait for it."""
+        if self._terms.epoch is not None:
+            key = compute_key(kind="dated", key=key, epoch=self._terms.epoch)
         with self._turns.held(key, check):
-            cached = self.cache.find(key)
+            cached = None if self._terms.fresh else self.cache.find(key)
             if cached is not None:
-                return Made(cached, cached=True)
+                return Made(cached, cached=True, key=key)
             layer = make()
             self.cache.put(key, layer)
-            return Made(layer)
+            return Made(layer, key=key)
 
     def make_directory(self, step: DirectoryStep, layers: Layers, check: Callable[[], None]) -> Made:
         """WORKDIR."""

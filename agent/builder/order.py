@@ -67,12 +67,18 @@ class BuildOrder:
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """One report: ``phase`` is step, cached, output, warning or done; ``step`` counts from 1 to ``total``."""
+    """One report: ``phase`` is step (one begins), cached or finished (it ended), output, warning or done.
+
+    ``step`` counts from 1 to ``total``, by the place in the file: steps of several stages run at the same time.
+    ``stage`` is the stage's name or number, ``seconds`` how long a step took.
+    """
 
     phase: str
     text: str
     step: int = 0
     total: int = 0
+    stage: str = ""
+    seconds: float = 0.0
 
 
 ProgressCallback = Callable[[Any], None]

@@ -23,6 +23,7 @@ from agent.builder.exits import Exits
 from agent.builder.faults import BuildCancelled, BuildInterrupted
 from agent.builder.mountpoints import FILES, make_mount_points, render_files
 from agent.builder.network import BuildNetwork
+from agent.builder.order import BuildOrder
 from agent.builder.state import RunStep
 from agent.builder.workspace import StepDirectory
 from agent.errors import Conflict, HoldfastError, NotFound, Unsupported
@@ -48,12 +49,13 @@ _ATTEMPTS, _RETRY_SECONDS = 20, 0.1
 
 @dataclass(frozen=True)
 class RunOrder:
-    """One step to run in ``directory``. ``say`` gets each line of its output; ``cancel`` ends it."""
+    """One step of ``build`` to run in ``directory``. ``say`` gets each line of its output; ``cancel`` ends it."""
 
     step: RunStep
     directory: StepDirectory
     say: Callable[[str], None]
     cancel: threading.Event
+    build: BuildOrder
 
 
 @dataclass(frozen=True)

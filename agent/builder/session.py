@@ -1,206 +1,83 @@
-"""One build from its order to its image: stage by stage, instruction by instruction."""
+"""One build from its order to its image: its stages at the same time, what they say, and what the order adds."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import replace
 
-from agent.builder.bases import check_base, pull_base
-from agent.builder.cache import compute_key
-from agent.builder.contexts import Contexts
-from agent.builder.faults import BuildCancelled, BuildFailed
-from agent.builder.instructions import Dockerfile, Instruction
-from agent.builder.layers import Files, LayerMaker, Layers, Made, top_of
-from agent.builder.order import BuildOrder, BuildProgress, ProgressCallback
-from agent.builder.places import fail_at, placed
-from agent.builder.runner import HOSTNAME, RunOrder, StepEnd, StepRunner
-from agent.builder.stages import BuildPlan, OriginKind, PlannedStage
-from agent.builder.stamps import StampCache
-from agent.builder.state import CopyStep, DirectoryStep, RunStep, StageState, Step, create_scratch_config
-from agent.builder.tree import FileTree
+from agent.builder.bases import Bases
+from agent.builder.epoch import EPOCH_ARG, read_epoch
+from agent.builder.faults import BuildCancelled
+from agent.builder.layers import Terms
+from agent.builder.order import BuildProgress, ProgressCallback
+from agent.builder.request import Request, StageResult, Tools
+from agent.builder.schedule import Schedule
+from agent.builder.stagebuild import StageBuild, Surroundings
+from agent.builder.stages import PROXY_ARGS, PlannedStage
+from agent.builder.stop import Stop
+from agent.builder.transfer import KeptLayer
 from agent.errors import Refused
-from agent.image.commit import LayerBlob
-from agent.image.config import UnpackLimits
-from agent.image.store import ImageStore
-from agent.image.unpack import check_space
 from agent.oci.document import MAX_DOCUMENT
-from agent.oci.imageconfig import ImageConfig, encode_image_config
-from agent.oci.manifest import MAX_LAYERS
-from agent.oci.platform import Platform
-from agent.runtime.imageview import merged_view
-
-_SHOWN = 2000
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What every build works with."""
-
-    images: ImageStore
-    maker: LayerMaker
-    runner: StepRunner
-    stamps: StampCache
-    host: Platform
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """A built stage."""
-
-    config: ImageConfig
-    layers: Layers
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, read and planned."""
-
-    order: BuildOrder
-    source: bytes
-    dockerfile: Dockerfile
-    plan: BuildPlan
-    contexts: Contexts
+from agent.oci.imageconfig import encode_image_config
 
 
 class BuildSession:
-    """Used once."""
+    """Used once. ``kept`` are the layers of all its steps, in an order in which each stands upon those before."""
 
     def __init__(
         self, tools: Tools, request: Request, progress: ProgressCallback | None, cancel: threading.Event | None
     ) -> None:
-        self._tools = tools
+        order = request.order
+        self._tools = replace(tools, maker=tools.maker.on(Terms(read_epoch(order.args), order.no_cache)))
         self._request = request
         self._progress = progress
-        self._cancel = cancel or threading.Event()
-        self._built: dict[int, StageResult] = {}
-        self._step = 0
-        self._total = sum(len(stage.instructions) + 1 for stage in request.plan.stages)
+        self._stop = Stop(cancel)
+        self._telling = threading.Lock()
+        self._bases = Bases(tools.images, progress, self._stop, "always" if order.pull else "missing")
+        self._schedule = Schedule(self._build, self._stop)
+        self._before = _count_steps(request.plan.stages)
+        self.kept: list[KeptLayer] = []
 
     def run(self) -> StageResult:
         """Build every stage that is needed; the last one is the result."""
         self._warn_of_unused()
-        for stage in self._request.plan.stages:
-            self._built[stage.index] = self._build(stage)
-        result = self._built[self._request.plan.stages[-1].index]
+        result = self._schedule.run(self._request.plan.stages)
+        labels = self._request.order.labels
+        if labels:
+            result = replace(result, config=replace(result.config, labels={**result.config.labels, **labels}))
         if len(encode_image_config(result.config)) > MAX_DOCUMENT:
             raise Refused(f"the image's config is larger than {MAX_DOCUMENT >> 20} MiB", reason="ImageTooLarge")
         return result
 
     def _warn_of_unused(self) -> None:
         plan = self._request.plan
-        known = plan.used | plan.arguments.keys()
+        known = plan.used | plan.arguments.keys() | PROXY_ARGS | {EPOCH_ARG}
         for name in sorted(self._request.order.args.keys() - known):
-            self._tell("warning", f"the argument {name} is given and no ARG of a stage that is built declares it")
+            text = f"the argument {name} is given and no ARG of a stage that is built declares it"
+            self._tell(BuildProgress("warning", text))
 
-    def _tell(self, phase: str, text: str) -> None:
+    def _tell(self, report: BuildProgress) -> None:
+        """One report at a time, whatever thread it comes from."""
         if self._progress is not None:
-            self._progress(BuildProgress(phase, text, self._step, self._total))
+            with self._telling:
+                self._progress(replace(report, total=self._before[-1]))
 
     def _check(self) -> None:
-        if self._cancel.is_set():
-            raise BuildCancelled(f"the build of {self._request.order.tag} was cancelled")
+        if self._stop.is_set():
+            raise BuildCancelled(f"the build of {self._request.order.tag or 'an image'} was cancelled")
 
     def _build(self, stage: PlannedStage) -> StageResult:
-        self._begin(stage.head)
-        with placed(self._request.dockerfile.file, stage.head):
-            start = self._start(stage)
-        dockerfile, order = self._request.dockerfile, self._request.order
-        state = StageState(dockerfile.file, dockerfile.escape, self._request.plan, order.args, start.config)
-        layers = start.layers
-        for instruction in stage.instructions:
-            self._begin(instruction)
-            with placed(dockerfile.file, instruction):
-                step = state.take(instruction, stage)
-                made = self._make(step, layers, instruction) if step is not None else Made(None)
-            if made.layer is not None:
-                layers = (*layers, made.layer)
-                self._limit(layers, instruction)
-            if made.cached:
-                self._tell("cached", instruction.text)
-            state.note(instruction, empty=made.layer is None)
-        return StageResult(state.config, layers)
-
-    def _begin(self, instruction: Instruction) -> None:
-        self._check()
-        self._step += 1
-        self._tell("step", instruction.text)
-
-    def _limit(self, layers: Layers, instruction: Instruction) -> None:
-        if len(layers) > MAX_LAYERS:
-            raise self._fail(instruction, f"the image would have more than {MAX_LAYERS} layers")
-
-    def _fail(self, instruction: Instruction, message: str, end: StepEnd | None = None) -> BuildFailed:
-        code, output = (end.code, end.output) if end else (None, "")
-        return fail_at(self._request.dockerfile.file, instruction, message, exit_code=code, output=output)
-
-    def _start(self, stage: PlannedStage) -> StageResult:
-        origin = stage.origin
-        if origin.kind is OriginKind.SCRATCH:
-            return StageResult(create_scratch_config(self._tools.host), ())
-        if origin.kind is OriginKind.STAGE:
-            return self._built[origin.stage]
-        images = self._tools.images
-        base = pull_base(images, origin.name, self._progress, self._cancel)
-        check_base(images, base)
-        return StageResult(base.config, images.layers(base.entry.id))
-
-    def _make(self, step: Step, layers: Layers, instruction: Instruction) -> Made:
-        maker = self._tools.maker
-        match step:
-            case DirectoryStep():
-                return maker.make_directory(step, layers, self._check)
-            case CopyStep():
-                return self._copy(step, layers)
-            case RunStep():
-                return self._run(step, layers, instruction)
-
-    def _copy(self, step: CopyStep, layers: Layers) -> Made:
-        maker, origin = self._tools.maker, step.origin
-        if origin.kind is OriginKind.CONTEXT:
-            context = self._request.contexts.get(origin.name)
-            stamps, check = self._tools.stamps, self._check
-            tree = FileTree(context.root, context.what, rules=context.rules, stamps=stamps, check=check)
-            return maker.copy(step, layers, Files(tree, step.sources), self._check)
-        if origin.kind is OriginKind.STAGE:
-            below, what = self._built[origin.stage].layers, f"stage {origin.stage}"
-        else:
-            base = pull_base(self._tools.images, origin.name, self._progress, self._cancel)
-            below, what = self._tools.images.layers(base.entry.id), f"the image {origin.name}"
-        key = compute_key(kind="content", chain=top_of(below), sources=list(step.sources))
-        known = maker.cache.find_content(key)
-        with merged_view(maker.lower(below)) as view:
-            files = Files(FileTree(view, what, check=self._check), step.sources, known)
-            made = maker.copy(step, layers, files, self._check)
-            if known is None:
-                maker.cache.put_content(key, files.content)
-            return made
-
-    def _run(self, step: RunStep, layers: Layers, instruction: Instruction) -> Made:
-        maker = self._tools.maker
-        key = compute_key(
-            kind="run",
-            below=top_of(layers),
-            args=list(step.args),
-            env=sorted(step.env.items()),
-            user=step.user,
-            cwd=step.cwd,
-            hostname=HOSTNAME,
-        )
-
-        def make() -> LayerBlob:
-            with maker.working(layers) as directory:
-                order = RunOrder(step, directory, lambda line: self._tell("output", line), self._cancel)
-                end = self._tools.runner.run(order)
-                if end.code != 0:
-                    check_space(directory.path, 0, UnpackLimits())
-                    raise self._fail(instruction, _explain(end), end)
-                return maker.commit(directory, layers)
-
-        return maker.find_or_make(key, make, self._check)
+        around = Surroundings(self._bases, self._schedule.get, self._tell, self._check, self._stop)
+        before = self._before[list(self._request.plan.stages).index(stage)]
+        build = StageBuild(self._tools, self._request, around, stage, before)
+        result = build.run()
+        self.kept += build.kept
+        return result
 
 
-def _explain(end: StepEnd) -> str:
-    how = f"signal {end.signal}" if end.code is None else f"exit code {end.code}"
-    if end.oom:
-        how += ", out of memory"
-    return f"{how}\n{end.output[-_SHOWN:]}" if end.output else how
+def _count_steps(stages: tuple[PlannedStage, ...]) -> list[int]:
+    """How many steps there are before each stage, and in all."""
+    found = [0]
+    for stage in stages:
+        found.append(found[-1] + len(stage.instructions) + 1)
+    return found

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.builder import instructions as ins
+from agent.builder.epoch import read_epoch, render_moment
 from agent.builder.expansion import ExpansionError, expand
 from agent.builder.faults import InvalidDockerfile, refuse
 from agent.builder.grammar import is_mode
@@ -17,7 +18,6 @@ from agent.oci.imageconfig import MAX_HISTORY, HistoryEntry, ImageConfig
 from agent.oci.platform import Platform
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-EPOCH = "1970-01-01T00:00:00Z"
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z", re.ASCII | re.IGNORECASE)
 _REALTIME = re.compile(r"RTM(?:IN\+|AX-)(?:[0-9]|[12][0-9]|30)\Z", re.ASCII)
 
@@ -69,7 +69,8 @@ class StageState:
         self._inherited = plan.arguments
         self._arguments: dict[str, str] = {}
         self._own_command = False
-        self.config = replace(config, created=EPOCH)
+        self._moment = render_moment(read_epoch(given))
+        self.config = replace(config, created=self._moment)
         self._env = {name: value for name, value in map(_split, config.env) if name}
 
     def take(self, instruction: ins.Instruction, stage: PlannedStage) -> Step | None:
@@ -81,7 +82,7 @@ class StageState:
 
     def note(self, instruction: ins.Instruction, *, empty: bool) -> None:
         """Write an instruction into the history, as it stands in the file: no argument's value is in it."""
-        entry = HistoryEntry(EPOCH, instruction.text, "", "", empty)
+        entry = HistoryEntry(self._moment, instruction.text, "", "", empty)
         self.config = replace(self.config, history=(*self.config.history, entry)[-MAX_HISTORY:])
 
     def _refuse(self, instruction: ins.Instruction, message: str) -> InvalidDockerfile:

@@ -19,7 +19,7 @@ from agent.kernel.namespaces import CLONE_NEWNS, unshare
 
 STEP_PREFIX = "build-"
 _MAX_DATA = 4095
-_MARGIN_NS = 1_000_000_000
+_MARGIN_NS = _SECOND_NS = 1_000_000_000
 
 
 class StepDirectory:
@@ -52,9 +52,12 @@ class StepDirectory:
         finally:
             os.close(view)
 
-    def settle(self) -> None:
-        """Set the times of all that the step made or changed to 0, so that the same step gives the same layer."""
-        _settle(self.upper, self._begun)
+    def settle(self, epoch: int | None = None) -> None:
+        """Set the times of all that the step made or changed to 0, so that the same step gives the same layer.
+
+        With an ``epoch``, in seconds, they are set to that, and so is every later time.
+        """
+        _settle(self.upper, self._begun, epoch)
 
     def remove(self) -> None:
         """Leave nothing."""
@@ -110,7 +113,9 @@ def _escape(path: str, special: str) -> str:
     return path
 
 
-def _settle(root: Path, begun: int) -> None:
+def _settle(root: Path, begun: int, epoch: int | None) -> None:
+    moment = (epoch or 0) * _SECOND_NS
+    latest = begun if epoch is None else min(begun, moment + 1)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     waiting = [(fd, iter(_list(fd)))]
     try:
@@ -119,7 +124,7 @@ def _settle(root: Path, begun: int) -> None:
             name = next(names, None)
             if name is None:
                 waiting.pop()
-                _clamp(os.fstat(fd), begun, fd)
+                _clamp(os.fstat(fd), latest, moment, fd)
                 os.close(fd)
                 continue
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -127,7 +132,7 @@ def _settle(root: Path, begun: int) -> None:
                 inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
                 waiting.append((inner, iter(_list(inner))))
             else:
-                _clamp(status, begun, name, fd)
+                _clamp(status, latest, moment, name, fd)
     finally:
         for fd, _ in waiting:
             os.close(fd)
@@ -138,10 +143,10 @@ def _list(fd: int) -> list[str]:
         return [item.name for item in listing]
 
 
-def _clamp(status: os.stat_result, begun: int, target: int | str, parent: int | None = None) -> None:
-    if status.st_mtime_ns < begun:
+def _clamp(status: os.stat_result, latest: int, moment: int, target: int | str, parent: int | None = None) -> None:
+    if status.st_mtime_ns < latest:
         return
     if isinstance(target, int):
-        os.utime(target, ns=(0, 0))
+        os.utime(target, ns=(moment, moment))
     else:
-        os.utime(target, ns=(0, 0), dir_fd=parent, follow_symlinks=False)
+        os.utime(target, ns=(moment, moment), dir_fd=parent, follow_symlinks=False)

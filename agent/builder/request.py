@@ -1,0 +1,48 @@
+"""One build, read and planned, and what every build works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.builder.contexts import Contexts
+from agent.builder.instructions import Dockerfile
+from agent.builder.layers import LayerMaker, Layers
+from agent.builder.order import BuildOrder
+from agent.builder.runner import StepRunner
+from agent.builder.slots import Slots
+from agent.builder.stages import BuildPlan
+from agent.builder.stamps import StampCache
+from agent.image.store import ImageStore
+from agent.oci.imageconfig import ImageConfig
+from agent.oci.platform import Platform
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every build works with."""
+
+    images: ImageStore
+    maker: LayerMaker
+    runner: StepRunner
+    stamps: StampCache
+    slots: Slots
+    host: Platform
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A built stage."""
+
+    config: ImageConfig
+    layers: Layers
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, read and planned."""
+
+    order: BuildOrder
+    source: bytes
+    dockerfile: Dockerfile
+    plan: BuildPlan
+    contexts: Contexts
