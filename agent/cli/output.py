@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "grey": "90"}
@@ -57,6 +57,12 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def safe(text: str) -> str:
     """Text from elsewhere, with control characters made visible: it cannot move the cursor or change colours."""
     return text.translate(_CONTROL)
+
+
+def render_problem(problem: Mapping[str, Any]) -> str:
+    """``file:line:column: message``."""
+    place = f":{problem['line']}:{problem['column']}" if problem["line"] else ""
+    return f"{safe(problem['file'])}{place}: {safe(problem['message'])}"
 
 
 def render_size(count: float) -> str:

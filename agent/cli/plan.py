@@ -10,7 +10,7 @@ import click
 from agent.cli.client import Client
 from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option
-from agent.cli.output import paint, print_json, safe
+from agent.cli.output import paint, print_json, render_problem, safe
 
 _SIGNS = {"Start": ("+", "green"), "Ensure": ("+", "green"), "Stop": ("-", "red"), "Remove": ("-", "red")}
 
@@ -32,7 +32,8 @@ def plan(as_json: bool, host: str) -> int:
         print_json(found)
     else:
         for app in found["apps"]:
-            print("\n".join(_describe_app(app)), end="\n" if app.get("actions") or app.get("holds") else "")
+            for line in _describe_app(app):
+                print(line)
         for part in ("source", "network"):
             if found.get(part):
                 print(f"{part}: {paint(safe(found[part]), 'red')}")
@@ -47,8 +48,8 @@ def _summarise(count: int, troubled: bool) -> str:
 
 
 def _describe_app(app: Mapping[str, Any]) -> Iterator[str]:
-    actions, holds = app.get("actions", ()), app.get("holds", ())
-    if not actions and not holds:
+    actions, holds, warnings = (app.get(part, ()) for part in ("actions", "holds", "warnings"))
+    if not actions and not holds and not warnings:
         return
     yield paint(safe(f"app {app['name']}"), "blue")
     for action in actions:
@@ -56,6 +57,8 @@ def _describe_app(app: Mapping[str, Any]) -> Iterator[str]:
     for hold in holds:
         message = safe(hold.get("message", "")).replace("\n", "\n      ")
         yield f"  {paint('!', 'yellow')} {safe(hold.get('reason', ''))}: {message}"
+    for warning in warnings:
+        yield f"  {paint('warning', 'yellow')} {render_problem(warning)}"
 
 
 def _describe_action(action: Mapping[str, Any]) -> Iterator[str]:

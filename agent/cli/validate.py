@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent.cli.main import DONE, ERROR
 from agent.cli.options import json_option
-from agent.cli.output import paint, print_json, safe
+from agent.cli.output import paint, print_json, render_problem, safe
+
+if TYPE_CHECKING:
+    from agent.errors import Problem
+    from agent.spec.model import App
 
 
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def validate(directory: Path, as_json: bool) -> int:
-    """Check every app of a state directory and print all problems as file:line:column; exit 1 if there are any.
+    """Check every app of a state directory and the Dockerfiles it builds from, and print all problems as
+    file:line:column; exit 1 if there are any. Warnings, such as of variables that are not set, change nothing.
 
     \b
     holdfast validate ./state
@@ -36,10 +42,7 @@ def validate(directory: Path, as_json: bool) -> int:
 
 
 def _describe(key: str, files: Any) -> dict[str, Any]:
-    problems = [
-        {"file": found.file, "line": found.line, "column": found.column, "message": found.message}
-        for found in files.problems
-    ]
+    problems = [asdict(found) for found in (*files.problems, *_check_builds(files.app))]
     name = files.app.name if files.app is not None else key
     services = sorted(files.app.services) if files.app is not None else []
     return {
@@ -48,7 +51,21 @@ def _describe(key: str, files: Any) -> dict[str, Any]:
         "valid": not problems and files.app is not None,
         "services": services,
         "problems": problems,
+        "warnings": [asdict(found) for found in files.warnings],
     }
+
+
+def _check_builds(app: App | None) -> list[Problem]:
+    """What is wrong with the Dockerfiles of an app, each problem once."""
+    built = [name for name, service in app.services.items() if service.build is not None] if app is not None else []
+    if app is None or not built:
+        return []
+    from agent.builder.check import find_problems
+    from agent.controller.images import compute_build
+    from agent.plan.wants import DesiredApp
+
+    desired = DesiredApp(app, revision="")
+    return sorted({problem for name in built for problem in find_problems(compute_build(desired, name))})
 
 
 def _check_names(apps: list[dict[str, Any]]) -> None:
@@ -68,7 +85,8 @@ def _print(apps: list[dict[str, Any]]) -> None:
             names = ", ".join(app["services"]) or "no services"
             print(f"{paint('ok', 'green')}    {safe(app['name'])}: {safe(names)}")
         for problem in app["problems"]:
-            place = f":{problem['line']}:{problem['column']}" if problem["line"] else ""
-            print(f"{paint('error', 'red')} {safe(problem['file'])}{place}: {safe(problem['message'])}")
+            print(f"{paint('error', 'red')} {render_problem(problem)}")
+        for warning in app["warnings"]:
+            print(f"{paint('warning', 'yellow')} {render_problem(warning)}")
     if not apps:
         print("no apps: put a Compose file, or a directory with compose.yaml, into it")

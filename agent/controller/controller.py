@@ -120,7 +120,9 @@ class Controller:
         self._shared.inventory.refresh()
         targets = compute_targets(revision, self._known)
         for name, target in targets.items():
-            self._worker(name).want(target.desired, invalid=target.invalid)
+            worker = self._worker(name)
+            worker.want(target.desired, invalid=target.invalid)
+            worker.warn(target.warnings)
         for name in self._leftovers(first) - targets.keys():
             self._leaving.add(name)
             self._worker(name).want(None, removed=True)
@@ -312,13 +314,12 @@ class Controller:
         return render_containers(self._shared.inventory, self._shared.health, self._workers)
 
     def pending_plan(self) -> dict[str, Any]:
-        """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check}], "source", "network"}``; the
-        last two say what is wrong with those."""
+        """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check, warnings}], "source",
+        "network"}``; the last two say what is wrong with those."""
         now = self._clock()
         self._shared.inventory.refresh()
-        plans = (self._workers[name].compute_whole(now) for name in sorted(self._workers))
         return {
-            **render_plans(plans),
+            **render_plans((self._workers[name] for name in sorted(self._workers)), now),
             "source": self._source_fault,
             "network": self._shared.publisher.failure,
         }

@@ -187,6 +187,10 @@ class AppFilesPort(Protocol):
     def problems(self) -> tuple[Problem, ...]:
         """Why there is no app."""
 
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is taken, but hardly meant."""
+
 
 class RevisionPort(Protocol):
     """The whole desired state at one moment."""

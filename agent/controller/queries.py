@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from agent.controller.health import HealthRunner
 from agent.controller.inventory import Inventory
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerRecord, ContainerState
+from agent.errors import Problem
 from agent.plan.actions import Action, Hold, Plan
 from agent.plan.history import SlotHistory
 from agent.plan.observed import ObservedContainer, Phase
@@ -105,17 +106,19 @@ def _count_restarts(record: ContainerRecord, history: SlotHistory) -> int:
     return max(0, history.restarts - ended)
 
 
-def render_plans(plans: Iterable[Plan]) -> dict[str, Any]:
-    """``{"apps": [{name, actions, holds, next_check}]}``; an app whose actions are empty is as desired or waits."""
-    return {"apps": [_render_plan(plan) for plan in plans]}
+def render_plans(workers: Iterable[AppWorker], now: float) -> dict[str, Any]:
+    """``{"apps": [{name, actions, holds, next_check, warnings}]}``; an app whose actions are empty is as desired or
+    waits. Warnings are of its files: {file, line, column, message}."""
+    return {"apps": [_render_plan(worker.compute_whole(now), worker.warnings) for worker in workers]}
 
 
-def _render_plan(plan: Plan) -> dict[str, Any]:
+def _render_plan(plan: Plan, warnings: Iterable[Problem]) -> dict[str, Any]:
     return {
         "name": plan.app,
         "actions": [_render_action(action) for action in plan.actions],
         "holds": [_render_hold(hold) for hold in plan.holds],
         "next_check": plan.next_check,
+        "warnings": [asdict(warning) for warning in warnings],
     }
 
 

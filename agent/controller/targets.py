@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.controller.lastgood import LastGood
 from agent.controller.port import AppFilesPort, RevisionPort
+from agent.errors import Problem
 from agent.plan.wants import DesiredApp
 
 
 @dataclass(frozen=True)
 class Target:
     """What one app should be. ``desired`` None: nobody knows, so nothing is touched. ``invalid`` says why a newer
-    version is not used."""
+    version is not used, ``warnings`` what of the version that was read is hardly meant."""
 
     desired: DesiredApp | None
     invalid: str = ""
+    warnings: tuple[Problem, ...] = ()
 
 
 def compute_targets(revision: RevisionPort, known: LastGood) -> dict[str, Target]:
@@ -27,14 +29,14 @@ def compute_targets(revision: RevisionPort, known: LastGood) -> dict[str, Target
         if files.app is None:
             problems = "\n".join(str(problem) for problem in files.problems) or "the app cannot be read"
             desired = known.recall(key)
-            _add(found, known.name_of(key) or key, Target(desired, problems))
+            _add(found, known.name_of(key) or key, Target(desired, problems, files.warnings))
             continue
         rival = found.get(files.app.name)
         if rival is not None:
             problem = f"{files.app.file}: app name {files.app.name} is taken by {_file_of(rival)}; set another name:"
             _refuse(found, key, files.app.name, rival, problem)
             continue
-        found[files.app.name] = Target(known.accept(files, files.app))
+        found[files.app.name] = Target(known.accept(files, files.app), warnings=files.warnings)
     for key in known.keys:
         if key not in revision.apps:
             known.forget(key)
@@ -51,7 +53,7 @@ def _file_of(target: Target) -> str:
 
 def _add(found: dict[str, Target], name: str, target: Target) -> None:
     if name in found:
-        found[name] = Target(found[name].desired, target.invalid)
+        found[name] = replace(found[name], invalid=target.invalid)
     else:
         found[name] = target
 
@@ -61,4 +63,4 @@ def _refuse(found: dict[str, Target], key: str, name: str, rival: Target, proble
     if key != name and key not in found:
         found[key] = Target(None, problem)
     else:
-        found[name] = Target(rival.desired, problem)
+        found[name] = replace(rival, invalid=problem)

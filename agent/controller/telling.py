@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from agent.controller.outcome import Failure
 from agent.controller.port import EventsPort
+from agent.errors import Problem
 from agent.telemetry.logging import get_logger
 
 
@@ -30,6 +33,11 @@ class Teller:
             fields["retry_seconds"] = round(failure.retry_after, 1)
         fault = error if failure.reason == "InternalError" else None
         self._log.warning(message, exc_info=fault, **fields)
+
+    def warn(self, warnings: Iterable[Problem], *, app: str) -> None:
+        """What is hardly meant in an app's files; a matter of the log alone, for nothing has happened."""
+        for warning in warnings:
+            self._log.warning(str(warning), app=app)
 
 
 def _named(**fields: object) -> dict[str, object]:

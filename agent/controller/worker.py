@@ -24,7 +24,7 @@ from agent.controller.slots import KIND as SLOT_KIND
 from agent.controller.slots import encode_history, slot_key
 from agent.controller.subjects import describe, kind_of, resource_of
 from agent.engine.model import ContainerRecord, ContainerState
-from agent.errors import HoldfastError, NotFound
+from agent.errors import HoldfastError, NotFound, Problem
 from agent.plan.actions import (
     Action,
     EnsureImage,
@@ -53,6 +53,7 @@ class AppWorker:
         self.desired: DesiredApp | None = None
         self.removed = False
         self.invalid = ""
+        self.warnings: tuple[Problem, ...] = ()
         self.generation = 0
         self.conditions: dict[str, Condition] = {}
         self.plan = Plan(name)
@@ -82,6 +83,12 @@ class AppWorker:
             self.slots = {key: replace(history, stalled=False) for key, history in self.slots.items()}
         self.desired, self.removed, self.invalid = desired, removed, invalid
         self.poke()
+
+    def warn(self, warnings: tuple[Problem, ...]) -> None:
+        """Log what is hardly meant in the app's files, whenever it is something else than before."""
+        if warnings != self.warnings:
+            self._shared.events.warn(warnings, app=self.name)
+        self.warnings = warnings
 
     def forgive(self) -> None:
         """Try everything that failed again, at once, and look at builds again."""

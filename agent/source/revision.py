@@ -16,13 +16,14 @@ from agent.spec.model import App
 class AppFiles:
     """One app as it was read. ``key``: the name of its file without suffix, or of its directory. ``digest`` covers the
     content of every file that was read, the state of its build contexts, the resolved app and the problems. ``app`` is
-    None when there are problems."""
+    None when there are problems; ``warnings`` are of what is taken, but hardly meant."""
 
     key: str
     path: Path
     digest: str
     app: App | None
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.errors import InvalidSpec, Problem
@@ -115,6 +115,7 @@ class _Scan:
         path = self._place.path / claim.path
         app: App | None = None
         problems: tuple[Problem, ...] = ()
+        warnings: list[Problem] = []
         try:
             app = load_app(
                 path,
@@ -122,10 +123,11 @@ class _Scan:
                 environment=os.environ,
                 root=self._place.path,
                 check_directory=reader.check_directory,
+                warnings=warnings,
             )
         except InvalidSpec as error:
             problems = error.problems
-        files = _make_files(key, path, reader.contents(), app, problems)
+        files = replace(_make_files(key, path, reader.contents(), app, problems), warnings=tuple(warnings))
         return Loaded(files, reader.seen(claim.path), reader.unsettled)
 
     def _refuse(self, key: str, claims: Sequence[Claim]) -> Loaded:

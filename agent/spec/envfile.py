@@ -28,18 +28,25 @@ def parse_environment(data: bytes, file: str, problems: Problems, outer: Mapping
             problems.add(mark, "not a line of the form NAME=value", file)
         elif binding.key is not None:
             try:
-                value = _resolve(binding, interpolator, outer)
+                value, doubts = _resolve(binding, interpolator, outer)
             except InterpolationError as error:
                 problems.add(mark, f"{binding.key}: {error}", file)
                 continue
+            for doubt in doubts:
+                problems.doubt(mark, f"{binding.key}: {doubt}", file)
             if value is not None:
                 found[binding.key] = value
     return found
 
 
-def _resolve(binding: Binding, interpolator: Interpolator, outer: Mapping[str, str]) -> str | None:
-    """A value in single quotes is taken as it is; elsewhere ``\\$`` and ``$$`` are a dollar sign."""
+def _resolve(
+    binding: Binding, interpolator: Interpolator, outer: Mapping[str, str]
+) -> tuple[str | None, tuple[str, ...]]:
+    """A value and the warnings about it: in single quotes it is taken as it is; elsewhere ``\\$`` and ``$$`` are a
+    dollar sign."""
     if binding.value is None:
-        return outer.get(str(binding.key))
+        return outer.get(str(binding.key)), ()
     written = binding.original.string.partition("=")[2].lstrip()
-    return binding.value if written.startswith("'") else interpolator.resolve(binding.value.replace("\\$", "$$"))
+    if written.startswith("'"):
+        return binding.value, ()
+    return interpolator.resolve(binding.value.replace("\\$", "$$")), interpolator.doubts

@@ -15,6 +15,7 @@ TOTAL_LIMIT = 16 << 20
 NESTING_LIMIT = 32
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _BRACE = re.compile(r"\$\{|\}")
+_STRAY = "a $ begins a variable that is not set, so nothing stands in its place; write $$ for a dollar sign"
 _OPERATORS = (":?", ":-", ":+", "?", "-", "+")
 Lookup = Callable[[str], str | None]
 
@@ -29,10 +30,12 @@ class Interpolator:
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
         self._budget = TOTAL_LIMIT
-        self._unset: dict[str, None] = {}
+        self._unset: dict[str, bool] = {}
 
     def resolve(self, text: str) -> str:
-        """The text with its variables replaced. Raises InterpolationError."""
+        """The text with its variables replaced; ``doubts`` then tells of those that are not set. Raises
+        InterpolationError."""
+        self._unset = {}
         if "$" not in text:
             return text
         result = self._expand(text, 0)
@@ -41,16 +44,23 @@ class Interpolator:
             raise InterpolationError(f"the variables of one file grow beyond {TOTAL_LIMIT >> 20} MiB")
         return result
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A warning about each variable of the last text that is not set and has no default. What stood there without
+        braces is not named: it may be a piece of a secret that happens to hold a ``$``."""
+        named = [_describe_unset(name) for name, braced in self._unset.items() if braced]
+        return (*named, *([_STRAY] if len(named) < len(self._unset) else []))
+
     def find_unset(self, text: str) -> tuple[str, ...]:
         """The variables of a text that resolves which stand for nothing, as they are not set and have no default."""
         self._unset = {}
         self._expand(text, 0)
         return tuple(self._unset)
 
-    def _get(self, name: str) -> str:
+    def _get(self, name: str, *, braced: bool) -> str:
         value = self._lookup(name)
         if value is None:
-            self._unset[name] = None
+            self._unset[name] = braced or self._unset.get(name, False)
         return value or ""
 
     def _expand(self, text: str, depth: int) -> str:
@@ -81,7 +91,7 @@ class Interpolator:
         name = _NAME.match(text, start)
         if name is None:
             raise InterpolationError("a $ that begins no variable: write $$ for a dollar sign")
-        return self._get(name.group()), name.end()
+        return self._get(name.group(), braced=False), name.end()
 
     def _braced(self, body: str, depth: int) -> str:
         found = _NAME.match(body)
@@ -89,7 +99,7 @@ class Interpolator:
             raise InterpolationError("${ must be followed by the name of a variable")
         name, rest = found.group(), body[found.end() :]
         if not rest:
-            return self._get(name)
+            return self._get(name, braced=True)
         value = self._lookup(name)
         operator = next((operator for operator in _OPERATORS if rest.startswith(operator)), None)
         if operator is None:
@@ -104,6 +114,11 @@ class Interpolator:
         if not present:
             raise InterpolationError(_describe_missing(name, words))
         return value or ""
+
+
+def _describe_unset(name: str) -> str:
+    shown = name if len(name) <= 60 else f"{name[:60]}..."
+    return f"the variable {shown} is not set, so nothing stands in its place; ${{{shown}:-}} says that this is meant"
 
 
 def _describe_missing(name: str, message: str) -> str:

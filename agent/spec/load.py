@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.errors import HoldfastError, InvalidSpec
+from agent.errors import HoldfastError, InvalidSpec, Problem
 from agent.spec.app import read_app, read_name
 from agent.spec.decode import decode_text
 from agent.spec.envfile import parse_environment
@@ -29,16 +29,20 @@ def load_app(
     environment: Mapping[str, str],
     root: Path,
     check_directory: CheckDirectory = _accept,
+    warnings: list[Problem] | None = None,
 ) -> App:
     """Read, interpolate and validate the app at ``path``, an absolute path below the state directory ``root``.
 
     ``text_of`` reads a file of the state directory: it raises FileNotFoundError for an absent one and HoldfastError or
     OSError for one that must not or cannot be read, with a message that says what is wrong, not with which path.
     ``check_directory`` raises in the same way for directories.
-    Variables come from ``environment``, then from ``.env`` beside the file. Raises InvalidSpec with all problems.
+    Variables come from ``environment``, then from ``.env`` beside the file. ``warnings`` gets what is taken but hardly
+    meant, such as variables that are not set. Raises InvalidSpec with all problems.
     """
     problems = Problems(str(path))
     app = _load(path, Files(path.parent, root, text_of, check_directory), environment, problems)
+    if warnings is not None:
+        warnings += sorted(problems.doubts)
     if problems.found or app is None:
         raise InvalidSpec(list(problems.found))
     return app

@@ -86,10 +86,13 @@ class Reading:
 
     def _resolve(self, node: Scalar, path: str) -> str | None:
         try:
-            return self.interpolator.resolve(node.source)
+            text = self.interpolator.resolve(node.source)
         except InterpolationError as error:
             self.complain(node, f"{path}: {error}")
             return None
+        for doubt in self.interpolator.doubts:
+            self.problems.doubt(node.mark, f"{path}: {doubt}")
+        return text
 
     def resolve_path(self, text: str) -> Path:
         """An absolute path from one that is relative to the app's directory or begins with ``~``."""

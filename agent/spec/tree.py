@@ -59,10 +59,11 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 @dataclass(slots=True)
 class Problems:
-    """Collects the problems of one file, each once, at most 500."""
+    """Collects the problems of one file, each once, at most 500; ``doubts`` are what is taken, but hardly meant."""
 
     file: str
     found: dict[Problem, None] = field(default_factory=dict)
+    doubts: dict[Problem, None] = field(default_factory=dict)
 
     @property
     def full(self) -> bool:
@@ -72,8 +73,16 @@ class Problems:
     def add(self, mark: Mark | None, message: str, file: str | None = None) -> None:
         """Note a problem at ``mark``; None means the whole file. ``file`` when it is not the app's own."""
         if not self.full:
-            place = (mark.line, mark.column) if mark is not None else (0, 0)
-            self.found[Problem((file or self.file).translate(_CONTROL), *place, message)] = None
+            self.found[self._place(mark, message, file)] = None
+
+    def doubt(self, mark: Mark | None, message: str, file: str | None = None) -> None:
+        """Note a warning, as ``add`` does a problem."""
+        if len(self.doubts) < PROBLEM_LIMIT:
+            self.doubts[self._place(mark, message, file)] = None
+
+    def _place(self, mark: Mark | None, message: str, file: str | None) -> Problem:
+        line, column = (mark.line, mark.column) if mark is not None else (0, 0)
+        return Problem((file or self.file).translate(_CONTROL), line, column, message)
 
 
 def quote(text: str) -> str:

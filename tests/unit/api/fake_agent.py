@@ -57,6 +57,7 @@ class FakeController:
         self.apps: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.actions: list[dict[str, Any]] = []
+        self.warnings: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.converged = False
         self.told = threading.Event()
@@ -70,7 +71,7 @@ class FakeController:
         return self.rows
 
     def pending_plan(self) -> Mapping[str, Any]:
-        return {"apps": [{"name": "shop", "actions": self.actions}]}
+        return {"apps": [{"name": "shop", "actions": self.actions, "warnings": self.warnings}]}
 
     async def look(self) -> None:
         self.calls.append("look")

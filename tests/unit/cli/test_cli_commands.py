@@ -112,6 +112,13 @@ def test_plan_shows_field_level_differences(agent: FakeAgent) -> None:
     run = holdfast(agent, "plan", "--json")
     assert run.returncode == 2
     assert json.loads(run.stdout)["apps"][0]["actions"] == [ACTION]
+    agent.controller.actions = []
+    agent.controller.warnings = [{"file": "/s/a.yaml", "line": 3, "column": 5, "message": "the variable A is not set"}]
+    run = holdfast(agent, "plan")
+    assert (run.returncode, run.stdout.splitlines()[1:]) == (
+        0,
+        ["  warning /s/a.yaml:3:5: the variable A is not set", "nothing to do"],
+    )
 
 
 def test_sync_and_down(agent: FakeAgent) -> None:

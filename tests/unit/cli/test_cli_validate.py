@@ -47,6 +47,7 @@ def test_all_is_well(tmp_path: Path) -> None:
                 "valid": True,
                 "services": [],
                 "problems": [],
+                "warnings": [],
             },
             {
                 "name": "shop",
@@ -54,6 +55,7 @@ def test_all_is_well(tmp_path: Path) -> None:
                 "valid": True,
                 "services": ["db", "web"],
                 "problems": [],
+                "warnings": [],
             },
         ],
     }
@@ -162,3 +164,38 @@ def test_no_root_is_needed_and_what_cannot_be_read_is_said(tmp_path: Path) -> No
         f"b ['{tmp_path}/state/b.yaml: Permission denied']",
         f"closed ['{tmp_path}/state/closed: cannot be read: Permission denied']",
     ]
+
+
+def test_dockerfiles_that_builds_name_are_checked(tmp_path: Path) -> None:
+    put(
+        tmp_path / "shop/compose.yaml",
+        "services:\n  web: {build: .}\n  same: {build: .}\n  lost: {build: {context: ok, target: nowhere}}\n",
+    )
+    put(tmp_path / "shop/Dockerfile", "FROM scratch\nCOPPY a b\nRUN\n\nUSER\n")
+    put(tmp_path / "shop/ok/Dockerfile", "FROM scratch AS here\nCOPY --from=3 a b\n")
+    run = validate(str(tmp_path))
+    assert run.returncode == 1
+    lines = run.stdout.splitlines()
+    assert [line.removeprefix(f"error {tmp_path}/shop/").partition(": ")[0] for line in lines] == [
+        *("Dockerfile:2:1", "Dockerfile:3:1", "Dockerfile:5:1", "ok/Dockerfile", "ok/Dockerfile:2:1")
+    ]
+    assert "COPPY" in lines[0]
+    assert "nowhere" in lines[3]
+    assert "COPY: --from=3 is no earlier stage" in lines[4]
+    put(tmp_path / "shop/Dockerfile", "FROM scratch\nCOPY . /\n")
+    put(tmp_path / "shop/.dockerignore", "good\n[bad\n")
+    put(tmp_path / "shop/ok/Dockerfile", "FROM scratch AS nowhere\n")
+    (problem,) = json.loads(validate(str(tmp_path), "--json").stdout)["apps"][0]["problems"]
+    assert (problem["file"], problem["line"]) == (f"{tmp_path}/shop/.dockerignore", 2)
+
+
+def test_variables_that_are_not_set_are_a_warning(tmp_path: Path) -> None:
+    put(tmp_path / "shop.yaml", "services:\n  web:\n    image: nginx\n    hostname: a${NOT_SET_ANYWHERE}\n")
+    run = validate(str(tmp_path))
+    assert (run.returncode, run.stdout.splitlines()[0]) == (0, "ok    shop: web")
+    assert run.stdout.splitlines()[1].startswith(
+        f"warning {tmp_path}/shop.yaml:4:15: services.web.hostname: the variable NOT_SET_ANYWHERE is not set"
+    )
+    (app,) = json.loads(validate(str(tmp_path), "--json").stdout)["apps"]
+    assert app["valid"]
+    assert [(found["line"], found["column"]) for found in app["warnings"]] == [(4, 15)]

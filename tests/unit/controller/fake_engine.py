@@ -291,6 +291,7 @@ class Files:
     digest: str
     app: App | None
     problems: tuple[Any, ...] = ()
+    warnings: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,22 @@ async def test_invalid_file_keeps_the_last_good_app(bench: Bench) -> None:
 
 
 @on_bench
+async def test_warnings_are_shown_in_the_plan_and_logged_when_they_change(bench: Bench) -> None:
+    told: list[Problem] = []
+    bench.controller._shared.events.warn = lambda warnings, *, app: told.extend(warnings)  # type: ignore[method-assign]
+    first, second = (Problem("shop.yaml", line, 5, "the variable A is not set") for line in (1, 2))
+    app = make_app()
+    for digest, warnings in (("one", (first,)), ("two", (first,)), ("three", (first, second)), ("four", ())):
+        bench.source.put(Files("shop", digest, app, (), warnings))
+        await bench.until(
+            lambda digest=digest: any(one["revision"] == digest for one in bench.controller.status()["apps"])
+        )
+        (planned,) = bench.controller.pending_plan()["apps"]
+        assert [warning["line"] for warning in planned["warnings"]] == [warning.line for warning in warnings]
+    assert told == [first, first, second]
+
+
+@on_bench
 async def test_removed_app_is_pruned_without_its_volumes(bench: Bench) -> None:
     mounts = [{"kind": "volume", "source": "data", "target": "/data"}]
     await bench.want(make_app(services={"web": {"mounts": mounts}}), make_app("other"))

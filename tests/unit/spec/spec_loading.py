@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-from agent.errors import InvalidSpec, Refused
+from agent.errors import InvalidSpec, Problem, Refused
 from agent.spec.load import load_app
 from agent.spec.model import App, Service
 
@@ -24,6 +24,7 @@ def load(
     environment: Mapping[str, str] | None = None,
     *,
     path: Path = FILE,
+    warnings: list[Problem] | None = None,
 ) -> App:
     """``files`` are relative to the app's directory."""
     data = dedent(text).encode() if isinstance(text, str) else text
@@ -41,7 +42,9 @@ def load(
         if str(wanted) not in directories:
             raise Refused("there is no such directory")
 
-    return load_app(path, text_of, environment=environment or {}, root=ROOT, check_directory=check_directory)
+    return load_app(
+        path, text_of, environment=environment or {}, root=ROOT, check_directory=check_directory, warnings=warnings
+    )
 
 
 def problems_of(
@@ -52,6 +55,15 @@ def problems_of(
         load(text, files, environment)
     own = f"{FILE}:"
     return [str(problem).removeprefix(own).removeprefix(f"{FILE.parent}/") for problem in caught.value.problems]
+
+
+def warnings_of(
+    text: str | bytes, files: Files | None = None, environment: Mapping[str, str] | None = None
+) -> list[str]:
+    """All warnings, in the same form."""
+    found: list[Problem] = []
+    load(text, files, environment, warnings=found)
+    return [str(problem).removeprefix(f"{FILE}:").removeprefix(f"{FILE.parent}/") for problem in found]
 
 
 def service(body: str, files: Files | None = None, environment: Mapping[str, str] | None = None) -> Service:

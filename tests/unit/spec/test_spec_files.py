@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from spec_loading import load, problems_of, service, service_problems
+from spec_loading import load, problems_of, service, service_problems, warnings_of
 
 PROFILE = '{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []}'
 
@@ -203,3 +203,26 @@ def test_many_services_with_one_large_env_file_end_soon() -> None:
     services = "".join(f"  s{index}: {{image: x, env_file: large.env}}\n" for index in range(500))
     (problem,) = problems_of(f"services:\n{services}", {"large.env": large})
     assert "add up to more than 16 MiB" in problem
+
+
+def test_variables_that_are_not_set_are_warned_of_where_they_stand() -> None:
+    text = """\
+    services:
+      web:
+        image: nginx:1${NOTHING}
+        hostname: ${HERE}${ALSO_HERE-}${DEFAULT:-x}${OTHER:+y}
+        command: [echo, $$x, "$NOTHING", '${HERE:-${INNER}}']
+        env_file: a.env
+      db: {image: "nginx:1${NOTHING}", environment: {PASSWORD: pa$word}}
+    """
+    env = "A=${GONE}\nB='${FINE}'\nC=${A}\n"
+    stray = "a $ begins a variable that is not set, so nothing stands in its place; write $$ for a dollar sign"
+    unset = "the variable {0} is not set, so nothing stands in its place; ${{{0}:-}} says that this is meant"
+    assert warnings_of(text, {"a.env": env, ".env": "D=${E}\n"}, {"HERE": "x"}) == [
+        f".env:1:1: D: {unset.format('E')}",
+        f"a.env:1:1: A: {unset.format('GONE')}",
+        f"3:12: services.web.image: {unset.format('NOTHING')}",
+        f"5:26: services.web.command[2]: {stray}",
+        f"7:15: services.db.image: {unset.format('NOTHING')}",
+        f"7:60: services.db.environment.PASSWORD: {stray}",
+    ]

@@ -1,0 +1,30 @@
+"""What can be said of a build without building it: its Dockerfile, and where that leads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from agent.builder.contexts import open_contexts
+from agent.builder.order import BuildOrder
+from agent.builder.parse import decode_dockerfile
+from agent.builder.stages import compute_plan
+from agent.errors import HoldfastError, InvalidSpec, Problem
+from agent.oci.platform import compute_platform
+
+
+def find_problems(order: BuildOrder) -> tuple[Problem, ...]:
+    """Everything that is wrong with the Dockerfile, its stages, target and .dockerignore; reads nothing else, and
+    fetches nothing: of a context that is no directory here nothing is said."""
+    if not order.context.startswith("/"):
+        return ()
+    try:
+        with open_contexts(order) as contexts:
+            dockerfile = decode_dockerfile(contexts.read_dockerfile(), contexts.dockerfile)
+            compute_plan(dockerfile, order, compute_platform(os.uname().machine))
+            contexts.get("")
+    except InvalidSpec as error:
+        return error.problems
+    except HoldfastError as error:
+        return (Problem(str(Path(order.context, order.dockerfile)), 0, 0, error.message),)
+    return ()
