@@ -45,7 +45,8 @@ class ImageConfig:
     """What the image says of itself. Labels and all else here are data of the image's maker, never trusted.
 
     ``healthcheck`` is Docker's mapping (``Test``, and ``Interval`` etc. in nanoseconds). ``entrypoint`` and
-    ``cmd`` are None when unset. ``created`` is RFC 3339 or empty.
+    ``cmd`` are None when unset. ``created`` is RFC 3339 or empty. ``shell`` is what a build's shell form runs with,
+    None for ``/bin/sh -c``; ``on_build`` are the instructions for a build upon this image.
     """
 
     architecture: str
@@ -61,6 +62,9 @@ class ImageConfig:
     labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     stop_signal: str = ""
     healthcheck: Mapping[str, Any] | None = None
+    shell: tuple[str, ...] | None = None
+    on_build: tuple[str, ...] = ()
+    author: str = ""
     diff_ids: tuple[Digest, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
     created: str = ""
@@ -85,6 +89,9 @@ def decode_image_config(data: bytes) -> ImageConfig:
         labels=MappingProxyType(take_text_map(run, "Labels")),
         stop_signal=take_text(run, "StopSignal"),
         healthcheck=_take_healthcheck(run),
+        shell=take_texts(run, "Shell") or None,
+        on_build=take_texts(run, "OnBuild") or (),
+        author=take_text(document, "author"),
         diff_ids=_take_diff_ids(document),
         history=_take_history(document),
         created=take_text(document, "created"),
@@ -147,7 +154,8 @@ def encode_image_config(config: ImageConfig) -> bytes:
         "rootfs": {"type": "layers", "diff_ids": list(config.diff_ids)},
         "history": [_encode_history(entry) for entry in config.history],
     }
-    return encode_document(document | _present({"variant": config.variant, "created": config.created}))
+    optional = {"variant": config.variant, "created": config.created, "author": config.author}
+    return encode_document(document | _present(optional))
 
 
 def _encode_run(config: ImageConfig) -> dict[str, Any]:
@@ -161,6 +169,8 @@ def _encode_run(config: ImageConfig) -> dict[str, Any]:
             "Labels": dict(config.labels),
             "StopSignal": config.stop_signal,
             "Healthcheck": dict(config.healthcheck) if config.healthcheck else None,
+            "Shell": list(config.shell or ()),
+            "OnBuild": list(config.on_build),
         }
     )
     lists = {"Entrypoint": config.entrypoint, "Cmd": config.cmd}

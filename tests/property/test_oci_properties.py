@@ -77,6 +77,9 @@ def sample_documents() -> list[tuple[bytes, str]]:
         healthcheck={"Test": ["CMD", "x"], "Interval": 5},
         diff_ids=(layer.digest,),
         history=(HistoryEntry("", "RUN"),),
+        shell=("/bin/bash", "-c"),
+        on_build=("RUN x",),
+        author="somebody",
     )
     return [
         (encode_manifest(Manifest(config, (layer, layer))), OCI_MANIFEST),
