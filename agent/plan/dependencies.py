@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from agent.plan.draft import Draft, ServiceView, is_running
+from agent.plan.observed import Health
 from agent.plan.restart import Verdict
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Whether a first start may happen: ``open``, after the actions in ``after``, or not yet because of ``message``."""
+    """Whether a first start may happen: ``open``, after the actions in ``after``, or not yet because of ``message``;
+    ``reason`` is that of a fault which time does not mend."""
 
     open: bool
     after: tuple[str, ...] = ()
     message: str = ""
+    reason: str = ""
 
 
 def compute_gate(view: ServiceView, draft: Draft) -> Gate:
@@ -31,10 +34,18 @@ def compute_gate(view: ServiceView, draft: Draft) -> Gate:
         if other.starts:
             after += other.starts
         elif not _MET.get(dependency.condition, _is_started)(other, draft) and (
-            dependency.required or not _is_hopeless(other, draft)
+            dependency.required or not _is_hopeless(other, dependency.condition, draft)
         ):
-            return Gate(False, message=f"waits until service {name} {_WORDS.get(dependency.condition)}")
+            return _explain(name, dependency.condition, other)
     return Gate(True, tuple(after))
+
+
+def _explain(name: str, condition: str, other: ServiceView) -> Gate:
+    message = f"waits until service {name} {_WORDS.get(condition)}"
+    if condition != "service_healthy" or not _is_unchecked(other):
+        return Gate(False, message=message)
+    message += f", but neither {name} nor its image has a healthcheck: add one, or use the condition service_started"
+    return Gate(False, message=message, reason="NoHealthcheck")
 
 
 def _is_started(view: ServiceView, draft: Draft) -> bool:
@@ -48,8 +59,15 @@ def _has_started(view: ServiceView, slot: int) -> bool:
 
 def _is_healthy(view: ServiceView, draft: Draft) -> bool:
     return not view.unsettled and all(
-        any(container.ready for container in view.slots.get(slot, ())) for slot in view.wanted()
+        any(container.ready and container.health is Health.HEALTHY for container in view.slots.get(slot, ()))
+        for slot in view.wanted()
     )
+
+
+def _is_unchecked(view: ServiceView) -> bool:
+    """Whether containers of a service as it is wanted run without a healthcheck."""
+    running = (container for slot in view.wanted() for container in view.slots.get(slot, ()) if is_running(container))
+    return any(container.health is Health.NONE and container.digest == view.digest for container in running)
 
 
 def _is_completed(view: ServiceView, draft: Draft) -> bool:
@@ -61,7 +79,9 @@ def _has_completed(view: ServiceView, slot: int) -> bool:
     return ended is not None and ended.succeeded and ended.digest == view.digest
 
 
-def _is_hopeless(view: ServiceView, draft: Draft) -> bool:
+def _is_hopeless(view: ServiceView, condition: str, draft: Draft) -> bool:
+    if condition == "service_healthy" and _is_unchecked(view):
+        return True
     return view.image.stalled or any(_is_failed(view, slot, draft) for slot in view.wanted())
 
 

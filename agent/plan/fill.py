@@ -60,7 +60,7 @@ def _compute_restart(
         return None
     lost = ended.phase is Phase.LOST
     if lost and not gate.open:
-        draft.wait("DependencyNotReady", f"{draft.name_of(view.name, slot)} {gate.message}", view, slot)
+        _hold_back(view, slot, draft, gate)
         return None
     name = draft.name_of(view.name, slot)
     kind = "OutOfMemory" if ended.exit and ended.exit.oom else "ContainerLost" if lost else "ContainerExited"
@@ -90,7 +90,7 @@ def _compute_first(
         draft.wait("ImageNotReady", f"{name} waits for its image", view, slot)
         return None
     if not gate.open:
-        draft.wait("DependencyNotReady", f"{name} {gate.message}", view, slot)
+        _hold_back(view, slot, draft, gate)
         return None
     return StartContainer(
         id=start_id(view, slot, view.digest, draft),
@@ -102,6 +102,14 @@ def _compute_first(
         image=view.image.id or "",
         digest=view.digest,
     )
+
+
+def _hold_back(view: ServiceView, slot: int, draft: Draft, gate: Gate) -> None:
+    message = f"{draft.name_of(view.name, slot)} {gate.message}"
+    if gate.reason:
+        draft.hold(gate.reason, message, view, slot, final=True)
+    else:
+        draft.wait("DependencyNotReady", message, view, slot)
 
 
 def _first_cause(view: ServiceView, name: str, ended: ObservedContainer | None, draft: Draft) -> Cause:

@@ -198,7 +198,7 @@ def test_unhealthy_container_is_replaced_at_once_then_with_backoff() -> None:
         (STARTED, {"phase": Phase.RUNNING, "health": Health.STARTING}, True),
         (HEALTHY, {"phase": Phase.RUNNING, "health": Health.STARTING}, False),
         (HEALTHY, {"phase": Phase.RUNNING, "health": Health.HEALTHY}, True),
-        (HEALTHY, {"phase": Phase.RUNNING, "health": Health.NONE}, True),
+        (HEALTHY, {"phase": Phase.RUNNING, "health": Health.NONE}, False),
         (STARTED, {"phase": Phase.PENDING}, False),
     ],
 )
@@ -207,6 +207,18 @@ def test_depends_on_holds_the_first_start(dependency: Any, state: dict[str, Any]
     plan = compute_plan(app, observed(app, container(app, service="db", **state)), NOW)
     assert ready(plan) == (["start/shop-web-1"] if expected else [])
     assert bool(plan.holds) is not expected or dependency is STARTED
+
+
+def test_health_that_is_never_checked_is_said_and_not_awaited_where_it_is_optional() -> None:
+    app = desired({"db": {}, "web": {"depends_on": HEALTHY}})
+    db = container(app, service="db")
+    (hold,) = compute_plan(app, observed(app, db), NOW).holds
+    assert (hold.reason, hold.service, hold.final, hold.failing) == ("NoHealthcheck", "web", True, True)
+    assert "neither db nor its image has a healthcheck" in hold.message
+    old = replace(db, digest="sha256:old")
+    assert "NoHealthcheck" not in {hold.reason for hold in compute_plan(app, observed(app, old), NOW).holds}
+    optional = desired({"db": {}, "web": {"depends_on": {"db": {**HEALTHY["db"], "required": False}}}})
+    assert ready(compute_plan(optional, observed(optional, db), NOW)) == ["start/shop-web-1"]
 
 
 def test_depends_on_does_not_hold_a_restart() -> None:
