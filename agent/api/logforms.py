@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -68,10 +69,13 @@ class LogFrames(Stream):
 
 def _describe(piece: Piece) -> Mapping[str, Any]:
     record, line = piece
-    return {
+    known = {
         "container": record.name,
         "slot": record.config.owner.slot if record.config.owner else 0,
         "stream": _STREAMS.get(line.stream, "stdout"),
         "at": line.at,
-        "text": line.data.decode("utf-8", "surrogateescape"),
     }
+    try:
+        return {**known, "text": line.data.decode()}
+    except UnicodeDecodeError:
+        return {**known, "text": line.data.decode("utf-8", "replace"), "bytes": b64encode(line.data).decode()}

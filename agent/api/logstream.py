@@ -1,7 +1,7 @@
 """GET /holdfast/v1/logs: the output of a container or of all containers of a service, as NDJSON.
 
 The first line is ``{"targets": [names]}``, each further one ``{"container", "slot", "stream", "at", "text"}``.
-``text`` holds the exact bytes: those that are not UTF-8 as lone surrogates (Python's ``surrogateescape``).
+Where a piece is not UTF-8, ``text`` has U+FFFD for what is not, and ``bytes`` holds it exactly, in base64.
 With ``format=frames`` it is ``framing`` instead, without times: many lines in one frame, several times as fast.
 """
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -30,7 +31,7 @@ _PALETTE = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
 @click.option("--since", metavar="TIME", help="Only from then on: 10m, 2h, RFC 3339 or unix time.")
 @click.option("-t", "--timestamps", is_flag=True, help="Put the time in front of each line.")
 @click.option("--no-prefix", is_flag=True, help="Never put the container's name in front.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; what is not UTF-8 also as base64.")
 @host_option
 def logs(target: str, follow: bool, tail: str, since: str | None, host: str, **look: bool) -> int:
     """Show what a container or all replicas of a service have written.
@@ -65,7 +66,7 @@ def _print_lines(stream: Iterator[dict[str, Any]], printer: LogPrinter) -> None:
         if "targets" in document:
             printer.expect(document["targets"])
         else:
-            text = document["text"].encode("utf-8", "surrogateescape")
+            text = b64decode(document["bytes"]) if "bytes" in document else document["text"].encode()
             printer.print(document["container"], document["stream"] == "stderr", text, document["at"])
     printer.finish()
 

@@ -61,7 +61,8 @@ def test_logs_of_replicas_are_merged_by_time(agent: FakeAgent) -> None:
     head, *lines = Client(agent.host).stream("GET", "/logs", target="web")
     assert head == {"targets": ["shop-web-1", "shop-web-2"]}
     assert [line["text"][0] for line in lines[:3]] == ["a", "b", "c"]
-    assert lines[3]["text"].encode("utf-8", "surrogateescape") == b"\xff\x00d"
+    assert (lines[3]["text"], lines[3]["bytes"]) == ("\ufffd\x00d", "/wBk")
+    assert "bytes" not in lines[2]
     assert [line["stream"] for line in lines] == ["stdout", "stdout", "stderr", "stdout"]
 
 

@@ -138,6 +138,11 @@ def test_logs_prefix_only_when_there_are_several(agent: FakeAgent) -> None:
     run = holdfast(agent, "logs", "web", text=False)
     assert run.stdout == b"a\n\xff\n"  # type: ignore[comparison-overlap]
     assert run.stderr == b"oops\n"  # type: ignore[comparison-overlap]
+    run = holdfast(agent, "logs", "web", "--tail", "1", "-t", text=False)
+    assert run.stdout == b"1970-01-01T00:00:03.000000Z \xff\n"  # type: ignore[comparison-overlap]
+    (line,) = holdfast(agent, "logs", "web", "--tail", "1", "--json").stdout.splitlines()
+    json.loads(line)["text"].encode()  # no lone surrogate: any JSON parser takes it
+    assert (json.loads(line)["text"], json.loads(line)["bytes"]) == ("\ufffd\n", "/wo=")
     two = agent.add("shop-web-22", slot=2)
     agent.engine.containers.lines[two.id] = [Line(1, 1.5, b"b\n")]
     agent.engine.containers.lines[one.id].pop()
