@@ -13,12 +13,11 @@ from pathlib import Path
 
 from agent.errors import Unsupported
 from agent.image.rooted import OPAQUE, is_whiteout, render_path
-from agent.image.tarheader import BLOCK, XATTR_PREFIX
+from agent.image.tarheader import BLOCK
+from agent.image.tarwriter import encode_end, encode_member
 from agent.image.unpack import OPAQUE_WHITEOUT, UNWANTED_XATTRS, WHITEOUT
 
 CHUNK = 256 << 10
-_RECORD = 10240
-_MAX_OCTAL = {6: 0o777777, 7: 0o7777777, 11: 0o77777777777}
 
 
 class LayerTar:
@@ -40,7 +39,7 @@ class LayerTar:
                 yield chunk
         finally:
             os.close(root)
-        yield bytes(2 * BLOCK + -(total + 2 * BLOCK) % _RECORD)
+        yield encode_end(total)
 
     def _walk(self, fd: int, path: bytes) -> Iterator[bytes]:
         if path and _is_opaque(fd):
@@ -117,17 +116,7 @@ class LayerTar:
         numbers = {b"uid": status.st_uid, b"gid": status.st_gid, b"size": size, b"mtime": int(status.st_mtime)}
         if hidden:
             numbers |= {b"uid": 0, b"gid": 0, b"mtime": 0}
-        pax = {XATTR_PREFIX + name: value for name, value in (xattrs or {}).items()}
-        name, prefix = _split_name(path)
-        if name is None:
-            pax[b"path"], name = path, path[:99]
-        if len(link) > 100:
-            pax[b"linkpath"] = link
-        for key, width in ((b"uid", 7), (b"gid", 7), (b"size", 11), (b"mtime", 11)):
-            if not 0 <= numbers[key] <= _MAX_OCTAL[width]:
-                pax[key], numbers[key] = str(numbers[key]).encode(), 0
-        header = _encode_header(name, prefix, kind, mode, numbers, link[:100])
-        return _encode_pax(pax) + header if pax else header
+        return encode_member(path, kind, mode, numbers, link=link, xattrs=xattrs)
 
 
 def _at(parent: int, name: bytes) -> bytes:
@@ -147,47 +136,3 @@ def _read_xattrs(target: int | bytes) -> dict[bytes, bytes]:
         name for name in os.listxattr(target, follow_symlinks=follow) if not name.startswith(UNWANTED_XATTRS)
     )
     return {os.fsencode(name): os.getxattr(target, name, follow_symlinks=follow) for name in names}
-
-
-def _split_name(path: bytes) -> tuple[bytes | None, bytes]:
-    """Name and prefix fields of ustar; no name when the path does not fit."""
-    if len(path) <= 100:
-        return path, b""
-    cut = path.rfind(b"/", 0, min(len(path) - 1, 156))
-    while cut > 0 and len(path) - cut - 1 <= 100:
-        if cut <= 155:
-            return path[cut + 1 :], path[:cut]
-        cut = path.rfind(b"/", 0, cut)
-    return None, b""
-
-
-def _encode_header(name: bytes, prefix: bytes, kind: bytes, mode: int, numbers: dict[bytes, int], link: bytes) -> bytes:
-    block = bytearray(BLOCK)
-    block[0 : len(name)] = name
-    block[100:108] = b"%07o\0" % mode
-    block[108:116] = b"%07o\0" % numbers[b"uid"]
-    block[116:124] = b"%07o\0" % numbers[b"gid"]
-    block[124:136] = b"%011o\0" % numbers[b"size"]
-    block[136:148] = b"%011o\0" % numbers[b"mtime"]
-    block[148:156] = b" " * 8
-    block[156:157] = kind
-    block[157 : 157 + len(link)] = link
-    block[257:265] = b"ustar\x0000"
-    block[329:337] = block[337:345] = b"0000000\0"
-    block[345 : 345 + len(prefix)] = prefix
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
-
-
-def _encode_pax(records: dict[bytes, bytes]) -> bytes:
-    body = b"".join(_encode_record(key, value) for key, value in sorted(records.items()))
-    zero = {b"uid": 0, b"gid": 0, b"size": len(body), b"mtime": 0}
-    return _encode_header(b"PaxHeaders.0/x", b"", b"x", 0o644, zero, b"") + body + bytes(-len(body) % BLOCK)
-
-
-def _encode_record(key: bytes, value: bytes) -> bytes:
-    rest = b" " + key + b"=" + value + b"\n"
-    size = len(rest) + 1
-    while len(str(size)) + len(rest) != size:
-        size = len(str(size)) + len(rest)
-    return str(size).encode() + rest
