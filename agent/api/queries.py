@@ -18,7 +18,7 @@ WAIT_LIMIT = 86400.0
 
 
 class Queries:
-    """Handlers of version, status, ps, plan, images, sync and down."""
+    """Handlers of version, status, ps, plan, images and sync."""
 
     def __init__(self, parts: AgentParts, threads: Threads) -> None:
         self._parts = parts
@@ -34,7 +34,6 @@ class Queries:
             web.get("/holdfast/v1/plan", self.plan),
             web.get("/holdfast/v1/images", self.images),
             web.post("/holdfast/v1/sync", self.sync),
-            web.post("/holdfast/v1/down", self.down),
         ]
 
     async def version(self, _request: web.Request) -> web.Response:
@@ -72,12 +71,6 @@ class Queries:
         await self._finish(self._parts.controller.sync())
         reached = await self._parts.controller.wait_converged(seconds) if seconds else False
         return web.json_response(self._status(reached))
-
-    async def down(self, _request: web.Request) -> web.Response:
-        """Stop and remove everything the agent owns; answers what was there before."""
-        before = [container["name"] for container in self._parts.controller.containers()]
-        await self._finish(self._parts.controller.down())
-        return web.json_response({"removed": before})
 
     async def _finish(self, work: Coroutine[Any, Any, Any]) -> None:
         """A command goes on to its end even if who gave it has gone."""

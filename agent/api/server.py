@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from agent.api.downstream import DownStream
 from agent.api.eventstream import EventStream
 from agent.api.exec import ExecStream
 from agent.api.failures import errors_as_json
@@ -67,23 +68,24 @@ class ApiServer:
 
     def _build_api(self) -> web.Application:
         parts, threads = self._parts, self._threads
-        logs = LogStream(parts.engine, threads)
-        self._feed_events(logs)
+        logs, down = LogStream(parts.engine, threads), DownStream(parts.controller, parts.engine)
+        self._feed_events(logs, down)
         application = web.Application(
             client_max_size=BODY_LIMIT, middlewares=[errors_as_json, refuse_browsers, self._track]
         )
         for site in (Queries(parts, threads), PullStream(parts.engine, threads), ExecStream(parts.engine, threads)):
             application.add_routes(site.routes())
-        application.add_routes(logs.routes())
+        application.add_routes([*logs.routes(), *down.routes()])
         application.add_routes(EventStream(parts.events).routes())
         return application
 
-    def _feed_events(self, logs: LogStream) -> None:
+    def _feed_events(self, *listeners: LogStream | DownStream) -> None:
         loop = asyncio.get_running_loop()
 
         def forward(event: ContainerEvent) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed: the agent is ending
-                loop.call_soon_threadsafe(logs.on_container_event, event)
+                for listener in listeners:
+                    loop.call_soon_threadsafe(listener.on_container_event, event)
 
         self._parts.engine.subscribe(forward)
 

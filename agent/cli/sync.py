@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 import click
 
 from agent.cli.client import Client
@@ -48,11 +52,31 @@ def down(as_json: bool, host: str) -> int:
     \b
     holdfast down
     """
-    found = Client(host).post("/down")
+    stream = Client(host).stream("POST", "/down", progress=True)
+    removed = _drain(stream) if as_json else _show(stream)
     if as_json:
-        print_json(found)
-    elif found["removed"]:
-        print("\n".join(f"removed {safe(name)}" for name in found["removed"]))
-    else:
+        print_json({"removed": removed})
+    elif not removed:
         print("nothing to remove")
     return DONE
+
+
+def _drain(stream: Iterator[dict[str, Any]]) -> list[str]:
+    return [name for document in stream for name in document.get("removed", ())]
+
+
+def _show(stream: Iterator[dict[str, Any]]) -> list[str]:
+    """What is being stopped to standard error, at once; what is removed to standard output, as it goes."""
+    said: list[str] = []
+    for document in stream:
+        if document.get("stopping"):
+            print(f"stopping {', '.join(map(safe, document['stopping']))}", file=sys.stderr, flush=True)
+        step = document.get("progress", {})
+        if step.get("state") == "stopped":
+            print(f"stopped {safe(step['container'])}", file=sys.stderr, flush=True)
+        gone = [step["container"]] if step.get("state") == "removed" else document.get("removed", ())
+        for name in gone:
+            if name not in said:
+                said.append(name)
+                print(f"removed {safe(name)}", flush=True)
+    return said

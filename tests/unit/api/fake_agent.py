@@ -61,6 +61,8 @@ class FakeController:
         self.calls: list[str] = []
         self.converged = False
         self.told = threading.Event()
+        self.held = threading.Event()
+        self.held.set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.waiting = 0
 
@@ -81,6 +83,7 @@ class FakeController:
 
     async def down(self) -> None:
         self.calls.append("down")
+        await asyncio.to_thread(self.held.wait)
         self.rows = []
 
     async def wait_converged(self, seconds: float) -> bool:

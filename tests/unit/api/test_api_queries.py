@@ -6,6 +6,8 @@ import os
 import socket
 import stat
 import subprocess
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from fake_agent import FakeAgent
 
 from agent.api.server import ApiServer
 from agent.cli.client import AgentError, AgentUnreachable, Client
+from agent.engine.model import ContainerEvent
 from agent.errors import Conflict, Refused, Waiting
 
 READY = [{"type": "Ready", "status": "True", "reason": "Up", "message": ""}]
@@ -55,6 +58,28 @@ def test_down_reports_what_was_there(agent: FakeAgent) -> None:
     agent.controller.rows = [{"name": "a-web-1"}, {"name": "a-web-2"}]
     assert Client(agent.host).post("/down") == {"removed": ["a-web-1", "a-web-2"]}
     assert agent.controller.calls == ["down"]
+
+
+def test_down_tells_how_far_it_is_and_goes_on_without_its_client(agent: FakeAgent) -> None:
+    records = [agent.add(name) for name in ("a-web-1", "a-web-2")]
+    agent.controller.rows = [{"name": record.name} for record in records]
+    agent.controller.held = threading.Event()
+    stream = Client(agent.host).stream("POST", "/down", progress=True)
+    assert next(stream) == {"stopping": ["a-web-1", "a-web-2"]}
+    for kind, record in (("exited", records[1]), ("oom", records[0]), ("removed", records[1])):
+        agent.engine.announce(ContainerEvent(kind, record.id, 1.0))
+    assert next(stream) == {"progress": {"container": "a-web-2", "state": "stopped"}}
+    assert next(stream) == {"progress": {"container": "a-web-2", "state": "removed"}}
+    agent.controller.held.set()
+    assert list(stream) == [{"removed": ["a-web-1", "a-web-2"]}]
+    agent.controller.rows = [{"name": record.name} for record in records]
+    agent.controller.held.clear()
+    leaving = Client(agent.host).stream("POST", "/down", progress=True)
+    next(leaving)
+    del leaving
+    agent.controller.held.set()
+    while agent.controller.rows:
+        time.sleep(0.01)
 
 
 def test_sync_reconciles_once(agent: FakeAgent) -> None:

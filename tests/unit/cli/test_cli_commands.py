@@ -127,7 +127,9 @@ def test_sync_and_down(agent: FakeAgent) -> None:
     agent.controller.told.set()
     assert holdfast(agent, "sync").returncode == 0
     agent.controller.rows = [ROW]
-    assert holdfast(agent, "down").stdout == "removed shop-web-1\n"
+    agent.add("shop-web-1")
+    run = holdfast(agent, "down")
+    assert (run.stdout, run.stderr) == ("removed shop-web-1\n", "stopping shop-web-1\n")
     assert json.loads(holdfast(agent, "down", "--json").stdout) == {"removed": []}
     assert agent.controller.calls == ["sync", "sync", "down", "down"]
 
