@@ -52,7 +52,7 @@ class LayerCommitter:
         InsufficientStorage, NotFound for an unknown parent.
         """
         lower = [self._snapshots.require(chain) for chain in reversed(parents)]
-        packed = _Packer(self._content.new_ingest(), compression)
+        packed = Packer(self._content.new_ingest(), compression)
         path = self._snapshots.prepare()
         try:
             pipeline = LayerPipeline(path / "fs", self._limits)
@@ -68,7 +68,7 @@ class LayerCommitter:
         return LayerBlob(Descriptor(_TYPES[compression], packed.digest, packed.size), diff_id, chain)
 
 
-class _Packer:
+class Packer:
     """Compresses a stream into a file while passing it on; the same bytes in give the same bytes out."""
 
     def __init__(self, path: Path, compression: Compression) -> None:
