@@ -26,14 +26,18 @@ class RegistryConfig:
     """How registries are talked to. Times in seconds.
 
     ``insecure_registries`` are hosts (with port) that may be spoken to over plain HTTP; loopback always may.
+    ``registries`` is the registries file (see ``image.registryfile``), read anew for each pull and push.
     ``attempts`` counts tries without progress. ``slow_bytes`` in ``slow_seconds`` is the least a download must
-    bring, or it is cut and resumed.
+    bring, or it is cut and resumed. Blobs over ``upload_chunk`` bytes are uploaded in chunks of that size.
     """
 
     insecure_registries: tuple[str, ...] = ()
     docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")
+    registries: Path | None = None
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
+    upload_timeout: float = 300.0
+    upload_chunk: int = 64 << 20
     slow_bytes: int = 16 << 10
     slow_seconds: float = 60.0
     attempts: int = 5

@@ -1,20 +1,16 @@
-"""Registry credentials from Docker's config.json. Nothing else is ever asked: no netrc, no environment."""
+"""Registry credentials: from Docker's config.json and from credential helpers. Nothing else is ever asked: no netrc,
+no environment."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from agent.errors import Stalled
-from agent.oci.document import InvalidDocument, decode_document, take_object, take_text
-from agent.oci.reference import DEFAULT_REGISTRY
-
-MAX_CONFIG = 1 << 20
-_WHOLE_REGISTRY_PATHS = {"", "v1", "v2"}
+from agent.image.dockerconfig import DockerConfig, key_of, pack_auth, read_config, unusable, write_auth
+from agent.image.keychain import TOKEN_USER, erase_secret, get_secret, store_secret
+from agent.oci.document import InvalidDocument, take_text
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,47 +27,39 @@ class Credentials:
     @property
     def basic(self) -> str:
         """The value of an Authorization header for basic authentication (RFC 7617)."""
-        pair = f"{self.username}:{self.password}".encode()
-        return "Basic " + base64.b64encode(pair).decode()
+        return f"Basic {pack_auth(self.username, self.password)}"
 
 
-def find_credentials(config: Path, registry: str) -> Credentials | None:
-    """The credentials for ``registry`` (``host[:port]``) in ``config``; None when there are none.
+def find_credentials(config: Path, registry: str, helper: str = "") -> Credentials | None:
+    """The credentials for ``registry`` (as references write it); None when there are none.
 
-    Raises Stalled when the file cannot be used: silently pulling anonymously would hide the mistake.
+    Asked are, in this order: ``helper`` (of the registries file) alone, the config's helper for this registry alone,
+    its own entry, its store for all others. Raises Stalled when the file or a helper cannot be used: silently pulling
+    anonymously would hide the mistake.
     """
-    for key, entry in _read_auths(config).items():
-        if _registry_of(key) == registry:
-            return _decode_entry(entry, config)
-    return None
+    if helper:
+        return _ask(helper, key_of(registry))
+    docker = read_config(config)
+    key, entry = docker.find_auth(registry)
+    if named := docker.find_helper(registry):
+        return _ask(named, key)
+    found = _decode_entry(entry, config) if entry is not None else None
+    if found is None and docker.store:
+        return _ask(docker.store, key)
+    return found
 
 
-def _read_auths(config: Path) -> Mapping[str, Any]:
-    try:
-        with config.open("rb") as file:
-            data = file.read(MAX_CONFIG + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise _unusable(config, error.strerror or "cannot be read") from error
-    if len(data) > MAX_CONFIG:
-        raise _unusable(config, f"larger than {MAX_CONFIG} bytes")
-    try:
-        return take_object(decode_document(data, "the file"), "auths")
-    except InvalidDocument as error:
-        raise _unusable(config, error.message) from error
-
-
-def _registry_of(key: str) -> str | None:
-    host, _, path = key.removeprefix("https://").removeprefix("http://").partition("/")
-    if path.strip("/") not in _WHOLE_REGISTRY_PATHS:
+def _ask(helper: str, server: str) -> Credentials | None:
+    answer = get_secret(helper, server)
+    if answer is None:
         return None
-    return DEFAULT_REGISTRY if host == "index.docker.io" else host.lower()
+    user, secret = answer
+    return Credentials(identity_token=secret) if user == TOKEN_USER else Credentials(user, secret)
 
 
 def _decode_entry(entry: object, config: Path) -> Credentials | None:
     if not isinstance(entry, dict):
-        raise _unusable(config, "an entry of auths is not an object")
+        raise unusable(config, "an entry of auths is not an object")
     try:
         token = take_text(entry, "identitytoken")
         username, password = take_text(entry, "username"), take_text(entry, "password")
@@ -79,9 +67,37 @@ def _decode_entry(entry: object, config: Path) -> Credentials | None:
             text = base64.b64decode(packed, validate=True).decode().rstrip("\0")
             username, _, password = text.partition(":")
     except (InvalidDocument, binascii.Error, UnicodeDecodeError) as error:
-        raise _unusable(config, "an entry of auths cannot be decoded") from error
+        raise unusable(config, "an entry of auths cannot be decoded") from error
     return Credentials(username, password, token) if username or token else None
 
 
-def _unusable(config: Path, why: str) -> Stalled:
-    return Stalled(f"{config}: {why}", reason="InvalidDockerConfig", hint="correct or remove the file")
+def save_credentials(config: Path, registry: str, credentials: Credentials, helper: str = "") -> str:
+    """Keep credentials where ``find_credentials`` finds them; returns that place. Raises Stalled or Waiting."""
+    docker = read_config(config)
+    chosen = helper or _helper_of(docker, registry)
+    if chosen:
+        user = TOKEN_USER if credentials.identity_token else credentials.username
+        store_secret(chosen, key_of(registry), user, credentials.identity_token or credentials.password)
+        if not helper:
+            write_auth(config, registry, {})
+        return f"docker-credential-{chosen}"
+    entry = {"auth": pack_auth(credentials.username, credentials.password)}
+    if credentials.identity_token:
+        entry = {"auth": pack_auth(credentials.username, ""), "identitytoken": credentials.identity_token}
+    write_auth(config, registry, entry)
+    return str(config)
+
+
+def remove_credentials(config: Path, registry: str, helper: str = "") -> bool:
+    """Forget a registry's credentials wherever they are; whether there were any. Raises Stalled or Waiting."""
+    docker = read_config(config)
+    known = False
+    key, _ = docker.find_auth(registry)
+    if chosen := helper or _helper_of(docker, registry):
+        known = get_secret(chosen, key) is not None
+        erase_secret(chosen, key)
+    return write_auth(config, registry, None) or known
+
+
+def _helper_of(docker: DockerConfig, registry: str) -> str:
+    return docker.find_helper(registry) or docker.store

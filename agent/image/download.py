@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Generator, Iterator
 
-from agent.errors import Waiting
+from agent.errors import HoldfastError, Waiting
 from agent.image.config import RegistryConfig
 from agent.image.content import CHUNK, ContentStore
 from agent.image.errors import DigestMismatch, ImagePullFailed, InsufficientStorage, translated_storage_errors
-from agent.image.progress import PullTracker
+from agent.image.pace import Pace
+from agent.image.progress import LayerMeter
 from agent.image.registry import RegistryClient
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import digest_of_hex
@@ -30,13 +30,13 @@ class BlobDownload:
         client: RegistryClient,
         descriptor: Descriptor,
         config: RegistryConfig,
-        tracker: PullTracker,
+        meter: LayerMeter,
     ) -> None:
         self._content = content
         self._client = client
         self._descriptor = descriptor
         self._config = config
-        self._tracker = tracker
+        self._meter = meter
         self._hash = hashlib.sha256()
         self._offset = 0
 
@@ -63,7 +63,7 @@ class BlobDownload:
                 try:
                     yield from self._fetch(fd)
                 except Waiting as error:
-                    self._tracker.check()
+                    self._meter.check()
                     attempt = 0 if self._offset > before else attempt + 1
                     if attempt >= self._config.attempts or isinstance(error, InsufficientStorage):
                         raise
@@ -78,31 +78,35 @@ class BlobDownload:
         while chunk := os.read(fd, CHUNK):
             self._hash.update(chunk)
             self._offset += len(chunk)
-            self._tracker.advance(len(chunk), fetched=False)
+            self._meter.advance(len(chunk), fetched=False)
             yield chunk
 
     def _fetch(self, fd: int) -> Iterator[bytes]:
-        """One connection's worth of the blob."""
-        transport, digest = self._client.transport, self._descriptor.digest
-        response, start = self._client.once(lambda: self._client.open_blob(digest, self._offset))
+        """One connection's worth of the blob. A mirror that fails on the way is set aside."""
+        stream = self._client.open_blob(self._descriptor, self._offset)
         complete = False
         try:
-            skip = self._offset - start
-            watch = _SlowWatch(self._config)
+            skip = self._offset - stream.start
+            pace = Pace(self._config)
             while self._offset < self._descriptor.size:
-                chunk = self._client.once(lambda: response.read1(CHUNK))
+                chunk = stream.read(CHUNK)
                 if not chunk:
-                    raise ImagePullFailed(f"the download of {digest} ended early")
-                watch.count(len(chunk))
+                    raise ImagePullFailed(f"the download of {self._descriptor.digest} ended early")
+                pace.count(len(chunk))
                 if skip:
                     chunk, skip = chunk[skip:], max(skip - len(chunk), 0)
                 chunk = chunk[: self._descriptor.size - self._offset + 1]
                 yield self._keep(fd, chunk)
-            complete = not self._client.once(lambda: response.read(1))
+            complete = not stream.read(1)
             if not complete:
-                raise DigestMismatch(f"the registry sends more than the {self._descriptor.size} bytes of {digest}")
+                raise DigestMismatch(
+                    f"the registry sends more than the {self._descriptor.size} bytes of {self._descriptor.digest}"
+                )
+        except HoldfastError as error:
+            self._client.set_aside(stream.source, error)
+            raise
         finally:
-            transport.release(response, reuse=complete)
+            stream.close(complete=complete)
 
     def _keep(self, fd: int, chunk: bytes) -> bytes:
         view = memoryview(chunk)
@@ -110,28 +114,10 @@ class BlobDownload:
             view = view[os.write(fd, view) :]
         self._hash.update(chunk)
         self._offset += len(chunk)
-        self._tracker.advance(len(chunk))
+        self._meter.advance(len(chunk))
         return chunk
 
     def _verify(self) -> None:
         actual = digest_of_hex(self._hash.hexdigest())
         if actual != self._descriptor.digest or self._offset != self._descriptor.size:
             raise DigestMismatch(f"the registry sent {actual} for {self._descriptor.digest}")
-
-
-class _SlowWatch:
-    """Cuts a connection that only trickles (slow loris); it is then resumed like any other cut."""
-
-    def __init__(self, config: RegistryConfig) -> None:
-        self._config = config
-        self._since = time.monotonic()
-        self._bytes = 0
-
-    def count(self, size: int) -> None:
-        self._bytes += size
-        now = time.monotonic()
-        if now - self._since < self._config.slow_seconds:
-            return
-        if self._bytes < self._config.slow_bytes:
-            raise ImagePullFailed(f"the registry sent only {self._bytes} bytes in {now - self._since:.0f} s")
-        self._since, self._bytes = now, 0

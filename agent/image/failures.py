@@ -11,20 +11,23 @@ import urllib3
 
 from agent.errors import HoldfastError, Stalled
 from agent.image.errors import RegistryUnreachable
-from agent.image.transport import is_loopback
+from agent.image.origin import is_loopback
 
 _CHAIN_LIMIT = 8
 _PLAIN_ANSWERS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 _UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
 """X509_V_ERR codes of OpenSSL's x509_vfy.h: self-signed, or an issuer that this host does not know."""
 
-_AUTHORITY = "put its authority's certificate into /usr/local/share/ca-certificates and run update-ca-certificates"
+_AUTHORITY = (
+    "name its authority's certificate as `ca` in the registries file, or put it into /usr/local/share/ca-certificates "
+    "and run update-ca-certificates"
+)
 _CERTIFICATE = "check the registry's address, its certificate and this host's clock"
 _NAME = "check the spelling, and that this host can resolve names"
 _NETWORK = "check the address, and that this host's network and firewall let it through"
 _SILENT = "check the address, and whether a firewall drops what is sent there"
 _RUNNING = "check that it is running and that the address is right"
-_PLAIN = "for plain HTTP beyond loopback start the agent with --insecure-registry"
+_PLAIN = "for plain HTTP beyond loopback start the agent with --insecure-registry, or say so in the registries file"
 
 
 def translate_failure(error: urllib3.exceptions.HTTPError, registry: str) -> HoldfastError:

@@ -19,7 +19,7 @@ from agent.image.flight import Flights, Leases
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.policy_gate import ImageGate
-from agent.image.progress import PullTracker
+from agent.image.progress import LayerMeter, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.registry import RegistryClient
 from agent.image.snapshots import SnapshotStore, compute_chain_names
@@ -49,6 +49,16 @@ class Stores:
 
 
 @dataclass(frozen=True)
+class WantedLayer:
+    """One layer of an image: its packed blob, the digest of what is in it, its chain ID, and its progress."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+    chain: Digest
+    meter: LayerMeter
+
+
+@dataclass(frozen=True)
 class ResolvedImage:
     """An image of which everything but its layers is known and verified."""
 
@@ -70,16 +80,36 @@ def compute_oci_manifest(manifest: Manifest) -> Manifest:
     return Manifest(config, tuple(layers), OCI_MANIFEST, manifest.annotations)
 
 
+def host_platform() -> Platform:
+    """What this host runs."""
+    return compute_platform(os.uname().machine)
+
+
+def platform_of(config: ImageConfig) -> Platform | None:
+    """What an image says it is made for; None when it says nothing."""
+    if not config.os and not config.architecture:
+        return None
+    return Platform(config.os, config.architecture, config.variant)
+
+
 class Pull:
     """Brings one image in; used once, by one thread."""
 
-    def __init__(self, stores: Stores, config: RegistryConfig, reference: Reference, tracker: PullTracker) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        config: RegistryConfig,
+        reference: Reference,
+        tracker: PullTracker,
+        platform: Platform | None = None,
+    ) -> None:
+        """``platform`` is this host's unless given. Raises Stalled when the registries file cannot be used."""
         self._stores = stores
         self._config = config
         self._reference = reference
+        self._platform = platform or host_platform()
         self._tracker = tracker
         self._client = RegistryClient(reference, config, tracker)
-        self._platform = compute_platform(os.uname().machine)
 
     def run(self) -> ImageEntry:
         """Pull. Raises what goes wrong; then nothing refused stays, and what can be resumed does."""
@@ -145,10 +175,10 @@ class Pull:
             raise InvalidDocument(
                 f"the manifest has {len(manifest.layers)} layers, the image config {len(config.diff_ids)}"
             )
-        offered = Platform(config.os, config.architecture, config.variant)
-        if (config.os or config.architecture) and compute_rank(offered, self._platform) is None:
+        offered = platform_of(config)
+        if offered is not None and compute_rank(offered, self._platform) is None:
             raise Stalled(
-                f"{self._reference.familiar()} is made for {offered}, this host is {self._platform}",
+                f"{self._reference.familiar()} is made for {offered}, wanted is {self._platform}",
                 reason="PlatformNotFound",
             )
 
@@ -158,21 +188,24 @@ class Pull:
             return self._bring(image)
 
     def _bring(self, image: ResolvedImage) -> ImageEntry:
-        layers = list(zip(image.manifest.layers, image.config.diff_ids, image.chains, strict=True))
-        self._tracker.expect(len(layers), sum(layer.size for layer in image.manifest.layers))
-        missing = [layer for layer in layers if not self._is_local(layer[0], layer[2])]
-        self._check_room([layer for layer, _, _ in missing])
+        meters = self._tracker.expect(image.manifest.layers)
+        parts = zip(image.manifest.layers, image.config.diff_ids, image.chains, meters, strict=True)
+        layers = [WantedLayer(*part) for part in parts]
+        missing = [layer for layer in layers if not self._is_local(layer)]
+        self._check_room([layer.descriptor for layer in missing])
         if missing:
             self._bring_layers(missing, image.chains)
         if not layers:
             self._make_empty()
         return self._record(image)
 
-    def _is_local(self, layer: Descriptor, chain: Digest) -> bool:
-        local = self._stores.content.size(layer.digest) == layer.size and self._stores.snapshots.find(chain) is not None
+    def _is_local(self, layer: WantedLayer) -> bool:
+        content, snapshots = self._stores.content, self._stores.snapshots
+        local = (
+            content.size(layer.descriptor.digest) == layer.descriptor.size and snapshots.find(layer.chain) is not None
+        )
         if local:
-            self._tracker.advance(layer.size, fetched=False)
-            self._tracker.finish_layer()
+            layer.meter.finish(present=True)
         return local
 
     def _check_room(self, layers: Sequence[Descriptor]) -> None:
@@ -185,15 +218,15 @@ class Pull:
         if snapshots.find(compute_chain_names(())[0]) is None:
             snapshots.commit(snapshots.prepare(), compute_chain_names(())[0], 0)
 
-    def _bring_layers(self, layers: list[tuple[Descriptor, Digest, Digest]], chains: tuple[Digest, ...]) -> None:
+    def _bring_layers(self, layers: list[WantedLayer], chains: tuple[Digest, ...]) -> None:
         """Unpack in parallel; each waits for the layer below it only to be given its number."""
         pool = ThreadPoolExecutor(self._config.parallel_layers, thread_name_prefix="layer-fetch")
         below: Future[None] | None = None
         futures = []
         try:
-            for descriptor, diff_id, chain in layers:
-                lower = chains[: chains.index(chain)]
-                below = pool.submit(self._bring_layer, descriptor, diff_id, (*lower, chain), below)
+            for layer in layers:
+                lower = chains[: chains.index(layer.chain)]
+                below = pool.submit(self._bring_layer, layer, lower, below)
                 futures.append(below)
             self._await(futures)
         except BaseException:
@@ -214,56 +247,57 @@ class Pull:
             self._tracker.check()
             self._tracker.report("pulling")
 
-    def _bring_layer(
-        self, descriptor: Descriptor, diff_id: Digest, chains: Sequence[Digest], below: Future[None] | None
-    ) -> None:
+    def _bring_layer(self, layer: WantedLayer, below: Sequence[Digest], earlier: Future[None] | None) -> None:
         """Hold the chain to the end, the blob only while it is fetched: so no two pulls wait in a ring."""
         flights, snapshots = self._stores.flights, self._stores.snapshots
-        with flights.alone({f"chain {chains[-1]}"}, self._tracker):
-            if self._is_local(descriptor, chains[-1]):
+        with flights.alone({f"chain {layer.chain}"}, self._tracker):
+            if self._is_local(layer):
                 return
             path = snapshots.prepare()
             try:
-                with flights.alone({f"blob {descriptor.digest}"}, self._tracker):
-                    pipeline = self._unpack(path, descriptor, diff_id)
-                if below is not None:
-                    below.result()
-                lower = [snapshots.require(chain) for chain in reversed(chains[:-1])]
+                with flights.alone({f"blob {layer.descriptor.digest}"}, self._tracker):
+                    pipeline = self._unpack(path, layer)
+                if earlier is not None:
+                    earlier.result()
+                lower = [snapshots.require(chain) for chain in reversed(below)]
                 adopt_attributes(path / "fs", pipeline.implied, lower)
-                snapshots.commit(path, chains[-1], pipeline.size)
+                snapshots.commit(path, layer.chain, pipeline.size)
             except BaseException:
                 snapshots.discard(path)
                 raise
-            self._tracker.finish_layer()
+            layer.meter.finish()
 
-    def _unpack(self, path: Path, descriptor: Descriptor, diff_id: Digest) -> LayerPipeline:
-        """Fill ``path/fs``. What is left from before may be damaged: then it is fetched again from the start, once."""
-        content = self._stores.content
-        left_over = content.size(descriptor.digest) is not None or content.has_ingest(descriptor.digest)
-        pipeline = LayerPipeline(path / "fs", self._config.limits)
-        try:
-            pipeline.run(self._source(descriptor), diff_id)
-        except Refused:
-            if not left_over:
-                raise
-            content.remove(descriptor.digest)
-            self._stores.snapshots.empty(path)
+    def _unpack(self, path: Path, layer: WantedLayer) -> LayerPipeline:
+        """Fill ``path/fs``. Fetched again from the start, once each, when it is refused and what was left from before
+        may be damaged, or a mirror sent of it."""
+        content, digest = self._stores.content, layer.descriptor.digest
+        left_over = content.size(digest) is not None or content.has_ingest(digest)
+        while True:
             pipeline = LayerPipeline(path / "fs", self._config.limits)
-            pipeline.run(self._source(descriptor), diff_id)
-        return pipeline
+            try:
+                pipeline.run(self._source(layer), layer.diff_id)
+            except Refused:
+                distrusted = self._client.distrust(digest)
+                if not left_over and not distrusted:
+                    raise
+                left_over = False
+                content.remove(digest)
+                self._stores.snapshots.empty(path)
+                layer.meter.restart()
+                continue
+            return pipeline
 
-    def _source(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
-        content = self._stores.content
+    def _source(self, layer: WantedLayer) -> Generator[bytes, None, None]:
+        content, descriptor = self._stores.content, layer.descriptor
         if content.size(descriptor.digest) != descriptor.size:
-            download = BlobDownload(content, self._client, descriptor, self._config, self._tracker)
-            return download.stream()
-        return self._counted(content.stream(descriptor.digest))
+            return BlobDownload(content, self._client, descriptor, self._config, layer.meter).stream()
+        return self._counted(content.stream(descriptor.digest), layer.meter)
 
-    def _counted(self, chunks: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    def _counted(self, chunks: Generator[bytes, None, None], meter: LayerMeter) -> Generator[bytes, None, None]:
         with closing(chunks):
             for chunk in chunks:
-                self._tracker.check()
-                self._tracker.advance(len(chunk), fetched=False)
+                meter.check()
+                meter.advance(len(chunk), fetched=False)
                 yield chunk
 
     def _record(self, image: ResolvedImage) -> ImageEntry:
@@ -278,7 +312,7 @@ class Pull:
         entry = ImageEntry(
             id=image.manifest.config.digest,
             digest=image.digest,
-            names=(str(self._reference),),
+            names=(str(self._name(image)),),
             size=sum(layer.size for layer in image.manifest.layers),
             created=image.config.created,
             pulled=time.time(),
@@ -288,6 +322,13 @@ class Pull:
             chains=compute_chain_names(image.chains),
         )
         return self._stores.images.put(entry)
+
+    def _name(self, image: ResolvedImage) -> Reference:
+        """What the image is called here. A tag stays with the image that this host can run."""
+        offered = platform_of(image.config)
+        if offered is not None and compute_rank(offered, host_platform()) is None:
+            return self._reference.with_digest(image.digest)
+        return self._reference
 
     def _clean_up(self, image: ResolvedImage | None) -> None:
         """Leave nothing of an image that was refused, save what other images or pulls use."""

@@ -1,64 +1,103 @@
-"""A registry's v2 API (OCI distribution spec): manifests and blobs of one image's repository."""
+"""A registry's v2 API (OCI distribution spec): manifests and blobs of one image's repository, read.
+
+Mirrors are asked first, and what they send is verified. A mirror that fails rests until the registry itself fails, too;
+one that sends something wrong is not asked again in this pull.
+"""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import urllib3
 
 from agent.errors import HoldfastError, Refused, Waiting
-from agent.image.auth import Authorizer
 from agent.image.config import RegistryConfig
-from agent.image.credentials import find_credentials
-from agent.image.errors import DigestMismatch, ImageNotFound, ImagePullFailed, RegistryUnauthorized
-from agent.image.failures import translate_failure
+from agent.image.endpoints import compute_endpoints
+from agent.image.errors import DigestMismatch, ImageNotFound, ImagePullFailed, PullCancelled
 from agent.image.progress import PullTracker
-from agent.image.transport import Origin, Transport, parse_origin
+from agent.image.registryfile import load_registries
+from agent.image.session import RegistrySession, Request, Surroundings
+from agent.image.transport import Transport
 from agent.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.oci.document import MAX_DOCUMENT, InvalidDocument
-from agent.oci.reference import DEFAULT_REGISTRY, Reference
+from agent.oci.reference import Reference
+from agent.telemetry.logging import get_logger
 
 ACCEPT = ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))
-DOCKER_HUB = "registry-1.docker.io"
-MAX_RETRY_AFTER = 60.0
-MISSING_HINT = "check its name and tag; a private image may need credentials in ~/.docker/config.json"
+PATIENCE = 60.0
+"""Seconds that a registry may ask us to wait; when it wants more, the caller is told to come again later."""
+
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(?:\d{1,19}|\*)\Z", re.ASCII)
-_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+_RANGED = frozenset({200, 206, 416})
 T = TypeVar("T")
 
 
-class RegistryClient:
-    """One repository of one registry, for the length of one pull. Thread-safe."""
+@dataclass(frozen=True)
+class BlobStream:
+    """A download under way; ``start`` is the offset in the blob of its first byte."""
 
-    def __init__(self, reference: Reference, config: RegistryConfig, tracker: PullTracker) -> None:
+    response: urllib3.BaseHTTPResponse
+    start: int
+    source: RegistrySession
+    transport: Transport
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes as they come; none at the end. Raises RegistryUnreachable, PullCancelled."""
+        return self.source.once(lambda: self.response.read1(size))
+
+    def close(self, *, complete: bool) -> None:
+        """End it; the connection is used again when the answer was read to its end."""
+        self.transport.release(self.response, reuse=complete)
+
+
+class RegistryClient:
+    """One repository of one registry, for the length of one pull or push. Thread-safe."""
+
+    def __init__(
+        self, reference: Reference, config: RegistryConfig, tracker: PullTracker, actions: str = "pull"
+    ) -> None:
+        """Raises Stalled when the registries file cannot be used."""
+        registries = load_registries(config.registries)
         self._reference = reference
         self._config = config
         self._tracker = tracker
-        self.transport = Transport(config)
-        self._authorizer = Authorizer(
-            self.transport, lambda: find_credentials(config.docker_config, reference.registry)
-        )
-        self._origin: Origin | None = None
+        self.transport = Transport(config, registries)
+        around = Surroundings(config, registries, self.transport, tracker, reference, actions)
+        self._sessions = [RegistrySession(endpoint, around) for endpoint in compute_endpoints(reference, registries)]
+        self._lock = threading.Lock()
+        self._resting: set[RegistrySession] = set()
+        self._wrong: set[RegistrySession] = set()
+        self._served: dict[Digest, set[RegistrySession]] = {}
+
+    @property
+    def origin(self) -> RegistrySession:
+        """The registry itself."""
+        return self._sessions[-1]
 
     def fetch_manifest(self, expected: Descriptor | None = None) -> tuple[bytes, str, Digest]:
         """The bytes, media type and digest of what the reference names, or of ``expected`` when given.
 
         Raises ImageNotFound, RegistryUnauthorized, RegistryUnreachable, ImagePullFailed or Refused.
         """
-        target = expected.digest if expected else self._reference.target
-        return self.retried(lambda: self._fetch_manifest(target, expected))
+        digest = expected.digest if expected else self._reference.digest
+        return self.retried(lambda: self._first(digest, lambda source: self._fetch_manifest(source, digest, expected)))
 
-    def _fetch_manifest(self, target: str, expected: Descriptor | None) -> tuple[bytes, str, Digest]:
-        response = self._get(f"manifests/{target}", {"Accept": ACCEPT})
+    def _fetch_manifest(
+        self, source: RegistrySession, wanted: Digest | None, expected: Descriptor | None
+    ) -> tuple[bytes, str, Digest]:
+        target = wanted or self._reference.target
+        response = source.send(Request("GET", f"manifests/{target}", {"Accept": ACCEPT}))
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         stated = response.headers.get("Docker-Content-Digest")
         data = self.transport.read(response, MAX_DOCUMENT)
         digest = compute_digest(data)
-        wanted = expected.digest if expected else self._reference.digest
         if (wanted or stated or digest) != digest:
             raise DigestMismatch(f"the manifest {target} has the digest {digest}")
         if expected and (kind, len(data)) != (expected.media_type, expected.size):
@@ -69,34 +108,100 @@ class RegistryClient:
         """A small blob (an image config) whole and verified. Raises as ``fetch_manifest`` does."""
         if descriptor.size > MAX_DOCUMENT:
             raise InvalidDocument(f"the config has {descriptor.size} bytes; at most {MAX_DOCUMENT} are accepted")
-        return self.retried(lambda: self._fetch_blob(descriptor))
+        return self.retried(lambda: self._first(descriptor.digest, lambda source: self._fetch_blob(source, descriptor)))
 
-    def _fetch_blob(self, descriptor: Descriptor) -> bytes:
-        data = self.transport.read(self._get(f"blobs/{descriptor.digest}", {}), descriptor.size)
+    def _fetch_blob(self, source: RegistrySession, descriptor: Descriptor) -> bytes:
+        response = source.send(Request("GET", f"blobs/{descriptor.digest}"))
+        data = self.transport.read(response, descriptor.size)
         if compute_digest(data) != descriptor.digest:
             raise DigestMismatch(f"the blob {descriptor.digest} has other content")
         return data
 
-    def open_blob(self, digest: Digest, offset: int) -> tuple[urllib3.BaseHTTPResponse, int]:
-        """Start downloading a blob from ``offset``; returns the response and the offset it really starts at.
+    def open_blob(self, descriptor: Descriptor, offset: int) -> BlobStream:
+        """Start downloading a blob at ``offset`` or, where the registry cannot do that, before it.
 
-        One try. The caller reads, and releases through ``transport``.
+        One try at each endpoint. The caller reads and closes. Raises as ``fetch_manifest`` does.
         """
+        return self._first(descriptor.digest, lambda source: self._open_blob(source, descriptor, offset))
+
+    def _open_blob(self, source: RegistrySession, descriptor: Descriptor, offset: int) -> BlobStream:
+        path = f"blobs/{descriptor.digest}"
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        response = self._get(f"blobs/{digest}", headers)
-        if response.status != 206:
-            return response, 0
+        response = source.send(Request("GET", path, headers, _RANGED))
+        if response.status == 416:
+            self.transport.release(response, reuse=False)
+            response = source.send(Request("GET", path))
+        start = 0
+        try:
+            if response.status == 206:
+                start = self._begin_of(response, offset)
+            self._check_length(response, descriptor, start)
+        except HoldfastError:
+            self.transport.release(response, reuse=False)
+            raise
+        with self._lock:
+            self._served.setdefault(descriptor.digest, set()).add(source)
+        return BlobStream(response, start, source, self.transport)
+
+    def _begin_of(self, response: urllib3.BaseHTTPResponse, offset: int) -> int:
         match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
         if match is None or int(match[1]) > offset:
-            self.transport.release(response, reuse=False)
             raise ImagePullFailed(f"{self._reference.registry} answers with a wrong range")
-        return response, int(match[1])
+        return int(match[1])
+
+    def _check_length(self, response: urllib3.BaseHTTPResponse, descriptor: Descriptor, start: int) -> None:
+        stated = response.headers.get("Content-Length", "")
+        if stated.isascii() and stated.isdigit() and start + int(stated[:20]) != descriptor.size:
+            raise DigestMismatch(
+                f"the registry has {start + int(stated[:20])} bytes for {descriptor.digest}, "
+                f"its manifest says {descriptor.size}"
+            )
+
+    def _first(self, digest: Digest | None, call: Callable[[RegistrySession], T]) -> T:
+        """The answer of the first endpoint that has one. Mirrors without ``tags`` are asked for digests only."""
+        for source in self._sessions[:-1]:
+            if source in self._resting or source in self._wrong or not (digest or source.endpoint.tags):
+                continue
+            try:
+                return source.once(partial(call, source))
+            except PullCancelled:
+                raise
+            except ImageNotFound:
+                continue
+            except HoldfastError as error:
+                self.set_aside(source, error)
+        try:
+            return self.origin.once(partial(call, self.origin))
+        except Waiting:
+            self._resting.clear()
+            raise
+
+    def set_aside(self, source: RegistrySession, error: HoldfastError) -> None:
+        """Do not ask a mirror that failed before the registry fails, too; never again if what it sent was wrong."""
+        if not source.endpoint.mirror or isinstance(error, PullCancelled):
+            return
+        with self._lock:
+            (self._wrong if isinstance(error, Refused) else self._resting).add(source)
+        get_logger("image").warning(
+            "a mirror fails, the next one or the registry itself is asked",
+            mirror=source.endpoint.url,
+            image=self._reference.familiar(),
+            error=error.message,
+        )
+
+    def distrust(self, digest: Digest) -> bool:
+        """What came for ``digest`` was wrong: set aside the mirrors that sent of it; whether there were any."""
+        with self._lock:
+            guilty = {source for source in self._served.get(digest, ()) if source.endpoint.mirror} - self._wrong
+        for source in guilty:
+            self.set_aside(source, DigestMismatch(f"it sent something else for {digest}"))
+        return bool(guilty)
 
     def retried(self, call: Callable[[], T]) -> T:
         """Call until it works: passing faults up to ``attempts`` times, with growing, jittered pauses."""
         for attempt in range(self._config.attempts):
             try:
-                return self.once(call)
+                return call()
             except Waiting as error:
                 self._tracker.check()
                 if attempt + 1 == self._config.attempts:
@@ -105,74 +210,12 @@ class RegistryClient:
         raise ImagePullFailed(f"{self._reference.registry} was never tried")
 
     def pause(self, attempt: int, error: Waiting) -> None:
-        """Wait before the next try, at least as long as the registry asked for. Raises PullCancelled."""
-        limit = min(self._config.backoff * 2**attempt, self._config.backoff_limit)
+        """Wait before the next try, at least as long as the registry asked for.
+
+        Raises ``error`` when that is over a minute, PullCancelled.
+        """
         asked = getattr(error, "asked", 0.0)
+        if asked > PATIENCE:
+            raise error
+        limit = min(self._config.backoff * 2**attempt, self._config.backoff_limit)
         self._tracker.pause(max(asked, limit * random.uniform(0.5, 1.0)))
-
-    def once(self, call: Callable[[], T]) -> T:
-        """Call, turning failures of the connection into typed errors. Raises PullCancelled first of all."""
-        self._tracker.check()
-        try:
-            return call()
-        except urllib3.exceptions.HTTPError as error:
-            self._tracker.check()
-            self._origin = None
-            raise translate_failure(error, self._reference.registry) from error
-
-    def _get(self, path: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        origin = self._origin or self._find_origin()
-        repository = self._reference.repository
-        url = f"{origin}/v2/{repository}/{path}"
-        response = self.transport.get(url, headers, self._authorizer.current(repository))
-        if response.status == 401:
-            challenge = response.headers.get("WWW-Authenticate", "")
-            self.transport.release(response, reuse=False)
-            header = self._authorizer.answer(challenge, origin, repository)
-            response = self.transport.get(url, headers, header)
-        if response.status in (200, 206):
-            return response
-        self.transport.release(response, reuse=False)
-        raise self._error_of(response, path)
-
-    def _find_origin(self) -> Origin:
-        registry = self._reference.registry
-        secure = parse_origin(f"https://{DOCKER_HUB if registry == DEFAULT_REGISTRY else registry}")
-        if self.transport.may_be_plain(secure):
-            self._origin = self._probe(secure, parse_origin(f"http://{registry}"))
-        else:
-            self._origin = secure
-        return self._origin
-
-    def _probe(self, secure: Origin, plain: Origin) -> Origin:
-        """Encrypted when the registry can; a plain one answers a TLS hello with something that is not TLS."""
-        try:
-            self.transport.release(self.transport.request("GET", f"{secure}/v2/", {}), reuse=False)
-        except urllib3.exceptions.SSLError as error:
-            if "CERTIFICATE" in str(error).upper():
-                raise
-            return plain
-        except urllib3.exceptions.ProtocolError:
-            return plain
-        return secure
-
-    def _error_of(self, response: urllib3.BaseHTTPResponse, path: str) -> HoldfastError:
-        status, registry = response.status, self._reference.registry
-        if status in (401, 403):
-            return RegistryUnauthorized(
-                f"{registry} refuses access to {self._reference.repository} (HTTP {status})",
-                hint=f"check the credentials for {registry} in ~/.docker/config.json",
-            )
-        if status == 404:
-            manifest, name = path.startswith("manifests"), self._reference.familiar()
-            what = "the image" if manifest else f"{path} of"
-            return ImageNotFound(f"{registry} does not have {what} {name}", hint=MISSING_HINT if manifest else None)
-        if status in _TRANSIENT:
-            error = ImagePullFailed(f"{registry} answers HTTP {status}")
-            error.asked = _retry_after(response.headers.get("Retry-After", ""))
-            return error
-        return Refused(f"{registry} answers HTTP {status} to {path}", reason="ImagePullFailed")
-
-
-def _retry_after(header: str) -> float:
-    return min(float(header), MAX_RETRY_AFTER) if header.isascii() and header.isdigit() else 0.0

@@ -1,104 +1,71 @@
-"""HTTP to registries: which URLs may be asked at all, redirects, time limits. Knows nothing of images.
+"""HTTP to registries: which hosts may be asked how, redirects, time limits. Knows nothing of images.
 
 Rules (attack rows 50 and 51): plain HTTP only to loopback or configured hosts; never from https back to http; an
-Authorization header goes to the origin it was made for and to no other; no netrc, no proxy from the environment.
+Authorization header goes to the origin it was made for and to no other, and so does a client certificate; no netrc, no
+proxy from the environment.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from typing import IO
+from urllib.parse import urljoin
 
 import urllib3
 
 from agent.errors import Refused
 from agent.image.config import RegistryConfig
-from agent.oci.digest import render_shortened
+from agent.image.endpoints import HostSettings, Registries
+from agent.image.origin import Origin, is_loopback, parse_origin
+from agent.image.pace import Pace
+from agent.image.pools import Pools, Tls
 
 MAX_REDIRECTS = 5
-_REDIRECTS = {301, 302, 303, 307, 308}
-_PORTS = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Scheme, host and port: what an Authorization header belongs to."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
-
-    @property
-    def authority(self) -> str:
-        """``host:port`` as in a reference."""
-        return str(self).partition("://")[2]
-
-
-def parse_origin(url: str) -> Origin:
-    """The origin of an absolute http(s) URL. Raises Refused for anything else, or with a user in it."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise Refused(f"not a URL: {render_shortened(url)}") from error
-    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or not url.isascii():
-        raise Refused(f"a registry pointed at {render_shortened(url)}, which is not followed", reason="UnsafeRedirect")
-    return Origin(parts.scheme, parts.hostname, port or _PORTS[parts.scheme])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its very name or address; nothing is looked up."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+Body = bytes | IO[bytes] | None
 
 
 class Transport:
-    """Connections of one pull; ``abort`` breaks what is under way."""
+    """Connections of one pull or push; ``abort`` breaks what is under way."""
 
-    def __init__(self, config: RegistryConfig) -> None:
+    def __init__(self, config: RegistryConfig, registries: Registries | None = None) -> None:
         self._config = config
+        self._registries = registries or Registries()
         self._lock = threading.Lock()
         self._open: set[urllib3.BaseHTTPResponse] = set()
         self._aborted = False
-        self._pool = urllib3.PoolManager(
-            num_pools=8,
-            maxsize=config.parallel_layers + 1,
-            retries=False,
-            timeout=urllib3.Timeout(connect=config.connect_timeout, read=config.read_timeout),
-            headers={"User-Agent": "holdfast", "Accept-Encoding": "identity"},
-        )
+        self._pools = Pools(config)
 
     def may_be_plain(self, origin: Origin) -> bool:
         """Whether plain HTTP to this host is allowed."""
-        names = (origin.host, origin.authority)
-        return is_loopback(origin.host) or any(name in self._config.insecure_registries for name in names)
+        if is_loopback(origin.host) or self._settings(origin).insecure:
+            return True
+        return any(name in self._config.insecure_registries for name in (origin.host, origin.authority))
+
+    def _settings(self, origin: Origin) -> HostSettings:
+        return self._registries.find_origin(origin)
 
     def check_hop(self, source: Origin, target: Origin) -> None:
         """Raises Refused when ``source`` must not send us on to ``target``."""
         if target.scheme == "http" and (source.scheme == "https" or not self.may_be_plain(target)):
             raise Refused(f"{source} sends to {target}, which is not encrypted", reason="UnsafeRedirect")
 
-    def get(self, url: str, headers: Mapping[str, str], authorization: str | None) -> urllib3.BaseHTTPResponse:
-        """GET with redirects; the caller must ``release`` the response.
+    def get(
+        self, url: str, headers: Mapping[str, str], authorization: str | None, method: str = "GET"
+    ) -> urllib3.BaseHTTPResponse:
+        """GET or HEAD with redirects; the caller must ``release`` the response.
 
         Raises Refused for an unsafe redirect, urllib3.exceptions.HTTPError for a failed connection.
         """
         first = source = parse_origin(url)
         for _ in range(MAX_REDIRECTS + 1):
-            allowed = authorization if source == first else None
-            response = self.request("GET", url, {**headers, **({"Authorization": allowed} if allowed else {})})
+            own = source == first
+            allowed = {"Authorization": authorization} if authorization and own else {}
+            response = self.request(method, url, {**headers, **allowed}, known=own)
             location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or not location:
+            if response.status not in REDIRECTS or not location:
                 return response
             self.release(response, reuse=False)
             url = urljoin(url, location)
@@ -108,17 +75,32 @@ class Transport:
         raise Refused(f"{first} redirects more than {MAX_REDIRECTS} times", reason="UnsafeRedirect")
 
     def request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body = None,
+        *,
+        known: bool = True,
     ) -> urllib3.BaseHTTPResponse:
-        """One request, no redirect. The body is read by the caller, who must ``release`` the response."""
-        response = self._pool.request(
+        """One request, no redirect. The body is read by the caller, who must ``release`` the response.
+
+        ``known``: the host is one that we chose ourselves, so it may be shown a client certificate.
+        """
+        settings = self._settings(parse_origin(url))
+        shown = (settings.client_certificate, settings.client_key) if known else (None, None)
+        pool = self._pools.get(Tls(settings.ca, *shown, settings.skip_verify))
+        streamed = body is not None and not isinstance(body, bytes)
+        seconds = self._config.upload_timeout if streamed else self._config.read_timeout
+        response = pool.request(
             method,
             url,
             body=body,
-            headers={**self._pool.headers, **headers},
+            headers={**pool.headers, **headers},
             preload_content=False,
             decode_content=False,
             redirect=False,
+            timeout=urllib3.Timeout(connect=self._config.connect_timeout, read=seconds),
         )
         with self._lock:
             self._open.add(response)
@@ -140,9 +122,11 @@ class Transport:
     def read(self, response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
         """The whole body, at most ``limit`` bytes. Raises Refused when there is more. Releases the response."""
         complete = False
+        pace = Pace(self._config)
         try:
             data = bytearray()
-            while chunk := response.read(min(65536, limit + 1 - len(data))):
+            while chunk := response.read1(min(65536, limit + 1 - len(data))):
+                pace.count(len(chunk))
                 data += chunk
                 if len(data) > limit:
                     raise Refused(f"the registry's answer is longer than {limit} bytes", reason="AnswerTooLong")
@@ -162,4 +146,4 @@ class Transport:
 
     def close(self) -> None:
         """Close idle connections."""
-        self._pool.clear()
+        self._pools.close()

@@ -324,7 +324,7 @@ def test_basic_authentication(tmp_path: Path) -> None:
         store = open_store(tmp_path / "data", docker_config=config)
         with pytest.raises(RegistryUnauthorized, match="asks for a password") as caught:
             store.pull(reference)
-        assert "config.json" in str(caught.value)
+        assert "holdfast login" in str(caught.value)
         packed = base64.b64encode(b"joe:wrong").decode()
         write_auth(config, private.address, {"auth": packed})
         with pytest.raises(RegistryUnauthorized, match="refuses"):

@@ -91,7 +91,7 @@ def test_plain_http_where_tls_is_wanted() -> None:
     with StubRegistry() as stub:
         error = fail(f"https://{stub.address}/v2/", "registry.example:5000")
     assert error.message == "registry registry.example:5000 cannot be reached: it does not speak TLS"
-    assert error.hint == "for plain HTTP beyond loopback start the agent with --insecure-registry"
+    assert "--insecure-registry" in str(error.hint)
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])

@@ -22,10 +22,12 @@ from agent.image.credentials import Credentials, find_credentials
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch, HostileLayer, ImageNotFound, InsufficientStorage, PullCancelled
 from agent.image.flight import Flights, Leases
+from agent.image.origin import Origin, parse_origin
 from agent.image.progress import PullProgress, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
-from agent.image.transport import Origin, Transport, parse_origin
+from agent.image.transport import Transport
 from agent.image.unpack import check_space
+from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.store.database import Database
 
@@ -52,7 +54,7 @@ def test_docker_hub_and_sub_paths(tmp_path: Path) -> None:
         "https://index.docker.io/v1/": {"username": "hub", "password": "p"},
         "r.example/team": {"auth": packed("t:t")},
     }
-    config.write_text(json.dumps({"auths": auths, "credsStore": "desktop"}))
+    config.write_text(json.dumps({"auths": auths}))
     assert find_credentials(config, "docker.io") == Credentials("hub", "p")
     assert find_credentials(config, "r.example") is None, "a team's credentials are not the whole registry's"
 
@@ -213,14 +215,24 @@ def test_leases_keep_from_removal() -> None:
 def test_progress_counts_and_never_exceeds() -> None:
     reports: list[PullProgress] = []
     tracker = PullTracker("app", reports.append, None)
-    tracker.expect(2, 100)
-    tracker.advance(60)
-    tracker.advance(70, fetched=False)
-    tracker.finish_layer()
+    layers = [Descriptor("x", compute_digest(b"%d" % number), size) for number, size in enumerate((60, 30, 10))]
+    first, second, third = tracker.expect(layers)
+    first.advance(25)
+    second.advance(70, fetched=False)
+    third.finish(present=True)
     tracker.report("pulling")
-    assert (reports[0].bytes_done, reports[0].bytes_total, reports[0].bytes_fetched) == (100, 100, 60)
-    assert (reports[0].layers_done, reports[0].layers_total) == (1, 2)
-    assert reports[0].rate > 0
+    report = reports[0]
+    assert (report.bytes_done, report.bytes_total, report.bytes_fetched) == (65, 100, 25)
+    assert (report.layers_done, report.layers_total) == (1, 3)
+    assert [layer.state for layer in report.layers] == ["running", "running", "present"]
+    assert [layer.bytes_done for layer in report.layers] == [25, 30, 10]
+    assert report.rate > 0
+    assert report.layers[0].rate > 0
+    assert report.eta is not None
+    assert report.layers[0].eta is not None
+    first.finish()
+    tracker.report("pulling")
+    assert (reports[1].bytes_done, reports[1].layers[0].state, reports[1].layers[0].eta) == (100, "done", None)
 
 
 def chunked(data: bytes, size: int = 100) -> Iterator[bytes]:

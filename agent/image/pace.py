@@ -1,0 +1,27 @@
+"""Connections that only trickle (slow loris) are cut; what came is kept, and the rest is asked for again."""
+
+from __future__ import annotations
+
+import time
+
+from agent.image.config import RegistryConfig
+from agent.image.errors import ImagePullFailed
+
+
+class Pace:
+    """Watches one transfer: at least ``slow_bytes`` in each ``slow_seconds``."""
+
+    def __init__(self, config: RegistryConfig) -> None:
+        self._config = config
+        self._since = time.monotonic()
+        self._bytes = 0
+
+    def count(self, size: int) -> None:
+        """Note ``size`` more bytes. Raises ImagePullFailed when too few came lately."""
+        self._bytes += size
+        now = time.monotonic()
+        if now - self._since < self._config.slow_seconds:
+            return
+        if self._bytes < self._config.slow_bytes:
+            raise ImagePullFailed(f"the registry sent only {self._bytes} bytes in {now - self._since:.0f} s")
+        self._since, self._bytes = now, 0
