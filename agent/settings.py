@@ -10,11 +10,16 @@ DEFAULT_DATA_ROOT = Path("/var/lib/holdfast")
 DEFAULT_RUN_ROOT = Path("/run/holdfast")
 DEFAULT_HOST = "unix:///run/holdfast/holdfast.sock"
 DEFAULT_METRICS = "127.0.0.1:9180"
+DEFAULT_WATERMARKS = (85.0, 80.0)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One agent's configuration. Two agents share a host when their data and run roots differ."""
+    """One agent's configuration. Two agents share a host when their data and run roots differ.
+
+    ``image_watermarks``: how full the data root's file system may get before images that nobody needs are removed, and
+    until when, in percent; a first one of 100 turns that off.
+    """
 
     state: Path
     data_root: Path = DEFAULT_DATA_ROOT
@@ -23,6 +28,7 @@ class Settings:
     metrics: str | None = DEFAULT_METRICS
     insecure_registries: tuple[str, ...] = ()
     spawn_keeper: bool = True
+    image_watermarks: tuple[float, float] = DEFAULT_WATERMARKS
     docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")
 
     @property

@@ -9,10 +9,26 @@ from pathlib import Path
 import click
 
 from agent.errors import Refused
-from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT, Settings
+from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, Settings
+
+_DEFAULT_WATERMARKS = ":".join(f"{mark:.0f}" for mark in DEFAULT_WATERMARKS)
 
 
-@click.command()
+def parse_watermarks(text: str) -> tuple[float, float]:
+    """``HIGH:LOW`` in percent, or ``off``. Raises Refused."""
+    if text in ("off", "none"):
+        return 100.0, 100.0
+    high, colon, low = text.partition(":")
+    try:
+        marks = float(high), float(low)
+    except ValueError:
+        marks = (0.0, 0.0)
+    if not colon or not 0 < marks[1] <= marks[0] <= 100:
+        raise Refused(f"--image-watermarks {text} is not HIGH:LOW", hint="two percentages, such as 85:80, or off")
+    return marks
+
+
+@click.command(short_help="Run the agent: make the host what the state directory says.")
 @click.option("--state", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The desired state.")
 @click.option(
     "--data-root",
@@ -46,6 +62,14 @@ from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT,
     metavar="HOST[:PORT]",
     multiple=True,
     help="Speak plain HTTP to it (loopback always may); repeatable.",
+)
+@click.option(
+    "--image-watermarks",
+    "watermarks",
+    metavar="HIGH:LOW",
+    default=_DEFAULT_WATERMARKS,
+    show_default=True,
+    help="When the data root's file system is HIGH % full, remove unneeded images until it is below LOW %; or `off`.",
 )
 @click.option(
     "--keeper",
@@ -85,6 +109,7 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
         hosts=hosts,
         metrics=None if metrics in ("", "off", "none") else metrics,
         insecure_registries=registries,
+        image_watermarks=parse_watermarks(str(options["watermarks"])),
         spawn_keeper=options["keeper"] == "start",
     )
     return run(settings)

@@ -54,6 +54,7 @@ class Controller:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
         self._revision: str | None = None
+        self._targets_known = False
         self._source_fault = ""
         self._change = asyncio.Event()
         self._shared = Shared(
@@ -126,6 +127,7 @@ class Controller:
         for name in self._leftovers(first) - targets.keys():
             self._leaving.add(name)
             self._worker(name).want(None, removed=True)
+        self._targets_known = True
         self._forget_specs()
         for worker in [*self._workers.values()]:
             worker.poke()
@@ -297,6 +299,14 @@ class Controller:
         """Whether everything is as desired, what is desired can be read, nothing is under way or held down."""
         settled = self._shared.publisher.settled and not self._shared.suspended and not self._source_fault
         return self.synced and settled and all(worker.converged for worker in self._workers.values())
+
+    def needed_images(self) -> frozenset[str] | None:
+        """References and ids of the images of all apps in force; None until the desired state was read. From any
+        thread."""
+        if not self._targets_known:
+            return None
+        workers = tuple(self._workers.values())
+        return frozenset().union(*(worker.needed_images() for worker in workers))
 
     def status(self) -> dict[str, Any]:
         """``{"apps": [{name, revision, conditions, services}], ...}``; ``source`` and ``network`` say what is wrong

@@ -125,6 +125,13 @@ class AppImages:
         """An image that was local turned out not to be."""
         self.states = {key: ImageState() if state.id == image_id else state for key, state in self.states.items()}
 
+    def needed(self, desired: DesiredApp) -> set[str]:
+        """The references, and the ids they were resolved to, of all images of a revision. From any thread."""
+        found = {want.reference for want in desired.images.values()}
+        found |= {state.id for state in self.states.values() if state.id}
+        documents = (self._documents.get(key, {}) for key in desired.images)
+        return found | {str(document["id"]) for document in documents if "id" in document}
+
     def document_keys(self) -> list[str]:
         """The keys of everything kept for this app in the database."""
         return [f"{self._app}/{key}" for key in self._documents]

@@ -307,6 +307,11 @@ class AppWorker:
         )
         self._shared.publisher.update(self.name, compute_endpoints(self.desired, records))
 
+    def needed_images(self) -> set[str]:
+        """The references and ids of the images it needs. From any thread."""
+        desired = self.desired
+        return self.images.needed(desired) if desired is not None else set()
+
     def findings(self) -> Findings:
         """What the conditions are made from."""
         holds = (*self.plan.holds, *self._faults.holds)

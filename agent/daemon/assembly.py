@@ -11,6 +11,7 @@ from agent.builder.builder import Builder, BuilderParts
 from agent.controller.controller import Controller
 from agent.controller.lastgood import KIND as APP_KIND
 from agent.controller.parts import SPEC_KIND
+from agent.engine.collector import Watermarks
 from agent.engine.engine import Engine
 from agent.engine.parts import Parts
 from agent.engine.table import KIND as CONTAINER_KIND
@@ -66,6 +67,7 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
         cgroups, seccomp = Cgroups(settings.instance), SeccompStore(layout.seccomp)
         builder = Builder(BuilderParts(layout, database, keeper, cgroups, seccomp, images, networks))
         volumes = VolumeStore(layout.volumes, database)
-        engine = Engine(Parts(layout, database, keeper, cgroups, seccomp, images, volumes, networks, builder))
+        marks = Watermarks(*settings.image_watermarks)
+        engine = Engine(Parts(layout, database, keeper, cgroups, seccomp, images, volumes, networks, builder, marks))
         owned.callback(engine.close)
         yield Agent(engine, events, Metrics(settings.instance), database, layout.root)

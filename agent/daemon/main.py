@@ -44,6 +44,7 @@ async def _serve(settings: Settings, agent: Agent) -> None:
     """The controller, the API and the greeting, until a signal comes or one of them fails."""
     source = DirectorySource(settings.state)
     agent.controller = Controller(agent.engine, source, agent.events, agent.metrics, agent.database)
+    agent.engine.images.collection.ask(agent.controller.needed_images)
     with _stop_signals() as stopped:
         async with serve(agent, settings.api_hosts, settings.metrics):
             get_logger("agent").info("listening", hosts=list(settings.api_hosts), metrics=settings.metrics or "off")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from agent.engine.collector import ImageCollection
 from agent.engine.containers import Containers
 from agent.engine.entering import ExecResolver
 from agent.engine.execs import ExecHandle, ExecOptions, Execs
@@ -31,7 +32,8 @@ class Engine:
         self._log = get_logger("engine")
         self.containers = Containers(parts, self._notify)
         self.execs = Execs(parts.keeper, ExecResolver(parts.layout))
-        self.images = Images(parts.images, parts.builder)
+        collection = ImageCollection(parts.images, self._image_users, parts.builder.kept_by_cache, parts.watermarks)
+        self.images = Images(parts.images, parts.builder, collection, self._image_users)
         self.networks = Networks(parts.networks)
 
     @property
@@ -52,6 +54,14 @@ class Engine:
         self._parts.networks.recover(state.id for state in states if state.running and state.id in known)
         self._parts.builder.sweep()
         self.containers.recover(self._parts.keeper.states())
+        self.images.collection.start()
+
+    def _image_users(self) -> dict[str, list[str]]:
+        """The images of all containers, whatever their state: by id, the containers' names."""
+        users: dict[str, list[str]] = {}
+        for record in self.containers.list():
+            users.setdefault(record.config.image, []).append(record.name)
+        return users
 
     def on_keeper_event(self, event: KeeperEvent) -> None:
         """Runs in the keeper client's reader thread."""
@@ -84,6 +94,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the host; containers go on. A keeper of ours that has none of them left is ended."""
+        self.images.collection.close()
         self.containers.close()
         try:
             if self._parts.keeper.spawns and not self.containers.list():

@@ -4,24 +4,59 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from agent.builder.builder import Builder
+from agent.engine.collector import ImageCollection, PruneOutcome
+from agent.engine.imagefacts import (
+    ImageDetails,
+    ImageShare,
+    LayerStep,
+    compute_details,
+    compute_history,
+    compute_shares,
+    familiar_names,
+)
 from agent.engine.model import BuildConfig, ImageRecord
+from agent.errors import Conflict, Waiting
+from agent.image.errors import ImageNotFound, InsufficientStorage
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
+from agent.image.verify import Finding, VerifyProgress
 from agent.oci.imageconfig import ImageConfig
-from agent.oci.reference import parse_reference
+from agent.oci.reference import InvalidReference, parse_reference
 
 Progress = Callable[[Any], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RemoveOutcome:
+    """What the removal of an image did: the names it lost; and when it went, its id and the bytes that were freed."""
+
+    names: tuple[str, ...]
+    id: str = ""
+    freed: int = 0
 
 
 class Images:
-    """Local images and the ways to get more. Thread-safe and blocking."""
+    """Local images and the ways to get more. Thread-safe and blocking.
 
-    def __init__(self, store: ImageStore, builder: Builder) -> None:
+    ``in_use`` gives the images of all containers: by id, the containers' names.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        builder: Builder,
+        collection: ImageCollection,
+        in_use: Callable[[], dict[str, list[str]]],
+    ) -> None:
         self._store = store
         self._builder = builder
+        self._in_use = in_use
+        self.collection = collection
 
     def list(self) -> tuple[ImageRecord, ...]:
         """Every local image."""
@@ -36,6 +71,15 @@ class Images:
         """What a local image says of itself. Raises NotFound."""
         return self._store.config(image_id)
 
+    def inspect(self, name_or_id: str) -> ImageDetails:
+        """All that is known of a local image. Raises NotFound."""
+        entry = self._require(name_or_id)
+        return compute_details(self._store, entry, tuple(self._in_use().get(str(entry.id), ())))
+
+    def history(self, name_or_id: str) -> tuple[LayerStep, ...]:
+        """How a local image was made, the newest step first. Raises NotFound."""
+        return compute_history(self._store, self._require(name_or_id))
+
     def pull(
         self,
         reference: str,
@@ -45,24 +89,127 @@ class Images:
         cancel: threading.Event | None = None,
     ) -> ImageRecord:
         """Make an image local; ``progress`` gets ``image.progress.PullProgress``. Raises HoldfastError."""
-        return _describe(self._store.pull(reference, policy=policy, progress=progress, cancel=cancel))
+        return _describe(
+            self._with_room(lambda: self._store.pull(reference, policy=policy, progress=progress, cancel=cancel))
+        )
 
     def build(
         self, config: BuildConfig, *, progress: Progress | None = None, cancel: threading.Event | None = None
     ) -> ImageRecord:
         """Build and tag an image. Raises HoldfastError."""
-        return _describe(self._builder.build(config, progress=progress, cancel=cancel))
+
+        def build() -> ImageEntry:
+            with self.collection.building():
+                return self._builder.build(config, progress=progress, cancel=cancel)
+
+        return _describe(self._with_room(build))
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Should the disk be full, remove what nobody needs and try once more."""
+        try:
+            return work()
+        except InsufficientStorage:
+            if not self.collection.relieve(urgent=True).freed:
+                raise
+            return work()
+        finally:
+            self.collection.check_soon()
 
     def build_digest(self, config: BuildConfig) -> str:
         """The digest of everything that build would read. Raises HoldfastError."""
         return self._builder.digest(config)
+
+    def tag(self, name_or_id: str, name: str) -> ImageRecord:
+        """Give an image one more name; it is taken from the image that had it. Raises NotFound, InvalidReference."""
+        return _describe(self._store.tag(str(self._require(name_or_id).id), name))
+
+    def remove(self, name_or_id: str, *, force: bool = False) -> RemoveOutcome:
+        """Take a name away; with the last one, or by its id, the image goes, and its files that no other image needs.
+
+        An image that a container or an app needs is kept: raises Conflict, or with ``force`` only its names go. An
+        id takes all names, more than one only with ``force``. Raises NotFound, Conflict, Waiting.
+        """
+        entry = self._require(name_or_id)
+        by_name = self._named(entry, name_or_id)
+        if by_name and len(entry.names) > 1:
+            self._store.remove(name_or_id)
+            return RemoveOutcome((parse_reference(by_name).familiar(),))
+        if not force:
+            self._check_removable(entry, name_or_id)
+        names = familiar_names(entry)
+        gone = self.collection.remove(entry)
+        if gone is not None:
+            return RemoveOutcome(names, str(entry.id), gone.freed)
+        if not force:
+            raise Conflict(f"{name_or_id} is being used", reason="ImageInUse", hint="try again in a moment")
+        self._store.unname(str(entry.id))
+        return RemoveOutcome(names)
+
+    def _named(self, entry: ImageEntry, text: str) -> str:
+        """The one of an image's names that was meant; empty when it was its id."""
+        try:
+            name = str(parse_reference(text))
+        except InvalidReference:
+            return ""
+        return name if name in entry.names else ""
+
+    def _check_removable(self, entry: ImageEntry, name: str) -> None:
+        users = self._in_use().get(str(entry.id))
+        if users:
+            raise Conflict(
+                f"{name} is the image of {', '.join(sorted(users)[:5])}",
+                reason="ImageInUse",
+                hint="remove what runs it first; --force takes its names away and keeps it for them",
+            )
+        needed = self.collection.needed_ids()
+        if needed is None:
+            raise Waiting("what apps need is not known yet: the desired state is still being read", retry_after=1.0)
+        if str(entry.id) in needed:
+            raise Conflict(
+                f"an app needs {name}",
+                reason="ImageNeeded",
+                hint="take it out of the Compose file first; --force takes its names away and keeps it",
+            )
+        if len(entry.names) > 1:
+            raise Conflict(
+                f"{name} has {len(entry.names)} names: {', '.join(familiar_names(entry)[:5])}",
+                reason="ImageHasNames",
+                hint="remove them by name, or use --force",
+            )
+
+    def shares(self) -> tuple[ImageShare, ...]:
+        """What each image takes on disk, the largest first."""
+        needed = self.collection.needed_ids() or frozenset()
+        return compute_shares(self._store, self._in_use(), needed)
+
+    def prune(self, *, named: bool = False, min_age: float = 0.0, dry_run: bool = False) -> PruneOutcome:
+        """Remove images without a name, or with ``named`` all, that nobody needs and nobody used for ``min_age``
+        seconds; then blobs and snapshots of no image. Raises InsufficientStorage."""
+        return self.collection.prune(named=named, min_age=min_age, dry_run=dry_run)
+
+    def verify(
+        self,
+        *,
+        repair: bool = True,
+        progress: Callable[[VerifyProgress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> tuple[Finding, ...]:
+        """Hash everything again, and pull or unpack again what is damaged; returns what was wrong. Raises
+        PullCancelled, InsufficientStorage."""
+        return self._store.verify(lambda: self._in_use().keys(), repair=repair, progress=progress, cancel=cancel)
+
+    def _require(self, name_or_id: str) -> ImageEntry:
+        entry = self._store.find(name_or_id)
+        if entry is None:
+            raise ImageNotFound(f"the image {name_or_id[:200]!r} is not local", hint="holdfast image ls lists all")
+        return entry
 
 
 def _describe(entry: ImageEntry) -> ImageRecord:
     return ImageRecord(
         id=entry.id,
         digest=entry.digest,
-        names=tuple(parse_reference(name).familiar() for name in entry.names),
+        names=familiar_names(entry),
         size=entry.size,
         created=entry.created,
         pulled=entry.pulled,

@@ -59,6 +59,7 @@ class Launcher:
         process = compute_process(config, image)
         record = ContainerRecord(secrets.token_hex(32), config, ContainerState.CREATED, created=time.time())
         with contextlib.ExitStack() as held, contextlib.ExitStack() as undo, translated_storage_errors():
+            held.enter_context(self._parts.images.held(config.image))
             undo.callback(self._cleaner.erase, record.id)
             networks = [(one.network, one.aliases) for one in config.networks]
             hostname = config.hostname or config.name

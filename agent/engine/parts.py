@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.builder.builder import Builder
+from agent.engine.collector import Watermarks
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
 from agent.runtime.cgroups import Cgroups
@@ -28,3 +29,4 @@ class Parts:
     volumes: VolumeStore
     networks: NetworkStack
     builder: Builder
+    watermarks: Watermarks

@@ -37,7 +37,7 @@ class Keep:
     """
 
     images: Collection[str] = ()
-    keys: Collection[str] = ()
+    keys: Collection[str | Path] = ()
     since: float = NEVER
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from agent.errors import Unsupported
+from agent.errors import Stalled, Unsupported, Waiting
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
 from agent.image.config import RegistryConfig
@@ -21,6 +21,7 @@ from agent.image.puller import Pull, Stores
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.snapshots import Records, SnapshotStore, compute_chain_names
 from agent.image.uses import Uses
+from agent.image.verify import Finding, Means, Verifier, VerifyProgress
 from agent.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.imageconfig import ImageConfig, decode_image_config, encode_image_config
@@ -161,6 +162,10 @@ class ImageStore:
         except FileNotFoundError as error:
             raise ImageNotFound(f"the blob {digest} is missing", hint="pull the image again") from error
 
+    def blob_size(self, key: str) -> int | None:
+        """The bytes of a blob, None when ``key`` is the digest of none."""
+        return self.content.size(Digest(key)) if key.startswith("sha256:") else None
+
     def lowerdirs(self, image_id: str) -> tuple[Path, ...]:
         """The image's layers for overlayfs, topmost first; at least one. Raises ImageNotFound, NotFound."""
         entry = self._images.require(image_id)
@@ -249,6 +254,51 @@ class ImageStore:
             with self._lock:
                 self._configs.pop(image_id, None)
         return report
+
+    def verify(
+        self,
+        in_use: Callable[[], Collection[str]],
+        *,
+        repair: bool = True,
+        progress: Callable[[VerifyProgress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> tuple[Finding, ...]:
+        """Hash every blob and compare every snapshot with its blob; repair what is damaged, as far as that can be.
+
+        ``in_use`` gives the ids of the images that containers use: their snapshots are not exchanged. Returns all
+        that was wrong. Raises PullCancelled, InsufficientStorage.
+        """
+        stop = cancel or threading.Event()
+        means = Means(
+            repull=lambda entry: self._repull(entry, stop),
+            in_use=in_use,
+            progress=progress or (lambda _: None),
+            cancel=stop,
+            limits=self._config.limits,
+            repair=repair,
+        )
+        findings = Verifier(self._stores, means).run()
+        self._flush_later()
+        return findings
+
+    def _repull(self, entry: ImageEntry, cancel: threading.Event) -> None:
+        """Pull an image again by its digest, from where its names say. Raises what a pull raises."""
+        if entry.local or not entry.names:
+            lost, hint = "it was made here, no registry is known to have it", "build or load it again"
+            if not entry.local:
+                lost, hint = "it has no name, so nobody knows its registry", "holdfast image prune, if it is not used"
+            raise ImageNotFound(lost, hint=hint)
+        for number, name in enumerate(entry.names, 1):
+            pinned = str(replace(parse_reference(name), tag=None, digest=entry.digest))
+            try:
+                self.pull(pinned, policy="always", cancel=cancel)
+            except (ImageNotFound, Waiting, Stalled):
+                if number == len(entry.names):
+                    raise
+                continue
+            if pinned not in entry.names:
+                self._images.remove(pinned)
+            return
 
     def prune(
         self,

@@ -1,0 +1,316 @@
+"""What nobody needs goes, when the disk fills or when asked; what anybody needs stays, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from enginelab import EngineLab, open_engine
+
+from agent.engine.collector import ImageCollection, Watermarks
+from agent.errors import Conflict, Waiting
+from agent.image.collect import Keep
+from agent.image.errors import ImageNotFound
+from agent.image.store import ImageStore
+from agent.oci.imageconfig import ImageConfig
+from agent.store.database import Database
+from tests.host.registry import Registry, entry, make_tar
+
+pytestmark = pytest.mark.host
+LIBC = ctypes.CDLL(None, use_errno=True)
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Registry]:
+    with Registry() as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ImageStore]:
+    opened = ImageStore(tmp_path, Database(tmp_path / "holdfast.db"))
+    yield opened
+    opened.close()
+
+
+def push(registry: Registry, name: str, *sizes: int) -> str:
+    """An image of incompressible layers."""
+    return registry.push_layers(name, [make_tar([entry(f"f{size}", os.urandom(size))]) for size in sizes])
+
+
+def collect(store: ImageStore, *needed: str, used: tuple[str, ...] = (), **marks: float) -> ImageCollection:
+    collection = ImageCollection(store, lambda: used, frozenset, Watermarks(**{"min_age": 0.0, **marks}))
+    collection.ask(lambda: needed)
+    return collection
+
+
+def snapshot_directories(store: ImageStore) -> set[str]:
+    return {path.name for path in store.snapshots.root.iterdir()}
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
+    options = f"size={size},mode=0700".encode()
+    assert LIBC.mount(b"tmpfs", str(path).encode(), b"tmpfs", 0, options) == 0, os.strerror(ctypes.get_errno())
+    try:
+        yield path
+    finally:
+        assert LIBC.umount2(str(path).encode(), 0) == 0
+        shutil.rmtree(path)
+
+
+def test_prune_takes_what_has_no_name_or_with_all_what_nobody_needs(registry: Registry, store: ImageStore) -> None:
+    older = store.pull(push(registry, "app:1", 1000))
+    newer = store.pull(push(registry, "app:1", 2000), policy="always")
+    used = store.pull(push(registry, "used:1", 3000))
+    needed = store.pull(push(registry, "needed:1", 4000))
+    assert store.find(older.id) is not None, "the older one lost its name and stays"
+    collection = collect(store, needed.names[0], used=(used.id,))
+    told = collection.prune(dry_run=True)
+    assert [image for image, _ in told.images] == [older.id]
+    assert store.find(older.id) is not None
+    outcome = collection.prune()
+    assert [image for image, _ in outcome.images] == [older.id]
+    assert (outcome.snapshots, outcome.blobs) == (1, 3)
+    assert outcome.freed > 1000
+    outcome = collection.prune(named=True)
+    assert outcome.images == ((newer.id, (newer.names[0],)),)
+    assert {image.id for image in store.all()} == {used.id, needed.id}
+    assert len(store.content.all()) == len({blob for image in store.all() for blob in image.blobs})
+    assert len(snapshot_directories(store)) == 2
+
+
+def test_nothing_goes_while_nobody_knows_what_is_needed(registry: Registry, store: ImageStore) -> None:
+    image = store.pull(push(registry, "unknown:1", 1000))
+    collection = collect(store)
+    collection.ask(lambda: None)
+    assert collection.prune(named=True).images == ()
+    assert collection.remove(image) is None
+    assert collection.relieve(urgent=True).images == ()
+    assert store.find(image.id) is not None
+
+
+def test_what_is_held_or_built_upon_stays(registry: Registry, store: ImageStore, tmp_path: Path) -> None:
+    held, base, old = (store.pull(push(registry, f"busy:{number}", 1000)) for number in range(3))
+    collection = collect(store)
+    with collection.building():
+        layers = store.layers(base.id)
+        tree = tmp_path / "tree"
+        tree.mkdir()
+        (tree / "made").write_bytes(b"made")
+        made = store.commit_layer(tree, parents=[layer.chain_id for layer in layers])
+        with store.held(held.id):
+            store.prune(min_age=0.0, since=collection._keep(()).since)
+            assert [image for image, _ in collection.prune(named=True).images] == [old.id]
+        image = store.add_image(ImageConfig("amd64", "linux"), [*layers, made], "made:1")
+    assert (store.lowerdirs(image.id)[0] / "made").read_bytes() == b"made"
+    assert {image for image, _ in collection.prune(named=True).images} == {held.id, base.id, image.id}
+    with pytest.raises(ImageNotFound), store.held(base.id):
+        pass
+
+
+def test_the_build_cache_keeps_its_layers(store: ImageStore, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "f").write_bytes(b"x")
+    layer = store.commit_layer(tree)
+    image = store.add_image(ImageConfig("amd64", "linux"), [layer], None)
+    cached = frozenset({str(layer.chain_id), str(layer.descriptor.digest)})
+    collection = ImageCollection(store, tuple, lambda: cached, Watermarks(min_age=0.0))
+    collection.ask(frozenset)
+    assert [gone for gone, _ in collection.prune().images] == [image.id]
+    assert store.snapshots.find(layer.chain_id) is not None
+    assert store.content.size(layer.descriptor.digest) == layer.descriptor.size
+
+
+def test_watermark_removes_the_longest_unused_until_the_low_one(registry: Registry) -> None:
+    with small_disk(40 * MIB) as disk:
+        database = Database(disk / "holdfast.db")
+        store = ImageStore(disk, database)
+        images = [store.pull(push(registry, f"mark:{number}", 3 * MIB)) for number in range(5)]
+        store.lowerdirs(images[0].id)  # the oldest is used again
+        kept = store.find(images[1].id)
+        assert kept is not None
+        store.close()
+        collection = collect(store, images[1].names[0], high=70.0, low=60.0)
+        assert 75 < collection.fill_level() < 90
+        outcome = collection.relieve()
+        assert [image for image, _ in outcome.images] == [images[2].id, images[3].id]
+        assert collection.fill_level() < 60
+        assert (collection.tally.runs, collection.tally.short, collection.tally.images) == (1, 0, 2)
+        assert collection.tally.freed == outcome.freed > 12 * MIB
+        assert collection.relieve().images == (), "below the watermark nothing goes"
+        strict = collect(store, *(image.names[0] for image in images), high=1.0, low=0.5)
+        assert strict.relieve().images == ()
+        assert strict.tally.short == 1
+        store.close()
+        database.close()
+
+
+def test_uses_outlive_the_process(registry: Registry, tmp_path: Path) -> None:
+    first = ImageStore(tmp_path, Database(tmp_path / "holdfast.db"))
+    images = [first.pull(push(registry, f"use:{number}", 1000)) for number in range(2)]
+    first.lowerdirs(images[0].id)
+    first.flush_uses()
+    first.close()
+    second = ImageStore(tmp_path, Database(tmp_path / "holdfast.db"))
+    assert [image.id for image in second.unneeded(Keep())] == [images[1].id, images[0].id]
+    assert second.unneeded(Keep(), min_age=600.0) == ()
+    assert second.unneeded(Keep(since=0.0)) == ()
+    second.close()
+
+
+def count_steps(root: Path, needed: str, end: int) -> int:
+    """Collect in a process of its own that is killed at step ``end``; the number of steps when it was not."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        store = ImageStore(root, Database(root / "holdfast.db"))
+        seen = 0
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal seen
+            if "agent/image" in frame.f_code.co_filename:
+                seen += 1
+                if seen == end:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        collection = collect(store, needed)
+        sys.settrace(trace)
+        collection.prune(named=True)
+        sys.settrace(None)
+        os.write(writing, str(seen).encode())
+        os._exit(0)
+    os.close(writing)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reading, "rb") as told:
+        counted = told.read()
+    assert counted if end == 0 else os.WTERMSIG(status) == signal.SIGKILL
+    return int(counted or 0)
+
+
+def test_a_killed_collection_leaves_nothing_wrong(registry: Registry, tmp_path: Path) -> None:
+    """Killed at twelve places spread over all its steps: what is needed is whole, the next one removes the rest."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    first = ImageStore(origin, Database(origin / "holdfast.db"))
+    shared = make_tar([entry("shared", b"s" * 5000)])
+    needed = first.pull(registry.push_layers("gc:keep", [shared, make_tar([entry("own", b"own")])]))
+    for number in range(3):
+        first.pull(registry.push_layers(f"gc:{number}", [shared, make_tar([entry("x", os.urandom(1000))])]))
+    first.close()
+    whole = tmp_path / "whole"
+    shutil.copytree(origin, whole)
+    steps = count_steps(whole, needed.names[0], 0)
+    for place in range(12):
+        root = tmp_path / str(place)
+        shutil.copytree(origin, root)
+        count_steps(root, needed.names[0], 1 + steps * place // 12)
+        store = ImageStore(root, Database(root / "holdfast.db"))
+        assert store.verify(tuple, repair=False) == ()
+        assert (store.lowerdirs(needed.id)[0] / "own").read_bytes() == b"own"
+        collect(store, needed.names[0]).prune(named=True)
+        store.prune(min_age=0.0)
+        assert [image.id for image in store.all()] == [needed.id]
+        assert set(store.content.all()) == set(needed.blobs)
+        assert len(snapshot_directories(store)) == 2
+        store.close()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[EngineLab]:
+    with open_engine() as opened:
+        opened.engine.images.collection.ask(frozenset)
+        yield opened
+
+
+def test_images_of_containers_are_not_removed(lab: EngineLab) -> None:
+    images = lab.engine.images
+    image = lab.build("lab/removed", "ENV REMOVED=1\n")
+    images.tag(image, "lab/second")
+    record = lab.start("removal", "sleep", "60", image=image)
+    try:
+        assert images.remove("lab/second").names == ("lab/second:latest",)
+        with pytest.raises(Conflict, match="removal"):
+            images.remove("lab/removed")
+        assert image not in [gone for gone, _ in images.prune(named=True).images]
+        forced = images.remove("lab/removed", force=True)
+        assert (forced.names, forced.id) == (("lab/removed:latest",), "")
+        assert image not in [gone for gone, _ in images.prune().images], "nameless, but a container runs on it"
+        assert lab.exec(record, "true")[0] == 0
+    finally:
+        lab.engine.containers.stop(record.id, 0.1).result()
+        lab.engine.containers.remove(record.id)
+    assert image in [gone for gone, _ in images.prune().images]
+    lab.image = lab.build("lab/busybox")
+
+
+def test_needed_images_are_not_removed_by_hand(lab: EngineLab) -> None:
+    images = lab.engine.images
+    image = lab.build("lab/needed", "ENV NEEDED=1\n")
+    images.collection.ask(lambda: ["lab/needed"])
+    with pytest.raises(Conflict, match="an app needs"):
+        images.remove(image)
+    images.collection.ask(lambda: None)
+    with pytest.raises(Waiting):
+        images.remove(image)
+    images.collection.ask(frozenset)
+    images.tag(image, "lab/other")
+    with pytest.raises(Conflict, match="2 names"):
+        images.remove(image)
+    gone = images.remove(image, force=True)
+    assert gone.id == image
+    assert images.find("lab/needed") is None
+
+
+def test_starts_race_with_collections(lab: EngineLab) -> None:
+    """A container starts, or says that its image is gone; it never runs on half an image."""
+    images = lab.engine.images
+    stop = threading.Event()
+
+    def prune() -> None:
+        while not stop.is_set():
+            images.prune(named=True)
+            time.sleep(0.005)
+
+    pruner = threading.Thread(target=prune)
+    started = 0
+    image = lab.build("lab/raced", "ENV RACED=1\n")
+    pruner.start()
+    try:
+        for number in range(12):
+            try:
+                record = lab.start(f"raced-{number}", "sh", "-c", "test -x /bin/busybox", image=image)
+            except ImageNotFound:
+                image = lab.build("lab/raced", "ENV RACED=1\n")
+                continue
+            started += 1
+            assert lab.wait(record).code == 0
+            lab.engine.containers.remove(record.id)
+    finally:
+        stop.set()
+        pruner.join()
+    assert started
+    assert images.collection.tally.runs == 0
+    lab.image = lab.build("lab/busybox")
+
+
+def test_shares_add_up(lab: EngineLab) -> None:
+    image = lab.build("lab/share", "ENV SHARE=1\n")
+    shares = {share.id: share for share in lab.engine.images.shares()}
+    assert shares[image].unique < shares[image].size
+    assert shares[lab.image].containers == 0
