@@ -77,21 +77,25 @@ def parse_address(text: str) -> TcpHost:
 
 
 def open_api_socket(text: str) -> socket.socket:
-    """A listening socket for the API. Raises Refused or Conflict.
+    """A listening socket for the API. Raises Refused or Conflict."""
+    host = check_host(text)
+    return _open_unix(host.path) if isinstance(host, UnixHost) else open_tcp(host, "the API")
+
+
+def check_host(text: str) -> UnixHost | TcpHost:
+    """What the API may listen on. Raises Refused for anything else.
 
     TCP is open only on loopback addresses: the API has no authentication of its own, and whoever can speak to
     it owns the host.
     """
     host = parse_host(text)
-    if isinstance(host, UnixHost):
-        return _open_unix(host.path)
-    if not ipaddress.ip_address(host.address).is_loopback:
+    if isinstance(host, TcpHost) and not ipaddress.ip_address(host.address).is_loopback:
         raise Refused(
             f"will not listen on {text}: the API has no authentication, so it is served on loopback addresses only",
             reason="InsecureHost",
             hint="use tcp://127.0.0.1:PORT, or reach the unix socket over ssh",
         )
-    return open_tcp(host, "the API")
+    return host
 
 
 def open_tcp(host: TcpHost, what: str) -> socket.socket:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 
 from agent import __version__
+from agent.api.hosts import check_host, parse_address
 from agent.api.server import serve
 from agent.controller.controller import Controller
 from agent.daemon.assembly import Agent, assemble
@@ -23,6 +24,7 @@ from agent.telemetry.logging import get_logger
 def run(settings: Settings) -> int:
     """Run an agent until SIGTERM or SIGINT; containers go on. Raises HoldfastError when it cannot start."""
     tune()
+    _check_addresses(settings)
     data, runtime = DataLayout(settings.data_root), RunLayout(settings.run_root)
     data.create()
     runtime.create()
@@ -38,6 +40,14 @@ def run(settings: Settings) -> int:
         agent.events.record("agent", reason="AgentEnded", message="holdfast ended, containers go on")
         log.info("holdfast ends, containers go on", containers=len(agent.engine.containers.list()))
     return 0
+
+
+def _check_addresses(settings: Settings) -> None:
+    """Refuse what nobody can listen on before anything is made."""
+    for host in settings.api_hosts:
+        check_host(host)
+    if settings.metrics is not None:
+        parse_address(settings.metrics)
 
 
 async def _serve(settings: Settings, agent: Agent) -> None:
