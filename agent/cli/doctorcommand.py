@@ -16,7 +16,7 @@ from agent.settings import DEFAULT_DATA_ROOT
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command()
+@click.command(short_help="Check that this host has what is needed, and say what to do.")
 @click.option(
     "--state",
     metavar="DIR",

@@ -15,7 +15,11 @@ FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _CODES = {"CommandNotExecutable": NOT_EXECUTABLE, "CommandNotFound": NOT_FOUND}
 
 
-@click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    "exec",
+    short_help="Run a command in a running container.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
 @click.option("-e", "--env", metavar="KEY=VALUE", multiple=True, help="Add to its environment; repeatable.")

@@ -102,7 +102,7 @@ def _pulled(record: dict[str, Any]) -> str:
     return age if age == "-" else f"{age} ago"
 
 
-@click.command()
+@click.command(short_help="Print the version of this command and of the agent.")
 @json_option
 @host_option
 def version(as_json: bool, host: str) -> int:

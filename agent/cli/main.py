@@ -14,6 +14,7 @@ from agent.errors import HoldfastError
 
 DONE, ERROR, PENDING, INTERRUPTED = 0, 1, 2, 130
 
+_WHOLE = 1000
 _COMMANDS = {
     "agent": "agentcommand:agent",
     "doctor": "doctorcommand:doctor",
@@ -48,6 +49,13 @@ class LazyGroup(click.Group):
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(importlib.import_module(f"agent.cli.{module}"), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with its whole first sentence, where click would cut it."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        shown = [(name, command) for name, command in commands if command is not None and not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(_WHOLE)) for name, command in shown])
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

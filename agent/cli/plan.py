@@ -15,7 +15,7 @@ from agent.cli.output import paint, print_json, render_problem, safe
 _SIGNS = {"Start": ("+", "green"), "Ensure": ("+", "green"), "Stop": ("-", "red"), "Remove": ("-", "red")}
 
 
-@click.command()
+@click.command(short_help="Show what is to be done, why, and what cannot be done.")
 @json_option
 @host_option
 def plan(as_json: bool, host: str) -> int:

@@ -15,7 +15,7 @@ from agent.cli.output import paint, print_json, print_table, safe
 _GOOD = {"Ready": "True", "Healthy": "True", "Reconciling": "False", "Stalled": "False"}
 
 
-@click.command()
+@click.command(short_help="Show apps, services and whether all is as wanted.")
 @click.option("--wait", metavar="SECONDS", type=click.FloatRange(0, 86400), help="Wait so long until it is.")
 @json_option
 @host_option

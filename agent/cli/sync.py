@@ -15,7 +15,7 @@ from agent.cli.output import print_json, safe
 from agent.cli.status import print_status
 
 
-@click.command()
+@click.command(short_help="Read the state directory and reconcile now.")
 @click.option(
     "--wait",
     metavar="SECONDS",
@@ -41,7 +41,7 @@ def sync(wait: float, as_json: bool, host: str) -> int:
     return DONE if found["converged"] else PENDING
 
 
-@click.command()
+@click.command(short_help="Stop and remove all containers and networks, keep volumes.")
 @json_option
 @host_option
 def down(as_json: bool, host: str) -> int:

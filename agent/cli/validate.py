@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agent.spec.model import App
 
 
-@click.command()
+@click.command(short_help="Check a state directory and print problems as file:line:column.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def validate(directory: Path, as_json: bool) -> int:

@@ -195,12 +195,38 @@ def test_errors_say_what_to_do_and_exit_with_1(agent: FakeAgent, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--metrics", "nowhere", "not ADDRESS:PORT: 'nowhere'"),
+        ("--metrics", "127.0.0.1:99999", "no such port"),
+        ("--host", "http://x", "unknown scheme"),
+        ("--host", "tcp://0.0.0.0:1", "no authentication"),
+        ("--host", "unix://relative", "not absolute"),
+    ],
+)
+def test_an_agent_that_cannot_listen_makes_nothing(tmp_path: Path, option: str, value: str, said: str) -> None:
+    roots = ["--data-root", str(tmp_path / "data"), "--run-root", str(tmp_path / "run")]
+    run = holdfast(None, "agent", "--state", str(tmp_path), *roots, option, value)
+    assert run.returncode == 1
+    assert said in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     "command", ["", "agent", "doctor", "validate", "plan", "status", "ps", "logs", "exec", "events"]
 )
 def test_help_shows_examples(command: str) -> None:
     run = holdfast(None, *([command] if command else []), "--help")
     assert run.returncode == 0
     assert f"holdfast {command}".strip() in run.stdout
+
+
+def test_the_list_of_commands_is_whole_and_fits() -> None:
+    text = holdfast(None, "--help", env={**os.environ, "COLUMNS": "80"}).stdout
+    lines = text.partition("Commands:\n")[2].splitlines()
+    assert {line.split()[0] for line in lines} >= {"agent", "doctor", "validate", "plan", "status", "ps", "down"}
+    assert all(line.startswith("  ") and line[2] != " " and line.endswith(".") for line in lines), "one line each"
+    assert not any(line.endswith("...") or len(line) > 80 for line in lines)
 
 
 def test_commands_start_light() -> None:
