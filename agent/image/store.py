@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import Stalled, Unsupported, Waiting
+from agent.image.archives import ImageArchives
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.flight import Flights, Leases
+from agent.image.policy import PolicyFile
+from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Pull, Stores
 from agent.image.records import ImageEntry, ImageRecords
@@ -37,19 +40,27 @@ PRUNE_AGE = 3600.0
 class ImageStore:
     """All images of one agent, below its data root. Thread-safe; calls block."""
 
-    def __init__(self, data_root: Path, database: Records, config: RegistryConfig | None = None) -> None:
+    def __init__(
+        self,
+        data_root: Path,
+        database: Records,
+        config: RegistryConfig | None = None,
+        policy: PolicyFile | None = None,
+    ) -> None:
         layout = DataLayout(data_root)
         self._config = config or RegistryConfig()
         self.content = ContentStore(layout.content)
         self.snapshots = SnapshotStore(layout.snapshots, database)
         self._images = ImageRecords(database, self.content)
-        self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases())
+        self._gate = ImageGate(policy, self._config, database)
+        self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), self._gate)
         self._uses = Uses(self._images)
         self._collector = ImageCollector(self._stores, self._uses)
         self._committer = LayerCommitter(self.content, self.snapshots, self._config.limits)
         self._configs: dict[Digest, ImageConfig] = {}
         self._lock = threading.Lock()
         self._flushers: list[threading.Thread] = []
+        self.archives = ImageArchives(self._stores, self._committer, self._config.limits, self._flush_later)
 
     def pull(
         self,
@@ -69,8 +80,13 @@ class ImageStore:
             raise Unsupported(f"the pull policy {policy!r} is not one of {', '.join(POLICIES)}")
         parsed = parse_reference(reference)
         tracker = PullTracker(parsed.familiar(), progress, cancel)
+        self._gate.check(parsed)
         with translated_storage_errors():
             present = None if policy == "always" else self._find_complete(parsed, tracker)
+            if present is not None and not self._gate.admits(parsed, present):
+                if policy == "never":
+                    raise self._gate.refuse_unchecked(parsed)
+                present = None
             if present is not None:
                 self._uses.note(present.id)
                 return present

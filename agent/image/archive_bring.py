@@ -1,0 +1,113 @@
+"""From an image whose blobs are in the content store to one that can be run: unpacked, verified and recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Generator
+from contextlib import closing
+
+from agent.image.archive import check_platform
+from agent.image.config import UnpackLimits
+from agent.image.decompress import decompress
+from agent.image.errors import DigestMismatch
+from agent.image.implied import adopt_attributes
+from agent.image.layer import LayerPipeline
+from agent.image.progress import LayerMeter, PullTracker
+from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores, compute_oci_manifest
+from agent.image.records import ImageEntry
+from agent.image.snapshots import compute_chain_names
+from agent.oci.descriptor import OCI_MANIFEST, Descriptor
+from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
+from agent.oci.manifest import encode_manifest
+from agent.oci.platform import compute_platform
+
+
+class LocalBringer:
+    """Brings the images of one archive in, one after the other."""
+
+    def __init__(self, stores: Stores, limits: UnpackLimits, tracker: PullTracker) -> None:
+        self._stores = stores
+        self._limits = limits
+        self._tracker = tracker
+        self._host = compute_platform(os.uname().machine)
+        self._reported = 0.0
+
+    def bring(self, image: ResolvedImage, names: tuple[str, ...]) -> ImageEntry:
+        """Unpack what is not unpacked, and record the image under ``names``. Raises DigestMismatch, HostileLayer,
+        Stalled for another platform, InsufficientStorage."""
+        check_platform(image.config, self._host)
+        manifest = image.manifest
+        keys = {image.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers), *image.chains}
+        with self._stores.leases.held(keys):
+            for position, meter in enumerate(self._tracker.expect(manifest.layers)):
+                self._bring_layer(manifest.layers[position], meter, image.config.diff_ids[: position + 1])
+            return self.record(image, names)
+
+    def _bring_layer(self, layer: Descriptor, meter: LayerMeter, diff_ids: tuple[Digest, ...]) -> None:
+        snapshots, chains, diff_id = self._stores.snapshots, compute_chain_ids(diff_ids), diff_ids[-1]
+        with self._stores.flights.alone({f"chain {chains[-1]}"}, self._tracker):
+            if snapshots.find(chains[-1]) is not None:
+                self._verify(layer, meter, diff_id)
+                meter.finish(present=True)
+                return
+            path = snapshots.prepare()
+            try:
+                pipeline = LayerPipeline(path / "fs", self._limits)
+                pipeline.run(self._read(layer, meter), diff_id)
+                lower = [snapshots.require(chain) for chain in reversed(chains[:-1])]
+                adopt_attributes(path / "fs", pipeline.implied, lower)
+                snapshots.commit(path, chains[-1], pipeline.size)
+            except BaseException:
+                snapshots.discard(path)
+                raise
+            meter.finish()
+
+    def _verify(self, layer: Descriptor, meter: LayerMeter, diff_id: Digest) -> None:
+        """The blob of a layer that is unpacked already has to be the right one: it may be saved or pushed later."""
+        if layer.digest == diff_id:
+            return
+        running = hashlib.sha256()
+        for piece in decompress(self._read(layer, meter), self._limits):
+            running.update(piece)
+        if digest_of_hex(running.hexdigest()) != diff_id:
+            raise DigestMismatch(f"the layer {layer.digest} does not unpack to {diff_id}")
+
+    def _read(self, layer: Descriptor, meter: LayerMeter) -> Generator[bytes, None, None]:
+        with closing(self._stores.content.stream(layer.digest)) as chunks:
+            for chunk in chunks:
+                meter.check()
+                meter.advance(len(chunk), fetched=False)
+                if time.monotonic() - self._reported >= REPORT_INTERVAL:
+                    self._reported = time.monotonic()
+                    self._tracker.report("unpacking")
+                yield chunk
+
+    def record(self, image: ResolvedImage, names: tuple[str, ...]) -> ImageEntry:
+        """Note an image all layers of which are here, blobs and snapshots."""
+        content, snapshots = self._stores.content, self._stores.snapshots
+        chains = compute_chain_names(image.chains)
+        if not image.chains and snapshots.find(chains[0]) is None:
+            snapshots.commit(snapshots.prepare(), chains[0], 0)
+        oci = image.raw_manifest
+        if image.manifest.media_type != OCI_MANIFEST:
+            oci = encode_manifest(compute_oci_manifest(image.manifest))
+        content.write(image.raw_config, image.manifest.config.digest)
+        content.write(image.raw_manifest, image.digest)
+        manifest = content.write(oci)
+        layers = tuple(layer.digest for layer in image.manifest.layers)
+        entry = ImageEntry(
+            id=image.manifest.config.digest,
+            digest=image.digest,
+            names=names,
+            size=sum(layer.size for layer in image.manifest.layers),
+            created=image.config.created,
+            pulled=time.time(),
+            manifest=manifest,
+            manifest_size=len(oci),
+            blobs=(image.digest, manifest, image.manifest.config.digest, *layers),
+            chains=chains,
+            local=True,
+        )
+        return self._stores.images.put(entry)
