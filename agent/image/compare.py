@@ -1,4 +1,6 @@
-"""Whether two unpacked layers are the same, entry by entry: what a file system can say of files, but access times.
+"""Whether two unpacked layers are the same, entry by entry: all that a file system says of files, but access times.
+
+Of whiteouts only that they are there counts: overlayfs shows nothing else of them.
 
 Every directory is opened from its parent and no link is followed, whatever damage may have made of a tree.
 """
@@ -10,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.image.rooted import render_path
+from agent.image.rooted import is_whiteout, render_path
 
 CHUNK = 256 << 10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,6 +52,8 @@ class _Comparison:
     def _compare_entries(self, left: int, right: int, name: bytes, path: bytes) -> Iterator[str]:
         one = os.stat(name, dir_fd=left, follow_symlinks=False)
         other = os.stat(name, dir_fd=right, follow_symlinks=False)
+        if is_whiteout(one) and is_whiteout(other):
+            return
         if stat.S_IFMT(one.st_mode) != stat.S_IFMT(other.st_mode):
             yield f"{render_path(path)} is of another type"
         elif stat.S_ISDIR(one.st_mode):

@@ -62,6 +62,7 @@ class SnapshotStore:
         self._flushing = threading.Lock()
         self._by_chain: dict[str, Snapshot] = {}
         self._volatile: set[int] = set()
+        self._highest = 0
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._load()
@@ -79,6 +80,7 @@ class SnapshotStore:
         for snapshot in self._by_chain.values():
             if snapshot.chain not in known:
                 self._record(snapshot)
+        self._highest = max((snapshot.number for snapshot in self._by_chain.values()), default=0)
 
     def _read_marker(self, path: Path) -> Snapshot | None:
         try:
@@ -130,12 +132,13 @@ class SnapshotStore:
                 self.discard(path)
                 os.utime(self.root / str(present.number))  # young again: about to be named
                 return present
-            number = max((snapshot.number for snapshot in self._by_chain.values()), default=0) + 1
+            number = self._highest + 1  # never one of before: its directory may still be mounted
             snapshot = Snapshot(number, chain, size)
             self._write_marker(path, snapshot, self._boot)
             with translated_storage_errors():
                 path.rename(self.root / str(number))
             self._by_chain[chain] = snapshot
+            self._highest = number
             self._volatile.add(number)
             self._record(snapshot)
             return snapshot

@@ -97,6 +97,8 @@ class Verifier:
         self._leases = stores.leases
         self._means = means
         self._findings: list[Finding] = []
+        self._bad_blobs: set[Digest] = set()
+        self._fresh: dict[str, Path] = {}
         self._done = 0
         self._total = 0
 
@@ -108,9 +110,13 @@ class Verifier:
         self._total = len(blobs) + len(chains)
         self._verify_blobs(sorted(blobs))
         seen: set[str] = set()
-        for entry in entries:
-            if self._images.get(entry.id) is not None:
-                self._verify_image(entry, seen)
+        try:
+            for entry in entries:
+                if self._images.get(entry.id) is not None:
+                    self._verify_image(entry, seen)
+        finally:
+            for path in self._fresh.values():
+                self._snapshots.discard(path)
         return tuple(self._findings)
 
     def _step(self, subject: str) -> None:
@@ -134,6 +140,8 @@ class Verifier:
             elif users:
                 finding = replace(finding, advice="holdfast image verify repairs it, where it can")
             self._findings.append(finding)
+            if not finding.repaired:
+                self._bad_blobs.add(blob)
 
     def _check_blob(self, blob: Digest) -> str:
         """What is wrong with a blob; nothing when it is sound."""
@@ -192,7 +200,7 @@ class Verifier:
                 continue
             seen.add(layer.chain)
             self._step(layer.chain)
-            if self._content.size(layer.blob) is not None:
+            if layer.blob not in self._bad_blobs:
                 self._verify_layer(layer)
 
     def _layers(self, entry: ImageEntry) -> tuple[_Layer, ...]:
@@ -210,49 +218,47 @@ class Verifier:
 
     def _verify_empty(self, entry: ImageEntry) -> None:
         self._step(EMPTY_CHAIN)
-        path = self._snapshots.prepare()
-        try:
-            self._judge(EMPTY_CHAIN, path, 0)
-        finally:
-            self._snapshots.discard(path)
+        self._judge(EMPTY_CHAIN, self._snapshots.prepare(), 0)
 
     def _verify_layer(self, layer: _Layer) -> None:
         path = self._snapshots.prepare()
         try:
             size = self._unpack(layer, path)
-            self._judge(layer.chain, path, size)
         except (PullCancelled, InsufficientStorage):
+            self._snapshots.discard(path)
             raise
         except HoldfastError as error:
+            self._snapshots.discard(path)
             if self._images.get(layer.entry.id) is None:
                 return
             problem = f"cannot be checked: {error.message}"
             users = _names(self._users(layer.chain))
             self._findings.append(Finding("snapshot", layer.chain, users, problem, advice=_ADVICE))
-        finally:
-            self._snapshots.discard(path)
+            return
+        self._judge(layer.chain, path, size)
 
     def _unpack(self, layer: _Layer, path: Path) -> int:
         with self._leases.held({layer.entry.id, layer.blob, *layer.below}), translated_storage_errors():
             pipeline = LayerPipeline(path / "fs", self._means.limits)
             pipeline.run(self._content.stream(layer.blob), layer.diff_id)
-            lower = [self._snapshots.require(chain) for chain in reversed(layer.below)]
+            lower = [self._lower(chain) for chain in reversed(layer.below)]
             adopt_attributes(path / "fs", pipeline.implied, lower)
         return pipeline.size
 
+    def _lower(self, chain: Digest) -> Path:
+        """A sound layer to unpack upon."""
+        return self._fresh[chain] / "fs" if chain in self._fresh else self._snapshots.require(chain)
+
     def _judge(self, chain: str, fresh: Path, size: int) -> None:
-        """Compare a snapshot with what it should be, and put that in its place when they differ."""
-        snapshot = self._snapshots.find(chain)
-        problem = "is missing"
-        if snapshot is not None:
-            with self._leases.held({chain}), translated_storage_errors():
-                found = compare_trees(self._snapshots.path(snapshot.number), fresh / "fs")
-                differences = list(islice(found, _SHOWN + 1))
-            if not differences:
-                return
-            more = ", and more" if len(differences) > _SHOWN else ""
-            problem = f"is damaged: {', '.join(differences[:_SHOWN])}{more}"
-        finding = Finding("snapshot", chain, _names(self._users(chain)), problem)
+        """Compare a snapshot with what it should be; what is ``fresh`` takes its place, is kept to the end, or goes."""
+        try:
+            finding = self._compare(chain, fresh)
+        except HoldfastError:
+            self._snapshots.discard(fresh)
+            raise
+        if finding is None:
+            self._snapshots.discard(fresh)
+            return
         if not self._means.repair:
             finding = replace(finding, advice="holdfast image verify repairs it, where it can")
         elif self._exchange(chain, fresh, size):
@@ -260,6 +266,21 @@ class Verifier:
         else:
             finding = replace(finding, advice="containers use it: remove them, then verify again")
         self._findings.append(finding)
+        if not finding.repaired:
+            self._fresh[chain] = fresh
+
+    def _compare(self, chain: str, fresh: Path) -> Finding | None:
+        snapshot = self._snapshots.find(chain)
+        problem = "is missing"
+        if snapshot is not None:
+            with self._leases.held({chain}), translated_storage_errors():
+                found = compare_trees(self._snapshots.path(snapshot.number), fresh / "fs")
+                differences = list(islice(found, _SHOWN + 1))
+            if not differences:
+                return None
+            more = ", and more" if len(differences) > _SHOWN else ""
+            problem = f"is damaged: {', '.join(differences[:_SHOWN])}{more}"
+        return Finding("snapshot", chain, _names(self._users(chain)), problem)
 
     def _exchange(self, chain: str, fresh: Path, size: int) -> bool:
         """Put ``fresh`` in a snapshot's place, unless anything uses it."""
