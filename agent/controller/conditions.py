@@ -39,7 +39,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything the conditions of one app are made from. Texts are empty when there is nothing to say."""
+    """Everything the conditions of one app are made from. Texts are empty when there is nothing to say.
+
+    ``looking``: all is as desired, and somebody asked whether an image should be another one by now.
+    """
 
     plan: Plan
     containers: Sequence[ObservedContainer] = ()
@@ -49,6 +52,7 @@ class Findings:
     conflict: str = ""
     repeats: str = ""
     suspended: bool = False
+    looking: bool = False
 
 
 def compute_conditions(findings: Findings) -> tuple[Condition, ...]:
@@ -82,7 +86,7 @@ def _ready(findings: Findings, faults: Sequence[Hold], stalled: tuple[str, str] 
         return Condition(READY, "False", "Suspended", "taken down by holdfast down; sync or a change brings it back")
     if faults:
         return Condition(READY, "False", faults[0].reason, _join(faults))
-    if findings.plan.actions or findings.busy or findings.plan.holds:
+    if not findings.looking and (findings.plan.actions or findings.busy or findings.plan.holds):
         return Condition(READY, "False", "Reconciling", _progress(findings))
     if findings.blind:
         return Condition(READY, "Unknown", "NotRead", "the desired state has not been read yet")
@@ -124,7 +128,8 @@ def _join(holds: Iterable[Hold]) -> str:
 def carry_over(
     before: Mapping[str, Condition], after: Iterable[Condition], generation: int, now: float
 ) -> tuple[dict[str, Condition], list[Condition]]:
-    """The new conditions with their times, and those of them that say something else than before."""
+    """The new conditions with their times, and those of them that say something else than before: another status or
+    reason, or, of what somebody has to put right, another text. (Texts of what mends itself hold times and counts.)"""
     found: dict[str, Condition] = {}
     changed: list[Condition] = []
     for condition in after:
@@ -135,7 +140,8 @@ def carry_over(
         same_status = old is not None and old.status == condition.status
         since = old.since if old is not None and same_status else now
         found[condition.type] = replace(condition, generation=generation, since=since)
-        if old is None or not same_status or old.reason != condition.reason:
+        another_text = condition.type == STALLED and old is not None and old.message != condition.message
+        if old is None or not same_status or old.reason != condition.reason or another_text:
             changed.append(found[condition.type])
     return found, changed
 

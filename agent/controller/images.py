@@ -100,6 +100,11 @@ class AppImages:
             self.states = {**self.states, want.key: ImageState(resolved.image.id, current=epoch == self.epoch)}
         return f"{self._app}/{want.key}", document
 
+    def is_local(self, key: str) -> bool:
+        """Whether some version of an image is local."""
+        state = self.states.get(key)
+        return state is not None and state.id is not None
+
     def next_attempt(self, key: str) -> int:
         """How many attempts in a row will have failed if the one under way fails."""
         return self._failures.get(key, 0) + 1

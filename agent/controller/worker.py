@@ -118,7 +118,8 @@ class AppWorker:
     def converged(self) -> bool:
         """Whether the app is as it should be, and was looked at since the last reason to."""
         ready = self.conditions.get("Ready")
-        return ready is not None and ready.status == "True" and not self._wake.is_set()
+        idle = not self._busy and not self.plan.actions and not self._wake.is_set()
+        return ready is not None and ready.status == "True" and idle
 
     async def run(self) -> None:
         """Reconcile whenever there is reason to, until cancelled; actions under way are cancelled with it."""
@@ -324,6 +325,20 @@ class AppWorker:
             conflict=self._shared.publisher.conflicts.get(self.name, ""),
             repeats=self._faults.repeats,
             suspended=self._shared.suspended,
+            looking=self._is_looking(),
+        )
+
+    def _is_looking(self) -> bool:
+        """Whether what was as desired is only looked at again: local images that may have a newer version."""
+        ready = self.conditions.get("Ready")
+        same = ready is not None and ready.status == "True" and ready.generation == self.generation
+        looks = (isinstance(action, EnsureImage) and self.images.is_local(action.key) for action in self.plan.actions)
+        return (
+            same
+            and not self.plan.holds
+            and not self._faults.holds
+            and all(looks)
+            and set(self._busy) <= {action.id for action in self.plan.actions}
         )
 
     def _tell(self, now: float) -> None:

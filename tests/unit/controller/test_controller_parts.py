@@ -182,6 +182,25 @@ def test_conditions_change_their_time_only_with_their_status() -> None:
     assert {condition.type for condition in changed} == {"Ready", "Reconciling"}
 
 
+def test_what_has_to_be_put_right_is_told_whenever_it_is_something_else() -> None:
+    def tell(before: dict[str, Condition], invalid: str, plan: Plan | None = None) -> list[str]:
+        findings = Findings(plan=plan or Plan("shop"), invalid=invalid)
+        found, changed = carry_over(before, compute_conditions(findings), 1, 100.0)
+        before.update(found)
+        return sorted(f"{condition.type}: {condition.message.partition(chr(10))[0]}" for condition in changed)
+
+    known: dict[str, Condition] = {}
+    tell(known, "")
+    assert tell(known, "a.yaml:1:1: x") == ["Ready: a.yaml:1:1: x", "Stalled: a.yaml:1:1: x"]
+    assert tell(known, "a.yaml:1:1: x") == []
+    assert tell(known, "a.yaml:2:1: y") == ["Stalled: a.yaml:2:1: y"]
+    assert known["Ready"].message.startswith("a.yaml:2:1: y")
+    tell(known, "")
+    for seconds in (2, 1):
+        told = tell(known, "", Plan("shop", holds=(Hold("BackOff", f"again in {seconds} s", failing=True),)))
+        assert ("Ready: again in 2 s" in told) is (seconds == 2)
+
+
 def test_histories_survive_the_database() -> None:
     history = SlotHistory("d", 1, 2, 3, 4.0, ("a", "b"), ContainerExit(None, 9, True, 4.0), 5.0, True, "R", "m")
     assert decode_history(encode_history(history)) == history

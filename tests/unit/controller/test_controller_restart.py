@@ -114,3 +114,25 @@ def test_agent_that_ends_in_mid_start_leaves_nothing_doubled(tmp_path: Path) -> 
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+def test_a_sync_that_changes_nothing_tells_nothing(tmp_path: Path) -> None:
+    """Images are looked at again; the app stays ready meanwhile, though not converged before that is done."""
+    service = {"build": {"context": "/src", "dockerfile": "Dockerfile", "args": {}, "additional_contexts": {}}}
+
+    async def body() -> None:
+        async with running(tmp_path) as bench:
+            await bench.want(make_app(services={"web": service, "tagged": {"pull_policy": "always"}}))
+            before, since = len(bench.events.recent()), bench.condition("shop", "Ready")["since"]
+            held = threading.Event()
+            bench.engine.images.holdups["example/tagged:1"] = held
+            await bench.controller.sync()
+            assert bench.condition("shop", "Ready")["status"] == "True"
+            assert bench.condition("shop", "Reconciling")["status"] == "True"
+            assert not bench.controller.converged
+            held.set()
+            assert await bench.controller.wait_converged(10)
+            assert bench.condition("shop", "Ready")["since"] == since
+            assert not bench.events.recent()[before:]
+
+    asyncio.run(body())
