@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from agent.errors import HoldfastError, InvalidSpec, Problem, Stalled, Waiting
 
+RUN_AGAIN_SECONDS = 30.0
+_CANNOT_RUN = (126, 127)
+
 
 class InvalidDockerfile(InvalidSpec):
     """The Dockerfile cannot be used: all its problems at once, each with file:line:column."""
@@ -14,7 +17,11 @@ class InvalidDockerfile(InvalidSpec):
 
 
 class BuildFailed(Stalled):
-    """A step failed: ``step`` as written, ``place`` is file:line:column, ``output`` the end of what it printed."""
+    """A step failed: ``step`` as written, ``place`` is file:line:column, ``output`` the end of what it printed.
+
+    A command that ended with an exit code of its own may have missed something that is there later, such as a mirror:
+    it is tried again, first after 30 s. One that cannot be run, or any other step, fails again for certain.
+    """
 
     reason = "BuildFailed"
 
@@ -26,6 +33,8 @@ class BuildFailed(Stalled):
         self.place = place
         self.exit_code = exit_code
         self.output = output
+        if exit_code is not None and exit_code not in _CANNOT_RUN:
+            self.retry_after = RUN_AGAIN_SECONDS
 
 
 class BuildCancelled(HoldfastError):

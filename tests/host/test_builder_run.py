@@ -172,9 +172,10 @@ def test_a_failing_step_says_where_and_how(lab: Lab) -> None:
     assert error.exit_code == 42 and error.place.endswith("Dockerfile:3:1")
     assert error.step.startswith("RUN echo before") and "what went wrong" in error.output
     assert "exit code 42" in str(error) and "what went wrong" in str(error)
+    assert error.retry_after, "what it missed may be there later"
     with pytest.raises(BuildFailed) as caught:
         run(lab, 'RUN ["/no/such/program"]')
-    assert caught.value.exit_code == 127
+    assert (caught.value.exit_code, caught.value.retry_after) == (127, None)
     assert lab.images.find("test:1") is None
     lab.check_clean()
 
