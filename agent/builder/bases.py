@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass
 
-from agent.builder.faults import BuildCancelled
 from agent.builder.order import ProgressCallback
+from agent.builder.stop import Stop
 from agent.builder.turns import Turns
 from agent.errors import Unsupported
 from agent.image.records import ImageEntry
@@ -34,28 +33,22 @@ def find_base(images: ImageStore, reference: str) -> BaseImage | None:
 class Bases:
     """The images of one build, each fetched at most once: its stages all see the same one. Thread-safe."""
 
-    def __init__(
-        self, images: ImageStore, progress: ProgressCallback | None, cancel: threading.Event, policy: str
-    ) -> None:
+    def __init__(self, images: ImageStore, progress: ProgressCallback | None, stop: Stop, policy: str) -> None:
         self._images = images
         self._progress = progress
-        self._cancel = cancel
+        self._stop = stop
         self._policy = policy
         self._turns = Turns()
         self._found: dict[str, BaseImage] = {}
 
     def get(self, reference: str) -> BaseImage:
         """An image, fetched when the policy says so. Raises what a pull raises, BuildCancelled."""
-        with self._turns.held(reference, self._check):
+        with self._turns.held(reference, self._stop.check):
             found = self._found.get(reference)
             if found is None:
-                entry = self._images.pull(reference, policy=self._policy, progress=self._progress, cancel=self._cancel)
+                entry = self._images.pull(reference, policy=self._policy, progress=self._progress, cancel=self._stop)
                 found = self._found[reference] = BaseImage(entry, self._images.config(entry.id))
             return found
-
-    def _check(self) -> None:
-        if self._cancel.is_set():
-            raise BuildCancelled("the build was cancelled")
 
 
 def check_base(images: ImageStore, base: BaseImage) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.cache import LayerCache
+from agent.builder.checkouts import Checkouts
 from agent.builder.contexts import Contexts, open_contexts
 from agent.builder.digest import compute_build_digest
 from agent.builder.epoch import read_epoch
@@ -23,6 +24,7 @@ from agent.builder.session import BuildSession
 from agent.builder.slots import Slots
 from agent.builder.stages import compute_plan
 from agent.builder.stamps import StampCache
+from agent.builder.stop import Stop
 from agent.builder.workspace import STEP_PREFIX
 from agent.errors import Refused, Unsupported
 from agent.image.records import ImageEntry
@@ -61,6 +63,7 @@ class Builder:
         self._parts = parts
         self._root = parts.layout.root / "builds"
         self._exits = Exits()
+        self._checkouts = Checkouts(self._root / "git")
         self._network = BuildNetwork(parts.networks)
         self._cache = LayerCache(parts.database, parts.images)
         self._runner = ContainerRunner(
@@ -89,9 +92,10 @@ class Builder:
         base image raises.
         """
         names = self._check_order(order)
-        with open_contexts(order) as contexts, self._network.held():
+        stop = Stop(cancel)
+        with open_contexts(order, self._checkouts, stop.check) as contexts, self._network.held():
             request = self._read(order, contexts)
-            result = BuildSession(self._tools, request, progress, cancel).run()
+            result = BuildSession(self._tools, request, progress, stop).run()
             entry = self._parts.images.add_image(result.config, result.layers, names[0] if names else None)
             for name in names[1:]:
                 entry = self._parts.images.tag(entry.id, name)
@@ -106,7 +110,7 @@ class Builder:
         it names, as far as they are local. Files that have not changed are not read again. Raises as ``build`` does.
         """
         self._check_order(order)
-        with open_contexts(order) as contexts:
+        with open_contexts(order, self._checkouts) as contexts:
             return compute_build_digest(self._tools, self._read(order, contexts))
 
     def _check_order(self, order: BuildOrder) -> tuple[str, ...]:
@@ -151,6 +155,7 @@ class Builder:
         self._network.sweep(sorted(left))
         for path in directories:
             shutil.rmtree(path, ignore_errors=True)
+        self._checkouts.sweep()
         self._cache.forget(CACHE_SECONDS)
 
     def _list_directories(self) -> list[Path]:

@@ -1,22 +1,31 @@
-"""The directories a build may copy from, opened once, each with its own .dockerignore."""
+"""The trees a build may copy from, each opened once, with its own .dockerignore: directories and git repositories."""
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from agent.builder.checkouts import Checkouts
 from agent.builder.faults import raise_problems
-from agent.builder.order import BuildOrder
+from agent.builder.gitcommand import GitAccess
+from agent.builder.order import BuildOrder, read_secret
 from agent.builder.parse import MAX_DOCKERFILE
 from agent.builder.patterns import BadPattern, IgnoreRules
-from agent.errors import NotFound, Problem, Stalled
+from agent.errors import NotFound, Problem, Refused, Stalled
+from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+from agent.oci.gitreference import GitReference, looks_remote, parse_git_reference
 from agent.runtime.imageview import read_regular
 
 MAX_IGNORE = 1 << 20
 IGNORE_NAME = ".dockerignore"
+GIT_TOKEN = "GIT_AUTH_TOKEN"
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+Check = Callable[[], None]
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -29,74 +38,101 @@ class OpenContext:
 
 
 class Contexts:
-    """Close it at the end. Raises Stalled for a directory that is not there."""
+    """The contexts of one order; see ``open_contexts``. Thread-safe."""
 
-    def __init__(self, order: BuildOrder) -> None:
-        self._directory = order.context
-        self._additional: Mapping[str, str] = order.additional_contexts
-        self._dockerfile = _compute_dockerfile(order)
+    def __init__(self, order: BuildOrder, checkouts: Checkouts | None, check: Check, owned: ExitStack) -> None:
+        self._order = order
+        self._checkouts = checkouts
+        self._check = check
+        self._owned = owned
+        self._lock = threading.Lock()
         self._open: dict[str, OpenContext] = {}
-        self._root = _open_directory(order.context)
+        self._dockerfile = order.dockerfile if order.dockerfile_inline is not None else _compute_dockerfile(order)
+        self._root = self._reach(order.context)
 
     @property
     def dockerfile(self) -> str:
         """The Dockerfile's name for messages."""
-        return posixpath.join(self._directory, self._dockerfile)
+        if self._order.dockerfile_inline is not None or looks_remote(self._order.context):
+            return self._dockerfile
+        return posixpath.join(self._order.context, self._dockerfile)
 
     def read_dockerfile(self) -> bytes:
         """The Dockerfile, its links followed inside of the context only. Raises NotFound, Refused."""
-        data = read_regular(self._root, self._dockerfile, MAX_DOCKERFILE)
-        if data is None:
+        if self._order.dockerfile_inline is not None:
+            data = self._order.dockerfile_inline.encode("utf-8", "surrogateescape")
+            if len(data) > MAX_DOCKERFILE:
+                raise Refused(
+                    f"{self.dockerfile} is larger than {MAX_DOCKERFILE >> 10} KiB", reason="InvalidDockerfile"
+                )
+            return data
+        found = read_regular(self._root, self._dockerfile, MAX_DOCKERFILE)
+        if found is None:
             raise NotFound(f"there is no {self.dockerfile}", reason="DockerfileNotFound")
-        return data
+        return found
 
     def get(self, name: str) -> OpenContext:
         """A context by its name; the empty one is the build's own. Raises InvalidDockerfile for its .dockerignore."""
-        found = self._open.get(name)
-        if found is None:
-            root = _open_directory(self._additional[name]) if name else self._root
-            try:
+        with self._lock:
+            found = self._open.get(name)
+            if found is None:
+                root = self._reach(self._order.additional_contexts[name]) if name else self._root
                 what = f"the context {name}" if name else "the context"
-                found = OpenContext(root, what, self._read_rules(root, name))
-            except BaseException:
-                if name:
-                    os.close(root)
-                raise
-            self._open[name] = found
-        return found
+                found = self._open[name] = OpenContext(root, what, self._read_rules(root, name))
+            return found
+
+    def _reach(self, location: str) -> int:
+        """A descriptor of a context, which is closed at the end."""
+        if not looks_remote(location):
+            return self._own(_open_directory(location))
+        reference = parse_git_reference(location)
+        if self._checkouts is None:
+            raise Stalled(f"{reference} is not fetched here", reason="InvalidContext")
+        access = _compute_access(self._order, reference)
+        top = self._owned.enter_context(self._checkouts.held(reference, access, self._check))
+        return self._own(_open_beneath(_open_directory(str(top)), reference))
+
+    def _own(self, descriptor: int) -> int:
+        self._owned.callback(os.close, descriptor)
+        return descriptor
 
     def _read_rules(self, root: int, name: str) -> IgnoreRules:
         """A Dockerfile's own ignore file comes before the directory's."""
-        names = [IGNORE_NAME] if name else [f"{self._dockerfile}{IGNORE_NAME}", IGNORE_NAME]
+        own = not name and self._order.dockerfile_inline is None
+        names = [f"{self._dockerfile}{IGNORE_NAME}", IGNORE_NAME] if own else [IGNORE_NAME]
         for candidate in names:
             data = read_regular(root, candidate, MAX_IGNORE)
             if data is not None:
-                directory = self._additional[name] if name else self._directory
-                return _parse_rules(data, posixpath.join(directory, candidate))
+                directory = self._order.additional_contexts[name] if name else self._order.context
+                return parse_rules(data, posixpath.join(directory, candidate))
         return IgnoreRules()
-
-    def close(self) -> None:
-        """Close every descriptor."""
-        for name, found in self._open.items():
-            if name:
-                os.close(found.root)
-        self._open.clear()
-        os.close(self._root)
 
 
 @contextmanager
-def open_contexts(order: BuildOrder) -> Iterator[Contexts]:
-    """The contexts of a build, closed afterwards."""
-    contexts = Contexts(order)
-    try:
-        yield contexts
-    finally:
-        contexts.close()
+def open_contexts(
+    order: BuildOrder, checkouts: Checkouts | None = None, check: Check = lambda: None
+) -> Iterator[Contexts]:
+    """The contexts of a build, closed afterwards; ``check`` is called while one is fetched, and may raise.
+
+    Without ``checkouts`` there are no git repositories. Raises Stalled for a directory that is not there, and what
+    ``Checkouts.held`` raises.
+    """
+    with ExitStack() as owned:
+        yield Contexts(order, checkouts, check, owned)
+
+
+def _compute_access(order: BuildOrder, reference: GitReference) -> GitAccess:
+    """A secret GIT_AUTH_TOKEN.HOST or GIT_AUTH_TOKEN, and the ssh agent called default, as for BuildKit."""
+    for name in (f"{GIT_TOKEN}.{reference.host}", GIT_TOKEN):
+        if name in order.secrets and not reference.over_ssh:
+            return GitAccess(token=read_secret(name, order.secrets[name]).decode("utf-8", "replace").strip())
+    return GitAccess(agent=order.ssh.get("default", ""))
 
 
 def _compute_dockerfile(order: BuildOrder) -> str:
-    path = posixpath.normpath(posixpath.join(order.context, order.dockerfile))
-    inside = posixpath.relpath(path, posixpath.normpath(order.context))
+    top = "/" if looks_remote(order.context) else order.context
+    path = posixpath.normpath(posixpath.join(top, order.dockerfile))
+    inside = posixpath.relpath(path, posixpath.normpath(top))
     if inside == ".." or inside.startswith("../"):
         raise Stalled(f"{path} is outside of the context {order.context}", reason="InvalidDockerfile")
     return inside
@@ -104,12 +140,26 @@ def _compute_dockerfile(order: BuildOrder) -> str:
 
 def _open_directory(path: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return os.open(path, _DIRECTORY)
     except OSError as error:
         raise Stalled(f"the context {path} cannot be used: {error.strerror}", reason="InvalidContext") from None
 
 
-def _parse_rules(data: bytes, file: str) -> IgnoreRules:
+def _open_beneath(top: int, reference: GitReference) -> int:
+    """The subdirectory of a checkout, through no link. Closes ``top``."""
+    try:
+        return openat2(top, reference.subdir or ".", _DIRECTORY, _BENEATH)
+    except OSError as error:
+        raise Stalled(
+            f"{reference} cannot be used: {reference.subdir} is no directory in it ({error.strerror})",
+            reason="InvalidContext",
+        ) from None
+    finally:
+        os.close(top)
+
+
+def parse_rules(data: bytes, file: str) -> IgnoreRules:
+    """The rules of a .dockerignore called ``file`` in messages. Raises InvalidDockerfile."""
     lines = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).splitlines()
     try:
         return IgnoreRules(lines)

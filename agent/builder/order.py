@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from agent.errors import Stalled
+from agent.kernel.process import read_small_file
+
+MAX_SECRET = 500 * 1024
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 DEFAULT_SHM_SIZE = 64 << 20
 
@@ -17,6 +21,17 @@ class SecretSource:
 
     file: str = ""
     value: bytes = field(default=b"", repr=False)
+
+
+def read_secret(name: str, source: SecretSource) -> bytes:
+    """A secret's bytes, at most MAX_SECRET. Raises Stalled, which names the secret and never shows it."""
+    if not source.file:
+        return source.value
+    try:
+        return read_small_file(source.file, MAX_SECRET)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or f"it is no file of at most {MAX_SECRET} bytes"
+        raise Stalled(f"the secret {name}: {source.file}: {said}", reason="SecretUnreadable") from None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from agent.builder.bases import Bases
 from agent.builder.epoch import EPOCH_ARG, read_epoch
-from agent.builder.faults import BuildCancelled
 from agent.builder.layers import Terms
 from agent.builder.order import BuildProgress, ProgressCallback
 from agent.builder.request import Request, StageResult, Tools
@@ -24,14 +23,12 @@ from agent.oci.imageconfig import encode_image_config
 class BuildSession:
     """Used once. ``kept`` are the layers of all its steps, in an order in which each stands upon those before."""
 
-    def __init__(
-        self, tools: Tools, request: Request, progress: ProgressCallback | None, cancel: threading.Event | None
-    ) -> None:
+    def __init__(self, tools: Tools, request: Request, progress: ProgressCallback | None, stop: Stop) -> None:
         order = request.order
         self._tools = replace(tools, maker=tools.maker.on(Terms(read_epoch(order.args), order.no_cache)))
         self._request = request
         self._progress = progress
-        self._stop = Stop(cancel)
+        self._stop = stop
         self._telling = threading.Lock()
         self._bases = Bases(tools.images, progress, self._stop, "always" if order.pull else "missing")
         self._schedule = Schedule(self._build, self._stop)
@@ -62,12 +59,8 @@ class BuildSession:
             with self._telling:
                 self._progress(replace(report, total=self._before[-1]))
 
-    def _check(self) -> None:
-        if self._stop.is_set():
-            raise BuildCancelled(f"the build of {self._request.order.tag or 'an image'} was cancelled")
-
     def _build(self, stage: PlannedStage) -> StageResult:
-        around = Surroundings(self._bases, self._schedule.get, self._tell, self._check, self._stop)
+        around = Surroundings(self._bases, self._schedule.get, self._tell, self._stop)
         before = self._before[list(self._request.plan.stages).index(stage)]
         build = StageBuild(self._tools, self._request, around, stage, before)
         result = build.run()

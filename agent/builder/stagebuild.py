@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from agent.builder.request import Request, StageResult, Tools
 from agent.builder.runner import HOSTNAME, RunOrder, StepEnd
 from agent.builder.stages import Origin, OriginKind, PlannedStage
 from agent.builder.state import CopyStep, DirectoryStep, RunStep, StageState, Step, create_scratch_config
+from agent.builder.stop import Stop
 from agent.builder.transfer import KeptLayer
 from agent.builder.tree import FileTree
 from agent.image.commit import LayerBlob
@@ -36,8 +36,7 @@ class Surroundings:
     bases: Bases
     stage: Callable[[int], StageResult]
     tell: Callable[[BuildProgress], None]
-    check: Callable[[], None]
-    stop: threading.Event
+    stop: Stop
 
 
 class StageBuild:
@@ -77,7 +76,7 @@ class StageBuild:
         return StageResult(state.config, layers)
 
     def _begin(self, instruction: Instruction) -> float:
-        self._around.check()
+        self._around.stop.check()
         self._step += 1
         self._tell("step", instruction.text, time.monotonic())
         return time.monotonic()
@@ -107,7 +106,7 @@ class StageBuild:
         """Wait for what the step reads, then for a slot, and make its layer."""
         if isinstance(step, CopyStep):
             self._require(step.origin)
-        with self._tools.slots.taken(self._around.check):
+        with self._tools.slots.taken(self._around.stop.check):
             return self._make(step, layers, instruction)
 
     def _require(self, origin: Origin) -> None:
@@ -119,14 +118,14 @@ class StageBuild:
     def _make(self, step: Step, layers: Layers, instruction: Instruction) -> Made:
         match step:
             case DirectoryStep():
-                return self._tools.maker.make_directory(step, layers, self._around.check)
+                return self._tools.maker.make_directory(step, layers, self._around.stop.check)
             case CopyStep():
                 return self._copy(step, layers)
             case RunStep():
                 return self._run(step, layers, instruction)
 
     def _copy(self, step: CopyStep, layers: Layers) -> Made:
-        maker, origin, check = self._tools.maker, step.origin, self._around.check
+        maker, origin, check = self._tools.maker, step.origin, self._around.stop.check
         if origin.kind is OriginKind.CONTEXT:
             context = self._request.contexts.get(origin.name)
             tree = FileTree(context.root, context.what, rules=context.rules, stamps=self._tools.stamps, check=check)
@@ -170,7 +169,7 @@ class StageBuild:
                     raise self._fail(instruction, _explain(end), end)
                 return maker.commit(directory, layers)
 
-        return maker.find_or_make(key, make, self._around.check)
+        return maker.find_or_make(key, make, self._around.stop.check)
 
 
 def compute_run_terms(order: BuildOrder) -> dict[str, object]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from agent.builder.faults import BuildCancelled
+
 _POLL_SECONDS = 0.05
 
 
@@ -18,6 +20,11 @@ class Stop(threading.Event):
     def is_set(self) -> bool:
         """Whether either is set."""
         return super().is_set() or self._outer.is_set()
+
+    def check(self) -> None:
+        """Raises BuildCancelled when it is set."""
+        if self.is_set():
+            raise BuildCancelled("the build was cancelled")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until either is set, or ``timeout`` seconds have gone by."""

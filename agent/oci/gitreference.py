@@ -1,0 +1,122 @@
+"""Git repositories as build contexts: ``https://host/app.git#ref:subdir`` and its like. Pure.
+
+Source: https://docs.docker.com/build/concepts/context/#git-repositories. Everything that git could take for an option,
+a helper program or a local file is refused here, before git sees it (attack rows 56 and 57).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from agent.errors import Refused
+from agent.oci.digest import render_shortened
+
+MAX_LENGTH = 2048
+_SCHEMES = ("https", "http", "git", "ssh")
+_LOOKS = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::|(?:https?|git|ssh|file)://|github\.com/|[^/:@]+@[^/:]+:)")
+_URL = re.compile(r"(https?|git|ssh)://(?:([A-Za-z0-9_][A-Za-z0-9._+-]*)@)?([^/@]+)(/.+)\Z", re.ASCII)
+_SHORT = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._+-]*)@([^/@:]+):([^/].*)\Z", re.ASCII)
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z", re.ASCII)
+_PATH = re.compile(r"[A-Za-z0-9._~/@+%:,=-]+\Z", re.ASCII)
+_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@#=,-]{0,254}\Z", re.ASCII)
+_COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z", re.ASCII)
+
+
+class InvalidGitReference(Refused):
+    """The text is no git repository that can be a build context."""
+
+    reason = "InvalidGitReference"
+
+
+@dataclass(frozen=True)
+class GitReference:
+    """``remote`` as git takes it, ``ref`` a branch, tag or commit (empty: the default branch), ``subdir`` without
+    leading slash (empty: the top)."""
+
+    remote: str
+    ref: str = ""
+    subdir: str = ""
+
+    def __str__(self) -> str:
+        if not self.ref and not self.subdir:
+            return self.remote
+        return f"{self.remote}#{self.ref}{f':{self.subdir}' if self.subdir else ''}"
+
+    @property
+    def commit(self) -> str:
+        """The commit, when that is what ``ref`` names; else empty."""
+        return self.ref if _COMMIT.match(self.ref) else ""
+
+    @property
+    def host(self) -> str:
+        """The host, with its port where one is said."""
+        if "://" in self.remote:
+            return self.remote.partition("://")[2].partition("/")[0].rpartition("@")[2]
+        return self.remote.partition("@")[2].partition(":")[0]
+
+    @property
+    def over_ssh(self) -> bool:
+        """Whether it is reached by ssh."""
+        return self.remote.startswith("ssh://") or "://" not in self.remote
+
+
+def looks_remote(text: str) -> bool:
+    """Whether a context is meant to be a repository or an archive elsewhere, and no directory."""
+    return _LOOKS.match(text) is not None
+
+
+def parse_git_reference(text: str) -> GitReference:
+    """Parse a git context. Raises InvalidGitReference; no message shows a password."""
+    if len(text) > MAX_LENGTH or not text.isprintable():
+        raise InvalidGitReference("a git URL of this length or with such characters cannot be used")
+    if text.startswith("github.com/"):
+        text = f"https://{text}"
+    remote, _, fragment = text.partition("#")
+    ref, _, subdir = fragment.partition(":")
+    reference = GitReference(_check_remote(remote), _check_ref(ref), _check_subdir(subdir))
+    if not reference.over_ssh and not remote.startswith("git://") and not remote.rstrip("/").endswith(".git"):
+        raise InvalidGitReference(
+            f"{render_shortened(remote)} does not end in .git, so it is no git repository",
+            hint="write https://host/name.git; an archive can be had with: curl URL | holdfast build -",
+        )
+    return reference
+
+
+def _check_remote(remote: str) -> str:
+    if "?" in remote:
+        raise InvalidGitReference(
+            "queries in git URLs are not supported", hint="write the ref and the directory as #REF:DIRECTORY"
+        )
+    match = _URL.match(remote)
+    if match:
+        scheme, user, host, path = match.groups()
+        if user and scheme != "ssh":
+            raise InvalidGitReference(
+                "a git URL must not hold a user or a token", hint="give the token as the secret GIT_AUTH_TOKEN"
+            )
+    elif (match := _SHORT.match(remote)) is not None:
+        user, host, path = match.groups()
+    elif re.match(r"[a-z]+://[^/]*:[^/]*@", remote):
+        raise InvalidGitReference("a git URL must not hold a password", hint="give it as the secret GIT_AUTH_TOKEN")
+    else:
+        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        shown = render_shortened(remote)
+        raise InvalidGitReference(f"{shown} is no git URL of {known} or user@host:path")
+    if not _HOST.match(host) or not _PATH.match(path) or "/-" in f"/{path}" or ".." in path.split("/"):
+        raise InvalidGitReference(f"{render_shortened(remote)} is no usable git URL")
+    return remote
+
+
+def _check_ref(ref: str) -> str:
+    """As git-check-ref-format(1) has it, and nothing that begins like an option."""
+    if ref and (not _REF.match(ref) or ".." in ref or "//" in ref or "@{" in ref or ref.endswith((".", "/", ".lock"))):
+        raise InvalidGitReference(f"{render_shortened(ref)} is no branch, tag or commit")
+    return ref
+
+
+def _check_subdir(subdir: str) -> str:
+    parts = [part for part in subdir.split("/") if part not in ("", ".")]
+    if ".." in parts or any(part.lower() == ".git" for part in parts):
+        raise InvalidGitReference(f"the directory {render_shortened(subdir)} leads out of the repository")
+    return "/".join(parts)
