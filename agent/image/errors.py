@@ -35,6 +35,16 @@ class RegistryUnauthorized(Stalled):
     reason = "RegistryUnauthorized"
 
 
+class UnexpectedAnswer(Refused):
+    """The registry answered with an HTTP status that makes no sense, or refuses what was asked of it."""
+
+    reason = "ImagePullFailed"
+
+    def __init__(self, message: str, status: int, *, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason)
+        self.status = status
+
+
 class HostileLayer(Refused):
     """A layer breaks a rule of safe unpacking; nothing of it is kept."""
 

@@ -15,6 +15,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from agent.errors import Stalled
 from agent.image.config import RegistryConfig
 
+_BLOCK = 128 << 10
 _PATIENCE = 2.0
 """How many read timeouts the head of an answer may take in all: each byte of it may take one otherwise."""
 
@@ -88,6 +89,7 @@ class Pools:
             num_pools=8,
             maxsize=self._config.parallel_layers + 1,
             retries=False,
+            blocksize=_BLOCK,
             headers={"User-Agent": "holdfast", "Accept-Encoding": "identity"},
             **special,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -19,6 +18,7 @@ from agent.image.flight import Flights, Leases
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.policy_gate import ImageGate
+from agent.image.platforms import host_platform, is_foreign, platform_of
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.registry import RegistryClient
@@ -29,7 +29,7 @@ from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.document import InvalidDocument, decode_document
 from agent.oci.imageconfig import ImageConfig, decode_image_config
 from agent.oci.manifest import Index, Manifest, decode_manifest, encode_manifest, select_manifest
-from agent.oci.platform import Platform, compute_platform, compute_rank
+from agent.oci.platform import Platform, compute_rank
 from agent.oci.reference import Reference
 
 REPORT_INTERVAL = 0.25
@@ -78,18 +78,6 @@ def compute_oci_manifest(manifest: Manifest) -> Manifest:
         layers.append(replace(layer, media_type=OCI_LAYER_ZSTD if layer.media_type.endswith("zstd") else kind))
     config = replace(manifest.config, media_type=OCI_CONFIG)
     return Manifest(config, tuple(layers), OCI_MANIFEST, manifest.annotations)
-
-
-def host_platform() -> Platform:
-    """What this host runs."""
-    return compute_platform(os.uname().machine)
-
-
-def platform_of(config: ImageConfig) -> Platform | None:
-    """What an image says it is made for; None when it says nothing."""
-    if not config.os and not config.architecture:
-        return None
-    return Platform(config.os, config.architecture, config.variant)
 
 
 class Pull:
@@ -325,10 +313,7 @@ class Pull:
 
     def _name(self, image: ResolvedImage) -> Reference:
         """What the image is called here. A tag stays with the image that this host can run."""
-        offered = platform_of(image.config)
-        if offered is not None and compute_rank(offered, host_platform()) is None:
-            return self._reference.with_digest(image.digest)
-        return self._reference
+        return self._reference.with_digest(image.digest) if is_foreign(image.config) else self._reference
 
     def _clean_up(self, image: ResolvedImage | None) -> None:
         """Leave nothing of an image that was refused, save what other images or pulls use."""

@@ -64,7 +64,7 @@ class RegistryClient:
         self, reference: Reference, config: RegistryConfig, tracker: PullTracker, actions: str = "pull"
     ) -> None:
         """Raises Stalled when the registries file cannot be used."""
-        registries = load_registries(config.registries)
+        registries = self._registries = load_registries(config.registries)
         self._reference = reference
         self._config = config
         self._tracker = tracker
@@ -80,6 +80,10 @@ class RegistryClient:
     def origin(self) -> RegistrySession:
         """The registry itself."""
         return self._sessions[-1]
+
+    def name_at_origin(self, reference: Reference) -> str:
+        """What the registry itself calls a repository of its own: as the registries file rewrites it."""
+        return compute_endpoints(reference, self._registries)[-1].repository
 
     def fetch_manifest(self, expected: Descriptor | None = None) -> tuple[bytes, str, Digest]:
         """The bytes, media type and digest of what the reference names, or of ``expected`` when given.

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import urllib3
 
@@ -17,11 +17,11 @@ from agent.image.auth import Authorizer
 from agent.image.config import RegistryConfig
 from agent.image.credentials import find_credentials
 from agent.image.endpoints import Endpoint, Registries
-from agent.image.errors import ImageNotFound, ImagePullFailed, RegistryUnauthorized
+from agent.image.errors import ImageNotFound, ImagePullFailed, RegistryUnauthorized, UnexpectedAnswer
 from agent.image.failures import translate_failure
 from agent.image.origin import Origin, parse_origin
 from agent.image.progress import PullTracker
-from agent.image.transport import REDIRECTS, Transport
+from agent.image.transport import REDIRECTS, Body, Transport
 from agent.oci.reference import Reference
 
 MAX_ERROR = 16 << 10
@@ -45,7 +45,7 @@ class Request:
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     accept: frozenset[int] = _GOOD
-    body: Callable[[], bytes | IO[bytes]] | None = None
+    body: Callable[[], Body] | None = None
     extra_scopes: tuple[str, ...] = ()
 
 
@@ -98,7 +98,8 @@ class RegistrySession:
             return self._transport.get(url, request.headers, header, request.method)
         headers = {**request.headers, **({"Authorization": header} if header else {})}
         body = request.body() if request.body else b""
-        response = self._transport.request(request.method, url, headers, body)
+        known = parse_origin(url) == parse_origin(self.base())
+        response = self._transport.request(request.method, url, headers, body, known=known)
         if response.status in REDIRECTS:
             self._transport.release(response, reuse=False)
             place = response.headers.get("Location", "")
@@ -156,7 +157,7 @@ class RegistrySession:
             error.asked = asked
             error.retry_after = max(error.retry_after or 0.0, asked)
             return error
-        return Refused(f"{registry} answers {said} to {_shorten(request.path)}", reason=reason)
+        return UnexpectedAnswer(f"{registry} answers {said} to {_shorten(request.path)}", status, reason=reason)
 
     def _read_code(self, response: urllib3.BaseHTTPResponse) -> str:
         """The registry's own word for an error, such as ``DIGEST_INVALID``, with a comma before it."""

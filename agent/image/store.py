@@ -19,8 +19,10 @@ from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.flight import Flights, Leases
 from agent.image.policy import PolicyFile
 from agent.image.policy_gate import ImageGate
+from agent.image.platforms import find_platform, require_platform
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Pull, Stores
+from agent.image.pusher import Push, PushReport, own_name
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.snapshots import Records, SnapshotStore, compute_chain_names
 from agent.image.uses import Uses
@@ -29,6 +31,7 @@ from agent.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.imageconfig import ImageConfig, decode_image_config, encode_image_config
 from agent.oci.manifest import Manifest, decode_manifest, encode_manifest
+from agent.oci.platform import Platform
 from agent.oci.reference import Reference, parse_reference
 from agent.store.layout import DataLayout
 
@@ -67,22 +70,25 @@ class ImageStore:
         reference: str,
         *,
         policy: str = "missing",
+        platform: str | None = None,
         progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
     ) -> ImageEntry:
         """Make an image local and return it.
 
-        ``policy``: always asks the registry, missing only when the image is not local, never not at all. Raises
-        InvalidReference, ImageNotFound, RegistryUnauthorized, RegistryUnreachable, ImagePullFailed,
-        InsufficientStorage, PullCancelled, or Refused for a hostile or ambiguous image.
+        ``policy``: always asks the registry, missing only when the image is not local, never not at all.
+        ``platform`` (``linux/arm64/v8``) is this host's unless given; an image that this host cannot run is named
+        with its digest, so that the tag stays with its own. Raises InvalidReference, ImageNotFound,
+        RegistryUnauthorized, RegistryUnreachable, ImagePullFailed, InsufficientStorage, PullCancelled, or Refused
+        for a hostile or ambiguous image.
         """
         if policy not in POLICIES:
             raise Unsupported(f"the pull policy {policy!r} is not one of {', '.join(POLICIES)}")
-        parsed = parse_reference(reference)
+        parsed, wanted = parse_reference(reference), require_platform(platform)
         tracker = PullTracker(parsed.familiar(), progress, cancel)
         self._gate.check(parsed)
         with translated_storage_errors():
-            present = None if policy == "always" else self._find_complete(parsed, tracker)
+            present = None if policy == "always" else self._find_complete(parsed, tracker, wanted)
             if present is not None and not self._gate.admits(parsed, present):
                 if policy == "never":
                     raise self._gate.refuse_unchecked(parsed)
@@ -95,19 +101,42 @@ class ImageStore:
                     f"the image {parsed.familiar()} is not local, and its pull policy is never",
                     reason="ImageNotPresent",
                 )
-            entry = Pull(self._stores, self._config, parsed, tracker).run()
+            entry = Pull(self._stores, self._config, parsed, tracker, wanted).run()
         self._uses.note(entry.id)
         self._flush_later()
         return entry
 
-    def _find_complete(self, reference: Reference, tracker: PullTracker) -> ImageEntry | None:
+    def _find_complete(
+        self, reference: Reference, tracker: PullTracker, platform: Platform | None = None
+    ) -> ImageEntry | None:
         """The local image, unpacked again from its blobs when a power cut took its snapshots."""
         entry = self._images.find(str(reference))
+        if platform is not None:
+            entry = find_platform(self._images.all(), reference, platform, lambda found: self.config(found.id))
         if entry is None or all(self.snapshots.find(chain) for chain in entry.chains):
             return entry
-        restored = Pull(self._stores, self._config, reference, tracker).restore(entry)
+        restored = Pull(self._stores, self._config, reference, tracker, platform).restore(entry)
         self._flush_later()
         return restored
+
+    def push(
+        self,
+        image: str,
+        target: str | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+        cancel: threading.Event | None = None,
+    ) -> PushReport:
+        """Bring a local image to a registry: to ``target``, else where its name says.
+
+        Raises ImageNotFound, InvalidReference, RegistryUnauthorized, RegistryUnreachable, ImagePullFailed,
+        PullCancelled, DigestMismatch, Stalled.
+        """
+        entry = self._images.require(image)
+        goal = parse_reference(target) if target else own_name(entry, image)
+        tracker = PullTracker(goal.familiar(), progress, cancel, "push")
+        with translated_storage_errors():
+            return Push(self._stores, self._config, entry, goal, tracker).run()
 
     def _flush_later(self) -> None:
         with self._lock:

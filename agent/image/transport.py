@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import IO
+from typing import Protocol
 from urllib.parse import urljoin
 
 import urllib3
@@ -24,7 +24,16 @@ from agent.image.pools import Pools, Tls
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-Body = bytes | IO[bytes] | None
+
+
+class Readable(Protocol):
+    """A body that is sent piece by piece."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+
+
+Body = bytes | Readable | None
 
 
 class Transport:
@@ -95,7 +104,7 @@ class Transport:
         response = pool.request(
             method,
             url,
-            body=body,
+            body=body,  # type: ignore[arg-type]
             headers={**pool.headers, **headers},
             preload_content=False,
             decode_content=False,

@@ -1,0 +1,164 @@
+"""One push: the layers at once, then the config, then the manifest, byte for byte as it is kept here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from agent.errors import Stalled
+from agent.image.config import RegistryConfig
+from agent.image.errors import DigestMismatch, ImageNotFound
+from agent.image.progress import LayerMeter, PullTracker
+from agent.image.puller import REPORT_INTERVAL, Stores
+from agent.image.records import ImageEntry
+from agent.image.registry import RegistryClient
+from agent.image.session import Request
+from agent.image.uploads import BlobUpload, Outcome
+from agent.oci.descriptor import OCI_MANIFEST, Descriptor
+from agent.oci.digest import Digest
+from agent.oci.document import decode_document, take_text
+from agent.oci.manifest import Manifest, decode_manifest
+from agent.oci.reference import InvalidReference, Reference, parse_reference
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What a push did. ``digest`` names the manifest in the registry; the counts are of layers."""
+
+    reference: str
+    digest: Digest
+    uploaded: int
+    mounted: int
+    present: int
+    bytes_sent: int
+
+
+class Push:
+    """Brings one local image to a registry; used once, by one thread."""
+
+    def __init__(
+        self, stores: Stores, config: RegistryConfig, entry: ImageEntry, target: Reference, tracker: PullTracker
+    ) -> None:
+        """``target`` is where to. Raises Stalled when the registries file cannot be used, or for another digest."""
+        if target.digest not in (None, entry.digest):
+            raise Stalled(
+                f"the image has the digest {entry.digest}, it cannot be pushed under another one",
+                reason="ImagePushFailed",
+                hint="push it under a tag",
+            )
+        self._stores = stores
+        self._config = config
+        self._entry = entry
+        self._target = target
+        self._tracker = tracker
+        self._client = RegistryClient(target, config, tracker, "pull,push")
+
+    def run(self) -> PushReport:
+        """Push. Raises what goes wrong; what arrived stays in the registry and is found there the next time."""
+        try:
+            with self._stores.leases.held((*self._entry.blobs, *self._entry.chains)):
+                return self._push()
+        finally:
+            self._client.transport.close()
+
+    def _push(self) -> PushReport:
+        data, kind, manifest = self._read_manifest()
+        layers = list({layer.digest: layer for layer in manifest.layers}.values())
+        meters = self._tracker.expect(layers)
+        self._tracker.report("pushing")
+        outcomes = self._send_layers(layers, meters)
+        self._upload(manifest.config, LayerMeter(self._tracker, manifest.config))
+        self._client.retried(lambda: self._client.origin.once(lambda: self._put_manifest(data, kind)))
+        self._tracker.report("done")
+        return PushReport(
+            self._target.familiar(),
+            self._entry.digest,
+            uploaded=outcomes.count(Outcome.UPLOADED),
+            mounted=outcomes.count(Outcome.MOUNTED),
+            present=outcomes.count(Outcome.PRESENT),
+            bytes_sent=sum(meter.fetched for meter in meters),
+        )
+
+    def _read_manifest(self) -> tuple[bytes, str, Manifest]:
+        """The manifest as the registry that it came from has it."""
+        try:
+            data = self._stores.content.read(self._entry.digest)
+        except FileNotFoundError:
+            raise ImageNotFound(
+                f"the manifest {self._entry.digest} is not local", hint="pull or build the image again"
+            ) from None
+        kind = take_text(decode_document(data, "the manifest"), "mediaType") or OCI_MANIFEST
+        manifest = decode_manifest(data, kind)
+        if not isinstance(manifest, Manifest):
+            raise ImageNotFound(f"{self._entry.digest} is an index")
+        return data, kind, manifest
+
+    def _send_layers(self, layers: Sequence[Descriptor], meters: Sequence[LayerMeter]) -> list[Outcome]:
+        pool = ThreadPoolExecutor(self._config.parallel_layers, thread_name_prefix="layer-push")
+        try:
+            futures = [pool.submit(self._upload, *pair) for pair in zip(layers, meters, strict=True)]
+            return self._await(futures)
+        except BaseException:
+            self._tracker.abandon()
+            self._client.transport.abort()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _await(self, futures: list[Future[Outcome]]) -> list[Outcome]:
+        """Wait for all, or for the first error or the caller's cancel; report progress on the way."""
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, REPORT_INTERVAL, FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            self._tracker.check()
+            self._tracker.report("pushing")
+        return [future.result() for future in futures]
+
+    def _upload(self, blob: Descriptor, meter: LayerMeter) -> Outcome:
+        upload = BlobUpload(self._stores.content, self._client, blob, self._config, meter)
+        return upload.run(self._find_sources(blob.digest))
+
+    def _find_sources(self, blob: Digest) -> list[str]:
+        """Other repositories of the same registry that a local image with this blob is named after."""
+        found: dict[str, None] = {}
+        for entry in self._stores.images.all():
+            if blob not in entry.blobs:
+                continue
+            for reference in map(parse_reference, entry.names):
+                if reference.registry == self._target.registry and reference.repository != self._target.repository:
+                    found[self._client.name_at_origin(reference)] = None
+        return list(found)
+
+    def _put_manifest(self, data: bytes, kind: str) -> None:
+        """Name it: by its tag, else by its digest."""
+        target = self._target.tag or self._entry.digest
+        request = Request(
+            "PUT", f"manifests/{target}", {"Content-Type": kind}, frozenset({201, 202}), body=lambda: data
+        )
+        response = self._client.origin.send(request)
+        stated = response.headers.get("Docker-Content-Digest")
+        self._client.transport.release(response, reuse=False)
+        if stated not in (None, self._entry.digest):
+            raise DigestMismatch(f"the registry took the manifest {self._entry.digest} for {str(stated)[:80]}")
+
+
+def own_name(entry: ImageEntry, name: str) -> Reference:
+    """The reference to push an image to when nothing else is said. Raises Stalled when ``name`` is its id."""
+    for known in map(parse_reference, entry.names):
+        if str(known) == _full(name):
+            return known
+    raise Stalled(
+        f"{name[:80]} is not a name of the image",
+        reason="InvalidReference",
+        hint="say where to: holdfast push IMAGE REGISTRY/REPOSITORY:TAG",
+    )
+
+
+def _full(name: str) -> str:
+    try:
+        return str(parse_reference(name))
+    except InvalidReference:
+        return ""
