@@ -17,8 +17,8 @@ from agent.image.errors import DigestMismatch, InsufficientStorage
 from agent.image.flight import Flights, Leases
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
-from agent.image.policy_gate import ImageGate
 from agent.image.platforms import host_platform, is_foreign, platform_of
+from agent.image.policy_gate import ImageGate
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.registry import RegistryClient

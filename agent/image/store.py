@@ -17,9 +17,9 @@ from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.flight import Flights, Leases
+from agent.image.platforms import find_platform, require_platform
 from agent.image.policy import PolicyFile
 from agent.image.policy_gate import ImageGate
-from agent.image.platforms import find_platform, require_platform
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Pull, Stores
 from agent.image.pusher import Push, PushReport, own_name

@@ -54,6 +54,16 @@ def decode_platform(document: Mapping[str, Any]) -> Platform:
     )
 
 
+def parse_platform(text: str) -> Platform | None:
+    """``linux/amd64``, ``linux/arm64/v8`` or only ``amd64``; None for anything else."""
+    parts = text.lower().split("/")
+    if len(parts) > 3 or not all(parts):
+        return None
+    if len(parts) == 1:
+        parts = ["linux", *parts] if parts != ["linux"] else []
+    return Platform(parts[0], _ALIASES.get(parts[1], parts[1]), *parts[2:]) if len(parts) > 1 else None
+
+
 def encode_platform(platform: Platform) -> dict[str, str]:
     """The mapping an index holds."""
     document = {"os": platform.os, "architecture": platform.architecture}
