@@ -29,7 +29,7 @@ from agent.oci.digest import Digest, digest_of_hex, render_shortened
 from agent.oci.document import MAX_DOCUMENT
 
 MAX_MEMBERS = 20_000
-MAX_ENTRIES = 200_000
+MAX_ENTRIES = 60_000
 MAX_NAME = 1024
 
 

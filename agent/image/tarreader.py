@@ -102,7 +102,8 @@ class TarReader:
 
     def _next(self) -> TarEntry | None:
         if self._left or self._padding:
-            self._stream.skip(self._left + self._padding)
+            self._stream.skip(self._left)
+            self._stream.take(self._padding)  # umoci leaves it out at the end, and all readers bear it
             self._left = self._padding = 0
         records: dict[bytes, bytes] = {}
         for _ in range(MAX_EXTENSIONS):
