@@ -108,10 +108,21 @@ class ImagesPort(Protocol):
         reference: str,
         *,
         policy: str = "missing",
+        platform: str | None = None,
         progress: Callable[[Any], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> Any:
         """Fetch an image (blocking) and return its record; ``progress`` gets ``image.progress.PullProgress``."""
+
+    def push(
+        self,
+        image: str,
+        target: str | None = None,
+        *,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Any:
+        """Bring a local image to a registry (blocking); returns ``image.pusher.PushReport``."""
 
 
 class EnginePort(Protocol):

@@ -1,84 +1,67 @@
-"""POST /holdfast/v1/pull: fetch an image, telling how far it is as NDJSON; a client that leaves cancels it."""
+"""POST /holdfast/v1/pull and /push: bring an image from or to a registry, telling how far it is as NDJSON."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
-from agent.api.ndjson import JsonLines
 from agent.api.parameters import read_document, take
 from agent.api.port import EnginePort
-from agent.api.threads import Threads, Wakeup
+from agent.api.progressing import relay
+from agent.api.threads import Threads
 from agent.errors import Refused
 
 _POLICIES = ("missing", "always")
+_IMAGE_FIELDS = ("id", "digest", "names", "size", "created", "pulled")
 
 
 class PullStream:
-    """The handler of pull."""
+    """The handlers of pull and push."""
 
     def __init__(self, engine: EnginePort, threads: Threads) -> None:
-        self._engine = engine
+        self._images = engine.images
         self._threads = threads
 
     def routes(self) -> list[web.RouteDef]:
-        """One path."""
-        return [web.post("/holdfast/v1/pull", self.pull)]
+        """Two paths."""
+        return [web.post("/holdfast/v1/pull", self.pull), web.post("/holdfast/v1/push", self.push)]
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
-        """Body: ``{"reference", "policy"}``. Lines: ``{"progress": {...}}`` and last ``{"image": {...}}``."""
+        """Body: ``{"reference", "policy", "platform"}``. Lines: ``{"progress"}`` and last ``{"image": {...}}``."""
         document = await read_document(request)
         reference = take(document, "reference", str, "")
         policy = take(document, "policy", str, "always")
+        platform = take(document, "platform", str, "") or None
         if not reference or policy not in _POLICIES:
             raise Refused("reference is missing or policy unknown", reason="InvalidRequest")
-        cancel, latest = threading.Event(), _Latest()
-        work = self._threads.start(
+        return await relay(
+            request,
+            self._threads,
             "pull",
-            lambda: self._engine.images.pull(reference, policy=policy, progress=latest.put, cancel=cancel),
+            lambda progress, cancel: self._images.pull(
+                reference, policy=policy, platform=platform, progress=progress, cancel=cancel
+            ),
+            _describe_image,
         )
-        work.add_done_callback(lambda _: latest.wake())
-        try:
-            async with JsonLines(request) as lines:
-                await _report(lines, work, latest)
-            return lines.response
-        finally:
-            cancel.set()
+
+    async def push(self, request: web.Request) -> web.StreamResponse:
+        """Body: ``{"image", "target"}``. Lines: ``{"progress"}`` and last ``{"pushed": {...}}``."""
+        document = await read_document(request)
+        image = take(document, "image", str, "")
+        target = take(document, "target", str, "") or None
+        if not image:
+            raise Refused("image is missing", reason="InvalidRequest")
+        return await relay(
+            request,
+            self._threads,
+            "push",
+            lambda progress, cancel: self._images.push(image, target, progress=progress, cancel=cancel),
+            lambda report: {"pushed": asdict(report)},
+        )
 
 
-async def _report(lines: JsonLines, work: asyncio.Future[Any], latest: _Latest) -> None:
-    while not work.done():
-        report = await latest.take()
-        if report is not None:
-            await lines.send([{"progress": report}])
-    entry = work.result()
-    fields = ("id", "digest", "names", "size", "created", "pulled")
-    await lines.send([{"image": {name: getattr(entry, name) for name in fields}}])
-
-
-class _Latest:
-    """Only the newest report: a slow client sees fewer, the pull is never held up."""
-
-    def __init__(self) -> None:
-        self._value: Mapping[str, Any] | None = None
-        self._wakeup = Wakeup()
-
-    def put(self, progress: Any) -> None:
-        """Called in the pull's thread."""
-        self._value = asdict(progress)
-        self._wakeup.set()
-
-    def wake(self) -> None:
-        """Make ``take`` return."""
-        self._wakeup.set()
-
-    async def take(self) -> Mapping[str, Any] | None:
-        """The newest report, each once; None when woken for another cause."""
-        await self._wakeup.wait()
-        value, self._value = self._value, None
-        return value
+def _describe_image(entry: Any) -> Mapping[str, Any]:
+    return {"image": {name: getattr(entry, name) for name in _IMAGE_FIELDS}}

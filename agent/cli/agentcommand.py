@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.options import registries_option
 from agent.errors import Refused
 from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, Settings
 
@@ -58,11 +59,12 @@ def parse_watermarks(text: str) -> tuple[float, float]:
 )
 @click.option(
     "--insecure-registry",
-    "registries",
+    "insecure",
     metavar="HOST[:PORT]",
     multiple=True,
     help="Speak plain HTTP to it (loopback always may); repeatable.",
 )
+@registries_option
 @click.option(
     "--image-watermarks",
     "watermarks",
@@ -99,16 +101,19 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
     from agent.telemetry.logging import configure_logging
 
     configure_logging(level=log_level)
-    hosts, registries, metrics = options["hosts"], options["registries"], str(options["metrics"])
+    hosts, insecure, metrics = options["hosts"], options["insecure"], str(options["metrics"])
+    registries = options["registries"]
     assert isinstance(hosts, tuple)
-    assert isinstance(registries, tuple)
+    assert isinstance(insecure, tuple)
+    assert isinstance(registries, Path)
     settings = Settings(
         state=state.absolute(),
         data_root=data_root.absolute(),
         run_root=run_root.absolute(),
         hosts=hosts,
         metrics=None if metrics in ("", "off", "none") else metrics,
-        insecure_registries=registries,
+        insecure_registries=insecure,
+        registries=registries.absolute(),
         image_watermarks=parse_watermarks(str(options["watermarks"])),
         spawn_keeper=options["keeper"] == "start",
     )

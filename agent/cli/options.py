@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from agent.settings import DEFAULT_HOST
+from agent.settings import DEFAULT_HOST, DEFAULT_REGISTRIES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,6 +23,26 @@ def host_option(command: F) -> F:
         help=f"The agent to ask, unix:///path or tcp://127.0.0.1:PORT.  [env: HOLDFAST_HOST; default: {DEFAULT_HOST}]",
     )
     return option(command)
+
+
+def registries_option(command: F) -> F:
+    """``--registries FILE``; one that is named must exist."""
+    option = click.option(
+        "--registries",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_REGISTRIES,
+        show_default=True,
+        callback=_check_exists,
+        help="How registries are reached: mirrors, certificates, helpers; deploy/registries.yaml is an example.",
+    )
+    return option(command)
+
+
+def _check_exists(_context: click.Context, _parameter: click.Parameter, value: Path) -> Path:
+    if value != DEFAULT_REGISTRIES and not value.is_file():
+        raise click.BadParameter(f"there is no file {value}")
+    return value
 
 
 def json_option(command: F) -> F:

@@ -11,6 +11,7 @@ from agent.builder.builder import Builder, BuilderParts
 from agent.controller.controller import Controller
 from agent.controller.lastgood import KIND as APP_KIND
 from agent.controller.parts import SPEC_KIND
+from agent.daemon.registries import announce_registries
 from agent.engine.collector import Watermarks
 from agent.engine.engine import Engine
 from agent.engine.parts import Parts
@@ -59,7 +60,12 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
 
         keeper = KeeperClient(settings.run_root, forward, spawn=settings.spawn_keeper)
         owned.callback(keeper.close)
-        config = RegistryConfig(insecure_registries=settings.insecure_registries, docker_config=settings.docker_config)
+        config = RegistryConfig(
+            insecure_registries=settings.insecure_registries,
+            docker_config=settings.docker_config,
+            registries=settings.registries,
+        )
+        announce_registries(config)
         images = ImageStore(layout.root, database, config)
         owned.callback(images.close)
         networks = NetworkStack(settings.instance, settings.run_root, database)

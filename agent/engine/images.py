@@ -21,6 +21,7 @@ from agent.engine.imagefacts import (
 from agent.engine.model import BuildConfig, ImageRecord
 from agent.errors import Conflict, Waiting
 from agent.image.errors import ImageNotFound, InsufficientStorage
+from agent.image.pusher import PushReport
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.image.verify import Finding, VerifyProgress
@@ -85,13 +86,27 @@ class Images:
         reference: str,
         *,
         policy: str = "missing",
+        platform: str | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> ImageRecord:
         """Make an image local; ``progress`` gets ``image.progress.PullProgress``. Raises HoldfastError."""
-        return _describe(
-            self._with_room(lambda: self._store.pull(reference, policy=policy, progress=progress, cancel=cancel))
-        )
+
+        def pull() -> ImageEntry:
+            return self._store.pull(reference, policy=policy, platform=platform, progress=progress, cancel=cancel)
+
+        return _describe(self._with_room(pull))
+
+    def push(
+        self,
+        image: str,
+        target: str | None = None,
+        *,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> PushReport:
+        """Bring a local image to a registry, by its own name or as ``target``. Raises HoldfastError."""
+        return self._store.push(image, target, progress=progress, cancel=cancel)
 
     def build(
         self, config: BuildConfig, *, progress: Progress | None = None, cancel: threading.Event | None = None

@@ -54,7 +54,9 @@ def layer(name: str, content: bytes = b"content") -> bytes:
 def skopeo(path: Path, reference: str, *options: str) -> dict[str, Any]:
     """Pull with skopeo into a directory; returns the manifest, whose blobs skopeo has verified."""
     command = ["skopeo", "copy", "-q", "--insecure-policy", "--preserve-digests", "--src-tls-verify=false", *options]
-    run = subprocess.run([*command, f"docker://{reference}", f"dir:{path}"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [*command, f"docker://{reference}", f"dir:{path}"], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     found: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
     return found

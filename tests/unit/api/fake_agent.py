@@ -33,6 +33,8 @@ from agent.engine.model import (
 )
 from agent.errors import NotFound, Waiting
 from agent.image.progress import PullProgress
+from agent.image.pusher import PushReport
+from agent.oci.digest import compute_digest
 from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics
 
@@ -211,6 +213,7 @@ class FakeImages:
         reference: str,
         *,
         policy: str = "missing",
+        platform: str | None = None,
         progress: Callable[[Any], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> ImageRecord:
@@ -224,6 +227,20 @@ class FakeImages:
         if self.failure:
             raise self.failure
         return self.records[0]
+
+    def push(
+        self,
+        image: str,
+        target: str | None = None,
+        *,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> PushReport:
+        assert progress is not None
+        progress(PullProgress(target or image, "pushing", 2, 1, 100, 50, 10.0))
+        if self.failure:
+            raise self.failure
+        return PushReport(target or image, compute_digest(b""), 1, 0, 1, 50)
 
 
 class FakeEngine:
