@@ -25,8 +25,9 @@ from agent.builder.slots import Slots
 from agent.builder.stages import compute_plan
 from agent.builder.stamps import StampCache
 from agent.builder.stop import Stop
+from agent.builder.transfer import export_cache, import_cache
 from agent.builder.workspace import STEP_PREFIX
-from agent.errors import Refused, Unsupported
+from agent.errors import NotFound, Refused, Stalled, Unsupported
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
@@ -95,13 +96,26 @@ class Builder:
         stop = Stop(cancel)
         with open_contexts(order, self._checkouts, stop.check) as contexts, self._network.held():
             request = self._read(order, contexts)
-            result = BuildSession(self._tools, request, progress, stop).run()
+            self._import(order, progress, stop)
+            session = BuildSession(self._tools, request, progress, stop)
+            result = session.run()
             entry = self._parts.images.add_image(result.config, result.layers, names[0] if names else None)
             for name in names[1:]:
                 entry = self._parts.images.tag(entry.id, name)
+            if order.cache_to:
+                export_cache(self._parts.images, order.cache_to, session.stages, session.kept, self._tools.host)
         if progress is not None:
             progress(BuildProgress("done", entry.id))
         return entry
+
+    def _import(self, order: BuildOrder, progress: ProgressCallback | None, stop: Stop) -> None:
+        """A cache that is not there or not as it should be makes a build slower, and is no fault of the build."""
+        for directory in () if order.no_cache else order.cache_from:
+            try:
+                import_cache(self._parts.images, self._cache, directory, stop)
+            except (NotFound, Refused, Stalled) as error:
+                if progress is not None:
+                    progress(BuildProgress("warning", error.message))
 
     def digest(self, order: BuildOrder) -> str:
         """The digest of everything the build would read: equal digests, equal images.

@@ -43,7 +43,7 @@ class LayerCache:
     def find(self, key: str) -> LayerBlob | None:
         """The layer of a step that was carried out before."""
         document = self._database.get(KIND, _LAYER + key)
-        layer = _decode_layer(document) if document else None
+        layer = decode_layer(document) if document else None
         if layer is None:
             return None
         snapshot = self._images.snapshots.find(layer.chain_id)
@@ -61,13 +61,7 @@ class LayerCache:
 
     def put(self, key: str, layer: LayerBlob) -> None:
         """Remember a layer."""
-        document = {
-            "blob": encode_descriptor(layer.descriptor),
-            "diff_id": layer.diff_id,
-            "chain_id": layer.chain_id,
-            "used": int(time.time()),
-        }
-        self._database.put(KIND, _LAYER + key, document)
+        self._database.put(KIND, _LAYER + key, {**encode_layer(layer), "used": int(time.time())})
 
     def find_content(self, key: str) -> str | None:
         """The digest of files in a chain of layers, which never change."""
@@ -83,7 +77,7 @@ class LayerCache:
         """The digests and chain IDs that a prune should leave, for ``ImageStore.prune``."""
         found: set[str] = set()
         for key, document in self._database.all(KIND).items():
-            layer = _decode_layer(document) if key.startswith(_LAYER) else None
+            layer = decode_layer(document) if key.startswith(_LAYER) else None
             if layer is not None:
                 found |= {layer.chain_id, layer.descriptor.digest}
         return frozenset(found)
@@ -100,7 +94,13 @@ def _used(document: Mapping[str, Any]) -> float:
     return float(used) if isinstance(used, int) else 0.0
 
 
-def _decode_layer(document: Mapping[str, Any]) -> LayerBlob | None:
+def encode_layer(layer: LayerBlob) -> dict[str, Any]:
+    """A layer as JSON data."""
+    return {"blob": encode_descriptor(layer.descriptor), "diff_id": layer.diff_id, "chain_id": layer.chain_id}
+
+
+def decode_layer(document: Mapping[str, Any]) -> LayerBlob | None:
+    """A layer from JSON data; None when that is no layer."""
     try:
         return LayerBlob(
             decode_descriptor(document["blob"]), parse_digest(document["diff_id"]), parse_digest(document["chain_id"])

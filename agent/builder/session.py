@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agent.builder.bases import Bases
 from agent.builder.epoch import EPOCH_ARG, read_epoch
-from agent.builder.layers import Terms
+from agent.builder.layers import Layers, Terms
 from agent.builder.order import BuildProgress, ProgressCallback
 from agent.builder.request import Request, StageResult, Tools
 from agent.builder.schedule import Schedule
@@ -21,7 +21,7 @@ from agent.oci.imageconfig import encode_image_config
 
 
 class BuildSession:
-    """Used once. ``kept`` are the layers of all its steps, in an order in which each stands upon those before."""
+    """Used once. ``kept`` are the layers of all its steps, ``stages`` those of whole stages."""
 
     def __init__(self, tools: Tools, request: Request, progress: ProgressCallback | None, stop: Stop) -> None:
         order = request.order
@@ -34,6 +34,7 @@ class BuildSession:
         self._schedule = Schedule(self._build, self._stop)
         self._before = _count_steps(request.plan.stages)
         self.kept: list[KeptLayer] = []
+        self.stages: list[Layers] = []
 
     def run(self) -> StageResult:
         """Build every stage that is needed; the last one is the result."""
@@ -65,6 +66,7 @@ class BuildSession:
         build = StageBuild(self._tools, self._request, around, stage, before)
         result = build.run()
         self.kept += build.kept
+        self.stages.append(result.layers)
         return result
 
 

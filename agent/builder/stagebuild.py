@@ -68,7 +68,7 @@ class StageBuild:
                 step = state.take(instruction, stage)
                 made = self._carry_out(step, layers, instruction) if step is not None else Made(None)
             if made.layer is not None:
-                self.kept.append(KeptLayer(made.key, made.layer, top_of(layers)))
+                self.kept.append(KeptLayer(made.key, made.layer))
                 layers = (*layers, made.layer)
                 self._limit(layers, instruction)
             self._tell("cached" if made.cached else "finished", instruction.text, begun)

@@ -1,0 +1,220 @@
+"""What an order can ask of a build beside its Dockerfile, and what of a build happens at the same time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.builder.faults import BuildCancelled, BuildFailed, InvalidDockerfile
+from agent.engine.model import BuildConfig
+from agent.errors import Refused, Unsupported
+from agent.image.records import ImageEntry
+from tests.host.agents import eventually
+from tests.host.builderlab import FROM_CONTEXT, Lab, open_builder_lab
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with open_builder_lab(tmp_path_factory.mktemp("holdfast-test-orders")) as opened:
+        opened.add_rootfs()
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def clean(lab: Lab) -> Iterator[None]:
+    yield
+    lab.check_clean()
+
+
+def build(lab: Lab, text: str, **fields: Any) -> ImageEntry:
+    """With any field of an order."""
+    order = dataclasses.replace(lab.config(text), **fields)
+    lab.said = []
+    return lab.builder.build(order, progress=lab.note)
+
+
+def order(lab: Lab, text: str, **fields: Any) -> BuildConfig:
+    return dataclasses.replace(lab.config(text), **fields)
+
+
+def test_independent_stages_run_at_the_same_time(lab: Lab) -> None:
+    text = (
+        "FROM scratch AS base\nCOPY rootfs/ /\n"
+        "FROM base AS one\nRUN sleep 0.4; cat /proc/uptime > /one\n"
+        "FROM base AS two\nRUN sleep 0.4; cat /proc/uptime > /two\n"
+        "FROM base\nCOPY --from=one /one /\nCOPY --from=two /two /\n"
+    )
+    entry = build(lab, text)
+    begun = [report for report in lab.said if report.phase == "step" and "sleep" in report.text]
+    ends = [report for report in lab.said if report.phase == "finished" and "sleep" in report.text]
+    assert lab.said.index(begun[1]) < lab.said.index(ends[0])
+    assert {report.stage for report in begun} == {"one", "two"}
+    assert abs(float(lab.read(entry, "one").split()[0]) - float(lab.read(entry, "two").split()[0])) < 0.4
+
+
+def test_a_failure_ends_the_other_stages(lab: Lab) -> None:
+    text = (
+        "FROM scratch AS base\nCOPY rootfs/ /\n"
+        "FROM base AS slow\nRUN sleep 60\n"
+        "FROM base AS bad\nRUN sleep 0.3; echo about to fail; exit 7\n"
+        "FROM base\nCOPY --from=bad / /b\nCOPY --from=slow / /a\n"
+    )
+    begun = time.monotonic()
+    with pytest.raises(BuildFailed, match=r"Dockerfile:6:1: RUN sleep 0.3(?s:.)*exit code 7\nabout to fail") as caught:
+        build(lab, text)
+    assert caught.value.exit_code == 7 and time.monotonic() - begun < 30
+
+
+def test_cancelling_ends_every_stage(lab: Lab) -> None:
+    text = (
+        "FROM scratch AS base\nCOPY rootfs/ /\n"
+        "FROM base AS one\nRUN sleep 60\nFROM base AS two\nRUN sleep 61\n"
+        "FROM base\nCOPY --from=one / /a\nCOPY --from=two / /b\n"
+    )
+    cancel = threading.Event()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            lab.builder.build(order(lab, text), cancel=cancel)
+        except BuildCancelled as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    eventually(lambda: len([state for state in lab.keeper.states() if state.running]) == 2, what="two steps")
+    cancel.set()
+    thread.join(20)
+    assert len(failures) == 1
+
+
+def test_many_stages_that_need_each_other(lab: Lab) -> None:
+    """More than there are threads, and the last needs all of them."""
+    count = 12
+    stages = "".join(f"FROM base AS s{number}\nCOPY f /f{number}\n" for number in range(count))
+    last = "".join(f"COPY --from=s{number} /f{number} /\n" for number in reversed(range(count)))
+    (lab.context / "f").write_text("f")
+    entry = build(lab, f"FROM scratch AS base\nCOPY rootfs/ /\n{stages}FROM base\n{last}")
+    assert len(lab.images.layers(entry.id)) == count + 1
+
+
+def test_names_labels_and_an_inline_dockerfile(lab: Lab) -> None:
+    (lab.context / "f").write_text("inline")
+    entry = build(
+        lab,
+        "FROM nowhere.example/never\n",
+        dockerfile="inline",
+        dockerfile_inline="FROM scratch\nCOPY f /\nLABEL a=1 b=1\n",
+        labels={"b": "2", "c": "3"},
+        tag="orders:one",
+        tags=("orders:two", "registry.example/orders:three", "orders:one"),
+    )
+    assert lab.image_config(entry).labels == {"a": "1", "b": "2", "c": "3"}
+    for name in ("orders:one", "orders:two", "registry.example/orders:three"):
+        assert (found := lab.images.find(name)) is not None and found.id == entry.id
+    assert build(lab, FROM_CONTEXT, tag="").names == ()
+    with pytest.raises(InvalidDockerfile, match=r"inline:2:1: unknown instruction"):
+        build(lab, "", dockerfile="inline", dockerfile_inline="FROM scratch\nBOGUS\n")
+
+
+def test_platforms_and_other_orders_are_checked_first(lab: Lab) -> None:
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    assert build(lab, FROM_CONTEXT, platforms=(f"linux/{machine}",)).id
+    with pytest.raises(Unsupported, match="not for linux/s390x"):
+        build(lab, FROM_CONTEXT, platforms=("linux/s390x",))
+    with pytest.raises(Refused, match="SOURCE_DATE_EPOCH"):
+        build(lab, FROM_CONTEXT, args={"SOURCE_DATE_EPOCH": "yesterday"})
+    with pytest.raises(Refused, match="holds a digest"):
+        build(lab, FROM_CONTEXT, tags=(f"a@sha256:{'0' * 64}",))
+
+
+def test_no_cache_carries_out_every_step(lab: Lab) -> None:
+    text = FROM_CONTEXT + "RUN cat /proc/sys/kernel/random/uuid > /u\n"
+    first = build(lab, text)
+    assert build(lab, text).id == first.id and len(lab.cached) == 2
+    other = build(lab, text, no_cache=True)
+    assert other.id != first.id and lab.cached == []
+    assert build(lab, text).id == other.id, "what was made last is what the cache has"
+
+
+EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
+REPRODUCIBLE = FROM_CONTEXT + "WORKDIR /srv/app\nRUN echo x > f; mkdir -p /d/e; touch /d/e/g\nCOPY rootfs/etc /etc2/\n"
+
+
+def test_the_same_twice(lab: Lab, tmp_path: Path) -> None:
+    """By digest: from the cache, without it, and on another host with nothing of the first."""
+    first = build(lab, REPRODUCIBLE, args=EPOCH)
+    assert lab.image_config(first).created == "2023-11-14T22:13:20Z"
+    for index in range(len(lab.images.layers(first.id))):
+        times = {info.mtime for info in lab.layer(first, index).values()}
+        assert times <= {1700000000, 0}, "nothing is younger"
+    assert lab.layer(first)["etc2/passwd"].mtime == 1700000000
+    assert build(lab, REPRODUCIBLE, args=EPOCH).digest == first.digest
+    assert build(lab, REPRODUCIBLE, args=EPOCH, no_cache=True).digest == first.digest
+    plain = build(lab, REPRODUCIBLE)
+    assert plain.digest != first.digest and lab.image_config(plain).created == "1970-01-01T00:00:00Z"
+    for path in lab.context.rglob("*"):
+        os.utime(path, ns=(1, 1), follow_symlinks=False)
+    with open_builder_lab(tmp_path) as other:
+        other.add_rootfs()
+        assert build(other, REPRODUCIBLE, args=EPOCH).digest == first.digest
+        assert build(other, REPRODUCIBLE).digest == plain.digest
+
+
+def test_a_cache_in_a_directory(lab: Lab, tmp_path: Path) -> None:
+    """Another host takes the layers from it, and pays no attention to one that is missing or damaged."""
+    text = (
+        "FROM scratch AS base\nCOPY rootfs/ /\nRUN cat /proc/sys/kernel/random/uuid > /u\n"
+        "FROM base AS side\nRUN echo side > /side\n"
+        "FROM base\nCOPY --from=side /side /\n"
+    )
+    directory = tmp_path / "cache"
+    entry = build(lab, text, cache_to=str(directory))
+    names = {path.name for path in directory.rglob("*") if path.is_file()}
+    build(lab, text, cache_to=str(directory))
+    assert {path.name for path in directory.rglob("*") if path.is_file()} == names
+    (tmp_path / "other").mkdir()
+    with open_builder_lab(tmp_path / "other") as other:
+        other.add_rootfs()
+        missing = str(tmp_path / "missing")
+        there = build(other, text, cache_from=(missing, str(directory)))
+        assert there.id == entry.id and len(other.cached) == 4
+        assert [report.text for report in other.said if report.phase == "warning"] == [
+            f"there is no build cache in {missing}"
+        ]
+        assert len(other.images.all()) == 1
+        blob = max((directory / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+        blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    (tmp_path / "third").mkdir()
+    with open_builder_lab(tmp_path / "third") as third:
+        third.add_rootfs()
+        assert build(third, text, cache_from=(str(directory),)).id != entry.id
+        assert [report.phase for report in third.said if report.phase in ("cached", "warning")] == ["warning"]
+
+
+def test_the_digest_counts_what_matters(lab: Lab) -> None:
+    text = FROM_CONTEXT + "ARG V\nRUN echo $V > /v\n"
+    base = lab.builder.digest(order(lab, text))
+    same: list[dict[str, Any]] = [{"no_cache": True}, {"pull": True}, {"args": {"UNUSED": "1"}}, {"cache_to": "/x"}]
+    other: list[dict[str, Any]] = [
+        {"args": {"V": "1"}},
+        {"args": EPOCH},
+        {"labels": {"a": "b"}},
+        {"tags": ("x:1",)},
+        {"network": "none"},
+        {"extra_hosts": (("a", "10.0.0.1"),)},
+        {"shm_size": 1 << 20},
+        {"ulimits": (("nofile", 64, 64),)},
+    ]
+    assert all(lab.builder.digest(order(lab, text, **fields)) == base for fields in same)
+    digests = {lab.builder.digest(order(lab, text, **fields)) for fields in other}
+    assert len(digests) == len(other) and base not in digests
