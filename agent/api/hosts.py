@@ -6,7 +6,6 @@ import contextlib
 import errno
 import ipaddress
 import os
-import secrets
 import socket
 import stat
 from dataclasses import dataclass
@@ -123,7 +122,7 @@ def open_tcp(host: TcpHost, what: str) -> socket.socket:
 def _open_unix(path: Path) -> socket.socket:
     """Bound beside its place, made ready, then renamed into it: there is no moment without a working socket."""
     _refuse_living(path)
-    beside = path.with_name(f".{secrets.token_hex(4)}")
+    beside = path.with_name(f".{os.urandom(4).hex()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listener.bind(str(beside))

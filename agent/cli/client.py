@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from urllib.parse import urlencode
 
 from agent.api.framing import Channel, FrameDecoder
 from agent.api.hosts import UnixHost, parse_host
+from agent.cli.http import Answer, BrokenAnswer, ask
 from agent.errors import HoldfastError
 
 PREFIX = "/holdfast/v1"
@@ -50,18 +50,6 @@ def open_socket(host: str) -> socket.socket:
     return connection
 
 
-class _Connection(http.client.HTTPConnection):
-    """http.client over a socket that is already connected."""
-
-    def __init__(self, host: str) -> None:
-        super().__init__("localhost")
-        self._target = host
-
-    def connect(self) -> None:
-        """Open the agent's socket."""
-        self.sock = open_socket(self._target)
-
-
 class Client:
     """Requests to one agent; each has a connection of its own."""
 
@@ -77,70 +65,71 @@ class Client:
         return self._ask("POST", path, parameters)
 
     def _ask(self, method: str, path: str, parameters: Mapping[str, Any]) -> Any:
-        with self._send(method, path, parameters, None) as response:
-            return json.load(response)
+        with self._send(method, path, parameters, None) as answer:
+            try:
+                return json.loads(answer.read())
+            except (BrokenAnswer, OSError, ValueError) as error:
+                raise self._break(error) from None
 
     def stream(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, **parameters: Any
     ) -> Iterator[dict[str, Any]]:
         """The objects of an NDJSON answer as they come. Raises AgentUnreachable, AgentError, also in the middle."""
-        with self._send(method, path, parameters, body) as response:
+        with self._send(method, path, parameters, body) as answer:
             try:
-                for line in response:
+                for line in answer:
                     document = json.loads(line)
                     if set(document) == {"error"}:
                         raise make_error(document["error"])
                     yield document
-            except (http.client.HTTPException, OSError) as error:
-                raise AgentUnreachable(
-                    f"the agent ended the answer ({error})", hint="its log says why; try again"
-                ) from None
+            except (BrokenAnswer, OSError, ValueError) as error:
+                raise self._break(error) from None
 
     def frames(self, path: str, **parameters: Any) -> Iterator[tuple[Channel, bytes]]:
         """The frames of a log answer up to its end. Raises AgentUnreachable, AgentError, also in the middle."""
         decoder = FrameDecoder()
-        with self._send("GET", path, {**parameters, "format": "frames"}, None) as response:
+        with self._send("GET", path, {**parameters, "format": "frames"}, None) as answer:
             try:
-                while data := response.read1(_CHUNK):
+                while data := answer.read1(_CHUNK):
                     for channel, payload in decoder.feed(data):
                         if channel is Channel.EXIT:
                             return
                         if channel is Channel.ERROR:
                             raise make_error(json.loads(payload))
                         yield channel, payload
-            except (http.client.HTTPException, OSError, ValueError) as error:
-                raise AgentUnreachable(f"the agent ended the answer ({error})", hint="its log says why") from None
+            except (BrokenAnswer, OSError, ValueError) as error:
+                raise self._break(error) from None
         raise AgentUnreachable("the agent ended the answer", hint="it was stopped, or its log says why")
 
-    def _send(
-        self, method: str, path: str, parameters: Mapping[str, Any], body: Mapping[str, Any] | None
-    ) -> http.client.HTTPResponse:
+    def _send(self, method: str, path: str, parameters: Mapping[str, Any], body: Mapping[str, Any] | None) -> Answer:
         present = {name: _render(value) for name, value in parameters.items() if value is not None}
         query = f"?{urlencode(present)}" if present else ""
-        connection = _Connection(self.host)
-        payload = json.dumps(body) if body is not None else None
-        headers = {"Content-Type": "application/json"} if payload else {}
+        payload = json.dumps(body).encode() if body is not None else None
+        connection = open_socket(self.host)
         try:
-            connection.request(method, f"{PREFIX}{path}{query}", payload, {**headers, "Connection": "close"})
-            response = connection.getresponse()
-        except (http.client.HTTPException, OSError) as error:
+            answer = ask(connection, method, f"{PREFIX}{path}{query}", payload, "application/json")
+        except (BrokenAnswer, OSError) as error:
             raise AgentUnreachable(
                 f"{self.host} does not answer as an agent ({error})", hint="its log says why; try again"
             ) from None
-        if response.status >= 400:
-            raise make_error(_read_error(response))
-        return response
+        if answer.status >= 400:
+            with answer:
+                raise make_error(_read_error(answer))
+        return answer
+
+    def _break(self, error: Exception) -> AgentUnreachable:
+        return AgentUnreachable(f"the agent ended the answer ({error})", hint="its log says why; try again")
 
 
 def _render(value: Any) -> str:
     return ("1" if value else "0") if isinstance(value, bool) else str(value)
 
 
-def _read_error(response: http.client.HTTPResponse) -> Any:
+def _read_error(answer: Answer) -> Any:
     try:
-        return json.load(response)
-    except ValueError:
-        return {"message": f"HTTP status {response.status} {response.reason}"}
+        return json.loads(answer.read())
+    except (BrokenAnswer, OSError, ValueError):
+        return {"message": f"HTTP status {answer.status} {answer.reason}"}
 
 
 def make_error(document: Any) -> AgentError:
