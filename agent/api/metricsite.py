@@ -42,7 +42,7 @@ class MetricSite:
 
     def _render(self, status: Mapping[str, Any], converged: bool) -> bytes:
         parts = self._parts
-        self._snapshot = make_snapshot(status, converged, parts.engine.containers, parts.data_root)
+        self._snapshot = make_snapshot(status, converged, parts.engine, parts.data_root)
         return parts.metrics.render()
 
     async def healthz(self, _request: web.Request) -> web.Response:

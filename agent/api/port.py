@@ -11,6 +11,7 @@ from agent.engine.execs import ExecHandle, ExecOptions
 from agent.engine.model import ContainerEvent, ContainerRecord, ContainerStats, ImageRecord
 from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics
+from agent.telemetry.samples import StoreSample
 
 
 class ControllerPort(Protocol):
@@ -103,6 +104,33 @@ class ImagesPort(Protocol):
     def list(self) -> tuple[ImageRecord, ...]:
         """Every local image."""
 
+    def sample(self) -> StoreSample:
+        """What /metrics shows of the image store."""
+
+    def inspect(self, name_or_id: str) -> Any:
+        """All that is known of one: a dataclass. Raises NotFound."""
+
+    def history(self, name_or_id: str) -> Sequence[Any]:
+        """How one was made, the newest step first: dataclasses. Raises NotFound."""
+
+    def tag(self, name_or_id: str, name: str) -> ImageRecord:
+        """Give one more name. Raises NotFound."""
+
+    def remove(self, name_or_id: str, *, force: bool = False) -> Any:
+        """Take a name away, or the image: a dataclass. Raises NotFound, Conflict when it is needed."""
+
+    def prune(self, *, named: bool = False, min_age: float = 0.0, dry_run: bool = False) -> Any:
+        """Remove what nobody needs (blocking): a dataclass."""
+
+    def verify(
+        self,
+        *,
+        repair: bool = True,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Sequence[Any]:
+        """Hash and compare everything (blocking); returns what was wrong, as dataclasses."""
+
     def pull(
         self,
         reference: str,
@@ -143,6 +171,9 @@ class EnginePort(Protocol):
     @property
     def connected(self) -> bool:
         """Whether the keeper is connected at this moment."""
+
+    def usage(self, stop: threading.Event | None = None) -> Any:
+        """What takes the room of the data root (blocking): a dataclass."""
 
     def subscribe(self, callback: Callable[[ContainerEvent], None]) -> None:
         """Be told of every container event, in the engine's thread."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.api.port import ContainersPort
+from agent.api.port import ContainersPort, EnginePort
 from agent.engine.model import ContainerRecord, ContainerState
 from agent.errors import HoldfastError
 from agent.telemetry.samples import ConditionSample, ContainerSample, DiskSample, ServiceSample, Snapshot
@@ -15,7 +15,7 @@ from agent.telemetry.samples import ConditionSample, ContainerSample, DiskSample
 _LIVING = (ContainerState.RUNNING, ContainerState.STOPPING)
 
 
-def make_snapshot(status: Mapping[str, Any], converged: bool, containers: ContainersPort, data_root: Path) -> Snapshot:
+def make_snapshot(status: Mapping[str, Any], converged: bool, engine: EnginePort, data_root: Path) -> Snapshot:
     """One moment: ``status`` as the controller gives it, cgroups and disk as the kernel has them. Blocking, short."""
     apps = status.get("apps", ())
     return Snapshot(
@@ -25,8 +25,9 @@ def make_snapshot(status: Mapping[str, Any], converged: bool, containers: Contai
             for app in apps
             for condition in app.get("conditions", ())
         ),
-        containers=tuple(_sample_containers(containers)),
+        containers=tuple(_sample_containers(engine.containers)),
         disk=_sample_disk(data_root),
+        store=engine.images.sample(),
         converged=converged,
     )
 

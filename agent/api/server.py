@@ -16,6 +16,7 @@ from agent.api.eventstream import EventStream
 from agent.api.exec import ExecStream
 from agent.api.failures import errors_as_json
 from agent.api.hosts import UnixHost, inode_of, open_api_socket, open_tcp, parse_address, parse_host
+from agent.api.images import ImageSite
 from agent.api.logstream import LogStream
 from agent.api.metricsite import MetricSite
 from agent.api.port import AgentParts
@@ -73,7 +74,11 @@ class ApiServer:
         application = web.Application(
             client_max_size=BODY_LIMIT, middlewares=[errors_as_json, refuse_browsers, self._track]
         )
-        for site in (Queries(parts, threads), PullStream(parts.engine, threads), ExecStream(parts.engine, threads)):
+        sites = (
+            Queries(parts, threads),
+            *(site(parts.engine, threads) for site in (PullStream, ExecStream, ImageSite)),
+        )
+        for site in sites:
             application.add_routes(site.routes())
         application.add_routes([*logs.routes(), *down.routes()])
         application.add_routes(EventStream(parts.events).routes())

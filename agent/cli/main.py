@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -26,24 +26,30 @@ _COMMANDS = {
     "exec": "exec:exec_command",
     "events": "events:events",
     "images": "listing:images",
+    "image": "image:image",
     "pull": "pull:pull",
     "sync": "sync:sync",
     "down": "sync:down",
+    "system": "system:system",
     "version": "listing:version",
     "keeper": "keepercommand:keeper",
 }
 
 
 class LazyGroup(click.Group):
-    """Loads the module of a command when that command is called, and no other."""
+    """Loads the module of a command when that command is called, and no other; ``places`` says where each is."""
+
+    def __init__(self, *arguments: Any, places: Mapping[str, str] = _COMMANDS, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._places = places
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order a newcomer meets them."""
-        return list(_COMMANDS)
+        return list(self._places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now."""
-        place = _COMMANDS.get(cmd_name)
+        place = self._places.get(cmd_name)
         if place is None:
             return None
         module, _, attribute = place.partition(":")

@@ -13,10 +13,17 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
+def parse_duration(text: str, option: str) -> float:
+    """Seconds of ``10m``, ``1h30m``, ``7d``; ``option`` is named when it is none. Raises Refused."""
+    if not _DURATION.match(text):
+        raise Refused(f"{option} {text!r} is no duration", reason="InvalidTime", hint="such as 90m, 12h or 7d")
+    return sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(text))
+
+
 def parse_since(text: str, now: float) -> float:
     """Unix seconds of ``10m``, ``1h30m`` (ago), RFC 3339 (local time without a zone) or unix time. Raises Refused."""
     if _DURATION.match(text):
-        return max(0.0, now - sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(text)))
+        return max(0.0, now - parse_duration(text, ""))
     try:
         number = float(text)
         if math.isfinite(number) and number >= 0:

@@ -13,6 +13,7 @@ from agent.engine.images import Images
 from agent.engine.model import ContainerEvent
 from agent.engine.networks import Networks
 from agent.engine.parts import Parts
+from agent.engine.usage import Usage, UsageReader
 from agent.errors import Conflict
 from agent.runtime.protocol import KeeperEvent
 from agent.telemetry.logging import get_logger
@@ -68,6 +69,10 @@ class Engine:
         self.containers.on_keeper_event(event)
         self.execs.on_keeper_event(event)
         self._parts.builder.on_keeper_event(event)
+
+    def usage(self, stop: threading.Event | None = None) -> Usage:
+        """What takes the room of the data root; reads whole trees, so it may be slow. Raises HoldfastError."""
+        return UsageReader(self._parts, self.images).read(self.containers.list(), stop or threading.Event())
 
     def subscribe(self, callback: Callable[[ContainerEvent], None]) -> None:
         """Call back on every container event, in order, from a thread of the engine; it must not block."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +141,13 @@ def compute_shares(
         )
         found.append(share)
     return tuple(sorted(found, key=lambda share: (-share.size, share.id)))
+
+
+def compute_sizes(store: ImageStore, needed: Collection[str]) -> tuple[int, int]:
+    """The bytes that all images take together, shared ones once; and those of them that no ``needed`` image has."""
+    needs = {key for entry in store.all() if str(entry.id) in needed for key in (*entry.blobs, *entry.chains)}
+    sizes = {key: _size_of(store, key) for entry in store.all() for key in (*entry.blobs, *entry.chains)}
+    return sum(sizes.values()), sum(size for key, size in sizes.items() if key not in needs)
 
 
 def _size_of(store: ImageStore, key: str) -> int:

@@ -27,6 +27,7 @@ from agent.image.store import ImageStore
 from agent.image.verify import Finding, VerifyProgress
 from agent.oci.imageconfig import ImageConfig
 from agent.oci.reference import InvalidReference, parse_reference
+from agent.telemetry.samples import StoreSample
 
 Progress = Callable[[Any], None]
 T = TypeVar("T")
@@ -196,6 +197,19 @@ class Images:
         """What each image takes on disk, the largest first."""
         needed = self.collection.needed_ids() or frozenset()
         return compute_shares(self._store, self._in_use(), needed)
+
+    def sample(self) -> StoreSample:
+        """What /metrics shows of the store."""
+        tally, store = self.collection.tally, self._store
+        return StoreSample(
+            images=len(store.all()),
+            blob_bytes=store.content.usage(),
+            snapshot_bytes=sum(snapshot.size for snapshot in store.snapshots.all()),
+            runs=tally.runs,
+            short=tally.short,
+            collected=tally.images,
+            freed_bytes=tally.freed,
+        )
 
     def prune(self, *, named: bool = False, min_age: float = 0.0, dry_run: bool = False) -> PruneOutcome:
         """Remove images without a name, or with ``named`` all, that nobody needs and nobody used for ``min_age``

@@ -128,6 +128,14 @@ class ContentStore:
         names = (entry.name for entry in os.scandir(self._ingest))
         return frozenset(digest_of_hex(name) for name in names if not name.startswith("tmp-"))
 
+    def stored(self, digest: Digest) -> int:
+        """The bytes of a blob and of any partial download of it."""
+        found = 0
+        for path in (self.path(digest), self.ingest_path(digest)):
+            with suppress(FileNotFoundError):
+                found += path.stat().st_size
+        return found
+
     def usage(self) -> int:
         """The bytes of all blobs and partial downloads. Reads the directories."""
         return sum(_sizes(self._blobs)) + sum(_sizes(self._ingest))

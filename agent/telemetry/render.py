@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agent.telemetry.samples import ContainerSample, Snapshot
+from agent.telemetry.samples import ContainerSample, Snapshot, StoreSample
 
 _SERVICE = ("app", "service")
 _CONTAINER = ("app", "service", "container", "id")
@@ -73,10 +73,27 @@ class SnapshotCollector(Collector):
         yield from _render_conditions(snapshot)
         yield from _render_containers(snapshot.containers)
         yield _gauge("holdfast_converged", "1 when the host is as the state directory wants it.", snapshot.converged)
+        if snapshot.store is not None:
+            yield from _render_store(snapshot.store)
         if snapshot.disk is not None:
             disk = snapshot.disk
             yield _gauge("holdfast_data_size_bytes", "Size of the file system of the data root.", disk.size_bytes)
             yield _gauge("holdfast_data_free_bytes", "Room left in the file system of the data root.", disk.free_bytes)
+
+
+def _render_store(store: StoreSample) -> Iterator[Metric]:
+    yield _gauge("holdfast_images", "Local images.", store.images)
+    family = GaugeMetricFamily("holdfast_image_store_bytes", "Bytes of the image store by kind.", labels=["kind"])
+    family.add_metric(["blobs"], store.blob_bytes)
+    family.add_metric(["snapshots"], store.snapshot_bytes)
+    yield family
+    for name, text, value in (
+        ("runs", "Automatic removals of images, because the disk filled.", store.runs),
+        ("short", "Automatic removals after which the disk was still too full.", store.short),
+        ("images", "Images removed automatically.", store.collected),
+        ("freed_bytes", "Bytes freed by automatic removals of images.", store.freed_bytes),
+    ):
+        yield CounterMetricFamily(f"holdfast_image_gc_{name}", text, value=value)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -58,6 +58,20 @@ class DiskSample:
 
 
 @dataclass(frozen=True)
+class StoreSample:
+    """The image store: how many images, the bytes of blobs and of unpacked files, and what automatic collections have
+    done since the agent started; ``short`` ones could not get below the watermark."""
+
+    images: int
+    blob_bytes: int
+    snapshot_bytes: int
+    runs: int
+    short: int
+    collected: int
+    freed_bytes: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Everything at one moment. What is not in it has no series."""
 
@@ -65,6 +79,7 @@ class Snapshot:
     conditions: tuple[ConditionSample, ...] = ()
     containers: tuple[ContainerSample, ...] = ()
     disk: DiskSample | None = None
+    store: StoreSample | None = None
     converged: bool = False
 
 

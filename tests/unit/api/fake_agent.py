@@ -37,6 +37,7 @@ from agent.image.pusher import PushReport
 from agent.oci.digest import compute_digest
 from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics
+from agent.telemetry.samples import StoreSample
 
 
 def make_record(name: str, app: str = "shop", service: str = "web", slot: int = 1) -> ContainerRecord:
@@ -204,6 +205,9 @@ class FakeImages:
         self.cancelled = threading.Event()
         self.failure: Exception | None = None
         self.endless = False
+
+    def sample(self) -> StoreSample:
+        return StoreSample(len(self.records), 10, 20, 0, 0, 0, 0)
 
     def list(self) -> tuple[ImageRecord, ...]:
         return tuple(self.records)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.telemetry.samples import ConditionSample, ContainerSample, DiskSample, ServiceSample, Snapshot
+from agent.telemetry.samples import ConditionSample, ContainerSample, DiskSample, ServiceSample, Snapshot, StoreSample
 
 CONTAINER = ContainerSample(
     id="c" * 64,
@@ -25,5 +25,6 @@ EVERYTHING = Snapshot(
     conditions=(ConditionSample("shop", "Ready", "False"), ConditionSample("shop", "Stalled", "Unknown")),
     containers=(CONTAINER,),
     disk=DiskSample(100, 50),
+    store=StoreSample(4, 300, 200, 3, 1, 2, 100),
     converged=True,
 )

@@ -1,0 +1,42 @@
+"""image prune: remove what nobody needs."""
+
+from __future__ import annotations
+
+import click
+
+from agent.cli.documents import post_document
+from agent.cli.main import DONE
+from agent.cli.options import host_option, json_option
+from agent.cli.output import print_json, render_size, safe
+from agent.cli.since import parse_duration
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Images with a name too, when nobody needs them.")
+@click.option("--unused-for", metavar="DURATION", help="Only images unused for so long, such as 90m, 12h or 7d.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only print which images would go.")
+@json_option
+@host_option
+def prune(everything: bool, unused_for: str | None, dry_run: bool, as_json: bool, host: str) -> int:
+    """Remove images without a name, and files of no image, that nobody needs.
+
+    Never removed: images of containers, running or not, and of apps; what the build cache keeps; what is being pulled
+    or built.
+
+    \b
+    holdfast image prune
+    holdfast image prune --all --unused-for 7d --dry-run
+    """
+    age = int(parse_duration(unused_for, "--unused-for")) if unused_for else 0
+    outcome = post_document(host, "/image/prune", {"all": everything, "min_age": age, "dry_run": dry_run})
+    if as_json:
+        print_json(outcome)
+        return DONE
+    for image in outcome["images"]:
+        names = ", ".join(map(safe, image["names"])) or "<none>"
+        print(f"{'would remove' if dry_run else 'removed'} {image['id'][7:19]}  {names}")
+    if dry_run:
+        print(f"{len(outcome['images'])} images would go, {render_size(outcome['freed'])} of packed layers at most")
+    else:
+        print(f"{len(outcome['images'])} images removed, {render_size(outcome['freed'])} freed")
+    return DONE
