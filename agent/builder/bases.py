@@ -26,7 +26,7 @@ class BaseImage:
 
 def find_base(images: ImageStore, reference: str) -> BaseImage | None:
     """An image that is local."""
-    entry = images.find(reference)
+    entry = images.find_admitted(reference)
     return BaseImage(entry, images.config(entry.id)) if entry is not None else None
 
 

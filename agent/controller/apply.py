@@ -63,7 +63,7 @@ async def _ensure_image(action: EnsureImage, scene: Scene) -> None:
         return
     want = desired.images[action.key]
     loop = asyncio.get_running_loop()
-    begun, epoch, pulls = loop.time(), scene.images.epoch, want.policy != "build"
+    begun, epoch, pulls = loop.time(), scene.images.epoch, want.policy not in ("build", "file")
     try:
         resolved = await shared.gate.run_slow(scene.images.resolve, want, desired, shared.gate.closing)
     except Exception:
@@ -78,7 +78,8 @@ async def _ensure_image(action: EnsureImage, scene: Scene) -> None:
 
 
 def _report_image(want: ImageWant, resolved: Resolved, scene: Scene, seconds: float) -> None:
-    reason, verb = ("ImageBuilt", "built") if want.policy == "build" else ("ImagePulled", "pulled")
+    known = {"build": ("ImageBuilt", "built"), "file": ("ImageLoaded", "loaded")}
+    reason, verb = known.get(want.policy, ("ImagePulled", "pulled"))
     scene.shared.events.record(
         "image",
         app=scene.app,

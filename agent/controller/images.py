@@ -51,13 +51,13 @@ class AppImages:
         self.epoch += 1
         looked = {key: self._look(want, desired) for key, want in desired.images.items()}
         self.states = {
-            key: replace(state, current=state.current and desired.images[key].policy not in ("build", "always"))
+            key: replace(state, current=state.current and desired.images[key].policy not in ("build", "always", "file"))
             for key, state in looked.items()
         }
 
     def _look(self, want: ImageWant, desired: DesiredApp) -> ImageState:
         if want.policy in ("missing", "never"):
-            found = self._images.find(want.reference)
+            found = self._images.find_admitted(want.reference)
             return ImageState(found.id if found else None, current=found is not None)
         document = self._documents.get(want.key, {})
         known = self._images.find(str(document["id"])) if "id" in document else None
@@ -70,6 +70,8 @@ class AppImages:
         """Make an image local; blocks for as long as that takes. Raises HoldfastError."""
         if want.policy == "build":
             return self._build(want, desired, cancel)
+        if want.policy == "file":
+            return self._load(want, cancel)
         reporter = PullReporter(self._app)
         before = self._images.find(want.reference)
         record = self._images.pull(want.reference, policy=want.policy, progress=reporter.note, cancel=cancel)
@@ -85,6 +87,17 @@ class AppImages:
                 return Resolved(known, built_from)
         reporter = BuildReporter(self._app, config.tag)
         return Resolved(self._images.build(config, progress=reporter.note, cancel=cancel), built_from, worked=True)
+
+    def _load(self, want: ImageWant, cancel: threading.Event) -> Resolved:
+        """An image of the host, read again when the state of its files is another one."""
+        built_from = self._images.file_state(want.reference)
+        document = self._documents.get(want.key, {})
+        known = self._images.find(str(document.get("id", "")))
+        if known is not None and document.get("built_from") == f"{want.reference} {built_from}":
+            return Resolved(known, str(document["built_from"]))
+        record = self._images.pull(want.reference, progress=PullReporter(self._app).note, cancel=cancel)
+        worked = known is None or known.id != record.id
+        return Resolved(record, f"{want.reference} {built_from}", worked=worked)
 
     def succeed(
         self, want: ImageWant, desired: DesiredApp, resolved: Resolved, epoch: int

@@ -47,6 +47,12 @@ class ImagesPort(Protocol):
     def find(self, name_or_id: str) -> ImageRecord | None:
         """The local image of a reference or id."""
 
+    def find_admitted(self, reference: str) -> ImageRecord | None:
+        """The local image of a reference, if the image policy lets it be used without asking its registry."""
+
+    def file_state(self, source: str) -> str:
+        """A digest that changes when the files of an image of the host (``oci:PATH``) may have changed."""
+
     def config(self, image_id: str) -> ImageConfig:
         """What a local image says of itself. Raises NotFound."""
 

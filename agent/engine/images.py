@@ -27,6 +27,7 @@ from agent.image.store import ImageStore
 from agent.image.verify import Finding, VerifyProgress
 from agent.oci.imageconfig import ImageConfig
 from agent.oci.reference import InvalidReference, parse_reference
+from agent.oci.source import parse_local_image
 from agent.telemetry.samples import StoreSample
 
 Progress = Callable[[Any], None]
@@ -69,6 +70,18 @@ class Images:
         entry = self._store.find(name_or_id)
         return _describe(entry) if entry is not None else None
 
+    def find_admitted(self, reference: str) -> ImageRecord | None:
+        """The local image of a reference, if the image policy lets it be used without asking its registry."""
+        entry = self._store.find_admitted(reference)
+        return _describe(entry) if entry is not None else None
+
+    def file_state(self, source: str) -> str:
+        """A digest that changes when the files of an image of the host may have changed. Raises NotFound, Waiting."""
+        found = parse_local_image(source)
+        if found is None:
+            raise ImageNotFound(f"{source} is no file of the host")
+        return self._store.archives.state(found)
+
     def config(self, image_id: str) -> ImageConfig:
         """What a local image says of itself. Raises NotFound."""
         return self._store.config(image_id)
@@ -91,7 +104,16 @@ class Images:
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> ImageRecord:
-        """Make an image local; ``progress`` gets ``image.progress.PullProgress``. Raises HoldfastError."""
+        """Make an image local; ``progress`` gets ``image.progress.PullProgress``. Raises HoldfastError.
+
+        An image of the host (``oci:PATH``, ``docker-archive:PATH``, ``dir:PATH``) is loaded from its files; it gets no
+        name.
+        """
+        source = parse_local_image(reference)
+        if source is not None and platform:
+            raise Conflict(f"{source} is a file of the host, whose platform is what it is", hint="leave platform out")
+        if source is not None:
+            return _describe(self._store.archives.bring(source, progress=progress, cancel=cancel))
 
         def pull() -> ImageEntry:
             return self._store.pull(reference, policy=policy, platform=platform, progress=progress, cancel=cancel)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from agent.errors import Stalled, Unsupported, Waiting
+from agent.errors import InvalidSpec, Stalled, Unsupported, Waiting
 from agent.image.archives import ImageArchives
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
@@ -32,7 +32,7 @@ from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.imageconfig import ImageConfig, decode_image_config, encode_image_config
 from agent.oci.manifest import Manifest, decode_manifest, encode_manifest
 from agent.oci.platform import Platform
-from agent.oci.reference import Reference, parse_reference
+from agent.oci.reference import InvalidReference, Reference, parse_reference
 from agent.store.layout import DataLayout
 
 POLICIES = ("always", "missing", "never")
@@ -154,6 +154,16 @@ class ImageStore:
     def find(self, name_or_id: str) -> ImageEntry | None:
         """By reference, id, or a unique beginning of the id (6 digits at least). Raises Conflict if not unique."""
         return self._images.find(name_or_id)
+
+    def find_admitted(self, reference: str) -> ImageEntry | None:
+        """The image of a reference, if it may be used as it is: ``pull`` has to be asked for any other one."""
+        entry = self._images.find(reference)
+        try:
+            return entry if entry is None or self._gate.admits(parse_reference(reference), entry) else None
+        except InvalidReference:
+            return entry
+        except InvalidSpec:
+            return None
 
     def all(self) -> tuple[ImageEntry, ...]:
         """Every local image."""

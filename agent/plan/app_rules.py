@@ -36,6 +36,8 @@ def ensure_images(draft: Draft) -> None:
 def _image_cause(want: ImageWant, state: ImageState) -> Cause:
     if want.policy == "build":
         return Cause("BuildNotChecked", f"what {want.reference} is built from has to be checked")
+    if want.policy == "file":
+        return Cause("FileNotChecked", f"whether {want.reference} has changed has to be checked")
     if state.id is None:
         return Cause("ImageMissing", f"image {want.reference} is not local")
     return Cause("ImageNotResolved", f"image {want.reference} has to be looked up in its registry")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from agent.oci.source import parse_local_image
 from agent.plan.observed import ImageState
 from agent.spec.digest import service_digest
 from agent.spec.model import App, Network, Service, Volume
@@ -19,7 +20,8 @@ _NOT_SHOWN = {"name", "replicas", "build", "pull_policy", "depends_on", "ports"}
 
 @dataclass(frozen=True)
 class ImageWant:
-    """One image an app needs. ``policy`` is missing, always, never or build; ``service`` whose build it is."""
+    """One image an app needs. ``policy`` is missing, always, never, build, or file: an image of the host, which
+    ``reference`` says. ``service`` is whose build or file it is."""
 
     key: str
     reference: str
@@ -159,6 +161,8 @@ def build_tag(app: App, service: Service) -> str:
 def _image_of(app: App, service: Service) -> ImageWant:
     if service.build is not None:
         return ImageWant(f"build:{service.name}", build_tag(app, service), "build", service.name)
+    if service.image and parse_local_image(service.image) is not None:
+        return ImageWant(f"file:{service.name}", service.image, "file", service.name)
     return _pulled(service.image or "", service.pull_policy)
 
 

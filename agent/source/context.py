@@ -30,7 +30,7 @@ class Contexts:
         self._known: dict[str, str | Refused] = {}
 
     def digest(self, path: str) -> str:
-        """The digest of the directory at an absolute path. Raises Refused when it holds too much."""
+        """The digest of the directory, or file, at an absolute path. Raises Refused when it holds too much."""
         if path not in self._known:
             try:
                 self._known[path] = _compute(path)
@@ -59,7 +59,10 @@ def _compute(path: str) -> str:
 
 
 def _lines(top: str) -> Iterator[bytes]:
-    """One line for everything below a directory, in a fixed order; links are not followed."""
+    """One line for everything below a directory, in a fixed order, or for a file; links in it are not followed."""
+    if not Path(top).is_dir():
+        yield _describe_file(top)
+        return
     waiting = [""]
     while waiting:
         inner = waiting.pop()
@@ -77,6 +80,15 @@ def _lines(top: str) -> Iterator[bytes]:
             yield line
             if is_directory:
                 waiting.append(name)
+
+
+def _describe_file(top: str) -> bytes:
+    try:
+        status = Path(top).stat()
+    except OSError as error:
+        return f"{error.errno}\n".encode()
+    fields = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return f"{status.st_mode:o} {fields}\n".encode()
 
 
 def _describe(entry: os.DirEntry[str], name: str) -> tuple[bytes, bool]:

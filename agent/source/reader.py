@@ -44,18 +44,20 @@ class AppReader:
             return found
         raise found
 
-    def check_directory(self, path: Path) -> None:
-        """See that a build context is a directory in the state directory, and note its state. Raises Refused."""
+    def check_directory(self, path: Path, /, *, or_file: bool = False) -> None:
+        """See that a build context, or what an image is taken from, is in the state directory, and note its state, not
+        its content. Raises Refused."""
+        what = "a file or directory" if or_file else "a directory"
         where = self._place.locate(path)
         if where in self._used:
             return
         self._note(where)
         try:
             with open_inside(self._place, where) as (_, status):
-                if not stat.S_ISDIR(status.st_mode):
-                    raise Refused(f"is {describe_kind(status.st_mode)}, not a directory")
+                if not stat.S_ISDIR(status.st_mode) and not (or_file and stat.S_ISREG(status.st_mode)):
+                    raise Refused(f"is {describe_kind(status.st_mode)}, not {what}")
         except FileNotFoundError:
-            raise Refused("there is no such directory") from None
+            raise Refused(f"there is no such {what.partition(' ')[2]}") from None
         self._used[where] = self._contexts.digest(where)
 
     def seen(self, path: str) -> Seen:

@@ -18,8 +18,8 @@ ENV_FILE = ".env"
 _EMPTY = "the file is empty: it needs services:, or images: to keep pulled"
 
 
-def _accept(path: Path) -> None:
-    """Any directory will do."""
+def _accept(path: Path, /, *, or_file: bool = False) -> None:
+    """Anything will do."""
 
 
 def load_app(
@@ -35,7 +35,7 @@ def load_app(
 
     ``text_of`` reads a file of the state directory: it raises FileNotFoundError for an absent one and HoldfastError or
     OSError for one that must not or cannot be read, with a message that says what is wrong, not with which path.
-    ``check_directory`` raises in the same way for directories.
+    ``check_directory`` raises in the same way for directories (and, if told so, files) that are used, not read.
     Variables come from ``environment``, then from ``.env`` beside the file. ``warnings`` gets what is taken but hardly
     meant, such as variables that are not set. Raises InvalidSpec with all problems.
     """

@@ -7,6 +7,7 @@ import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from agent.errors import HoldfastError
 from agent.spec.interpolate import InterpolationError, Interpolator
@@ -14,7 +15,13 @@ from agent.spec.tree import Mark, Node, Problems, Scalar, describe, quote
 
 TEXT_LIMIT = 16 << 20
 TextOf = Callable[[Path], bytes]
-CheckDirectory = Callable[[Path], None]
+
+
+class CheckDirectory(Protocol):
+    """Looks at a directory, or a file if that will do too, which is used without being read."""
+
+    def __call__(self, path: Path, /, *, or_file: bool = False) -> None:
+        """Raises HoldfastError or OSError when it is not there, no directory, or must not be used."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +132,18 @@ class Reading:
 
     def check_directory(self, at: Node, path: Path, what: str) -> bool:
         """Whether a directory is there and inside of the state directory, links followed; notes it if not."""
+        return self._check(at, path, what, or_file=False)
+
+    def check_image(self, at: Node, path: Path, what: str) -> bool:
+        """Whether a file or directory to take an image from is there and inside of the state directory, likewise."""
+        return self._check(at, path, what, or_file=True)
+
+    def _check(self, at: Node, path: Path, what: str, *, or_file: bool) -> bool:
         if not self.is_inside(path):
             self.complain(at, f"{what}: {show_path(at, path)} is outside of the state directory {self.files.root}")
             return False
         try:
-            self.files.check_directory(path)
+            self.files.check_directory(path, or_file=or_file)
         except (HoldfastError, OSError, ValueError) as error:
             self.complain(at, f"{what}: {show_path(at, path)}: {explain(error)}")
             return False

@@ -17,6 +17,7 @@ from agent.spec.fields import Fields, read_pairs, read_texts
 from agent.spec.health import Wish, read_dependencies, read_healthcheck
 from agent.spec.keys import SERVICE, SERVICE_NETWORK
 from agent.spec.limits import read_deploy, read_limits, read_replicas, read_restart, read_ulimits
+from agent.spec.localimage import read_local_image
 from agent.spec.maps import read_labels
 from agent.spec.model import DEFAULT_NETWORK, DEFAULT_SHM_SIZE, DEFAULT_STOP_GRACE, Service
 from agent.spec.mounts import MountReader
@@ -87,7 +88,10 @@ def _read_image(fields: Fields, key: Scalar, app: str) -> dict[str, Any]:
     image, build = fields.text("image"), read_build(fields)
     if not fields.node_of("image") and not fields.node_of("build"):
         fields.reading.complain(key, f"{fields.path}: needs an image or a build")
-    if image is not None:
+    local = read_local_image(fields, image) if image is not None else None
+    if local is not None:
+        image = str(local)
+    elif image is not None:
         check_reference(fields, "image", image)
     elif fields.node_of("build") and fields.node_of("image") is None:
         try:
@@ -97,6 +101,8 @@ def _read_image(fields: Fields, key: Scalar, app: str) -> dict[str, Any]:
     policy = fields.choice("pull_policy", _PULL_POLICIES) if not _is_timed(fields) else None
     if policy == "build" and not fields.node_of("build"):
         fields.complain("pull_policy", "there is no build")
+    if local is not None and policy == "never":
+        fields.complain("pull_policy", f"{local.kind}: is a file of the host, which is never pulled: leave it out")
     return {"image": image, "build": build, "pull_policy": normal_policy(policy)}
 
 

@@ -145,6 +145,12 @@ class FakeImages:
                 return ImageRecord(identifier, "", (name,), 10)
         return None
 
+    def find_admitted(self, reference: str) -> ImageRecord | None:
+        return self.find(reference)
+
+    def file_state(self, source: str) -> str:
+        return self.inputs.get(source, "one")
+
     def config(self, image_id: str) -> ImageConfig:
         return ImageConfig("amd64", "linux", healthcheck=self.healthchecks.get(image_id))
 

@@ -38,7 +38,7 @@ def load(
             raise FileNotFoundError(2, "No such file or directory")
         return contents[str(wanted)]
 
-    def check_directory(wanted: Path) -> None:
+    def check_directory(wanted: Path, /, *, or_file: bool = False) -> None:
         if str(wanted) not in directories:
             raise Refused("there is no such directory")
 
