@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from agent.cli.main import DONE, ERROR
-from agent.cli.options import json_option
+from agent.cli.options import json_option, registries_option
 from agent.cli.output import paint, print_json, safe
 from agent.settings import DEFAULT_DATA_ROOT
 
@@ -31,8 +31,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
     show_default=True,
     help="Where images and containers will be.",
 )
+@registries_option
 @json_option
-def doctor(state: Path | None, data_root: Path, as_json: bool) -> int:
+def doctor(state: Path | None, data_root: Path, registries: Path, as_json: bool) -> int:
     """Check kernel, cgroups, overlayfs, nftables, privileges and more; exit 1 when something needed is missing.
 
     \b
@@ -43,7 +44,7 @@ def doctor(state: Path | None, data_root: Path, as_json: bool) -> int:
     from agent.cli.doctor.finding import Host, Verdict, run_check
     from agent.cli.doctor.registries import check_registries
 
-    host = Host(data_root.absolute(), state, os.geteuid() == 0)
+    host = Host(data_root.absolute(), state, os.geteuid() == 0, registries.absolute())
     checks = (*kernel.CHECKS, *cgroups.CHECKS, *network.CHECKS, *software.CHECKS)
     findings = [*(run_check(check, host) for check in checks), *check_registries(host)]
     fit = all(finding.verdict is not Verdict.FAIL for finding in findings)

@@ -169,11 +169,18 @@ class _Reader:
         if key == "credential_helper" and text and not HELPER_NAME.match(text):
             self._complain(node, f"{where}: not the name of a helper: what follows docker-credential- in its name")
         if key == "token_server" and text:
-            try:
-                return name_of(parse_origin(f"https://{text}"))
-            except Refused:
-                self._complain(node, f"{where}: not a host or host:port")
+            return self._server(node, text, where)
         return text
+
+    def _server(self, node: yaml.Node, text: str, where: str) -> str:
+        try:
+            origin = parse_origin(f"https://{text}")
+        except Refused:
+            origin = None
+        if origin is None or "/" in text:
+            self._complain(node, f"{where}: not a host or host:port")
+            return ""
+        return name_of(origin)
 
     def _text(self, node: yaml.Node, where: str) -> str:
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str" and node.value:
@@ -236,10 +243,6 @@ class _Reader:
             rule = Rewrite(key.value, self._text(value, where))
             try:
                 rule.apply("library/app")
-                pattern = re.compile(rule.pattern)
-                used = {int(number) for number in re.findall(r"\$\{?(\d+)", rule.replacement)}
-                if max(used, default=0) > pattern.groups:
-                    raise re.error("there is no such group")
             except (re.error, OverflowError, RecursionError) as error:
                 self._complain(key, f"{where}: not a pattern and its replacement: {error}")
                 continue

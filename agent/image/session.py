@@ -15,7 +15,7 @@ import urllib3
 from agent.errors import HoldfastError, Refused
 from agent.image.auth import Authorizer
 from agent.image.config import RegistryConfig
-from agent.image.credentials import find_credentials
+from agent.image.credentials import Credentials, find_credentials
 from agent.image.endpoints import Endpoint, Registries
 from agent.image.errors import ImageNotFound, ImagePullFailed, RegistryUnauthorized, UnexpectedAnswer
 from agent.image.failures import translate_failure
@@ -64,17 +64,20 @@ class Surroundings:
 class RegistrySession:
     """Requests to one endpoint. Thread-safe."""
 
-    def __init__(self, endpoint: Endpoint, surroundings: Surroundings) -> None:
+    def __init__(
+        self, endpoint: Endpoint, surroundings: Surroundings, find: Callable[[], Credentials | None] | None = None
+    ) -> None:
+        """``find`` gives the credentials; by default those of the endpoint's registry."""
         self.endpoint = endpoint
         self._around = surroundings
         self._transport = surroundings.transport
         settings = surroundings.registries.find(endpoint.registry)
         docker_config = surroundings.config.docker_config
-        self.authorizer = Authorizer(
-            self._transport,
-            lambda: find_credentials(docker_config, endpoint.registry, settings.credential_helper),
-            endpoint.token_server,
-        )
+
+        def look_up() -> Credentials | None:
+            return find_credentials(docker_config, endpoint.registry, settings.credential_helper)
+
+        self.authorizer = Authorizer(self._transport, find or look_up, endpoint.token_server)
         self._base = endpoint.url
 
     def send(self, request: Request) -> urllib3.BaseHTTPResponse:

@@ -28,11 +28,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Host:
-    """What the checks are about. ``state`` is None when no state directory was given."""
+    """What the checks are about. ``state`` is None when no state directory was given, ``registries`` the registries
+    file."""
 
     data_root: Path
     state: Path | None = None
     root: bool = True
+    registries: Path | None = None
 
 
 Outcome = tuple[Verdict, str, str]

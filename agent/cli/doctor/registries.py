@@ -1,27 +1,45 @@
-"""Do the registries that the desired state names answer?"""
+"""Do the registries that the desired state names answer, and which settings of registries are less than safe?"""
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
-import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from agent.cli.doctor.finding import Finding, Host, Verdict
 from agent.errors import HoldfastError
+from agent.image.config import RegistryConfig
 
 _SECONDS = 4.0
-_HUB = ("docker.io", "registry-1.docker.io")
+_UNREACHABLE = "check name, network, proxy and certificates; images that are local already still run"
 
 
 def check_registries(host: Host) -> tuple[Finding, ...]:
-    """One finding a registry; none when no state directory was given."""
-    if host.state is None:
-        return ()
+    """What is unsafe, and one finding for each registry of the state directory, if one was given."""
+    config = RegistryConfig(
+        registries=host.registries, connect_timeout=_SECONDS, read_timeout=_SECONDS, slow_seconds=_SECONDS
+    )
+    settings = tuple(check_settings(config))
+    if host.state is None or any(finding.verdict is Verdict.FAIL for finding in settings):
+        return settings
     registries = sorted(set(_find_registries(host)))
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return tuple(pool.map(check_registry, registries))
+        return (*settings, *pool.map(lambda name: check_registry(name, config), registries))
+
+
+def check_settings(config: RegistryConfig) -> Iterator[Finding]:
+    """The registries file and the files with secrets."""
+    from agent.image.unsafe import describe_unsafe
+
+    name = "registry settings"
+    try:
+        unsafe = describe_unsafe(config)
+    except HoldfastError as error:
+        yield Finding(name, Verdict.FAIL, error.message, "correct the file; the agent does not start with it")
+        return
+    for sentence in unsafe:
+        yield Finding(name, Verdict.WARN, sentence, "give up what is not needed")
+    if not unsafe:
+        yield Finding(name, Verdict.OK, "nothing gives up protection")
 
 
 def _find_registries(host: Host) -> Iterator[str]:
@@ -41,38 +59,15 @@ def _find_registries(host: Host) -> Iterator[str]:
                 continue
 
 
-def check_registry(registry: str) -> Finding:
-    """Ask for the API's root: 200 and 401 both mean that it is there."""
+def check_registry(registry: str, config: RegistryConfig) -> Finding:
+    """Ask for the API's root, as a pull would: 200 and 401 both mean that it is there."""
+    from agent.image.login import ask_root
+
     name = f"registry {registry}"
     try:
-        status = _ask(registry)
-    except (OSError, http.client.HTTPException) as error:
-        advice = "check name, network, proxy and certificates; images that are local already still run"
-        return Finding(name, Verdict.WARN, f"does not answer: {error}", advice)
+        status = ask_root(registry, config)
+    except HoldfastError as error:
+        return Finding(name, Verdict.WARN, f"does not answer: {error.message}", error.hint or _UNREACHABLE)
     if status in (200, 401):
         return Finding(name, Verdict.OK, "answers" if status == 200 else "answers, wants credentials")
     return Finding(name, Verdict.WARN, f"answers /v2/ with status {status}", "is that a registry?")
-
-
-def _ask(registry: str) -> int:
-    address = _HUB[1] if registry == _HUB[0] else registry
-    connection: http.client.HTTPConnection
-    if _is_loopback(address):
-        connection = http.client.HTTPConnection(address, timeout=_SECONDS)
-    else:
-        connection = http.client.HTTPSConnection(address, timeout=_SECONDS, context=ssl.create_default_context())
-    try:
-        connection.request("GET", "/v2/")
-        return connection.getresponse().status
-    finally:
-        connection.close()
-
-
-def _is_loopback(address: str) -> bool:
-    name = address.rpartition(":")[0] if address.rpartition(":")[2].isdigit() else address
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -11,6 +11,7 @@ from agent.cli.doctor.finding import Check, Host, Verdict, ok, run_check
 from agent.cli.doctor.kernel import judge_version
 from agent.cli.doctor.registries import check_registry
 from agent.cli.doctor.software import judge_space
+from agent.image.config import RegistryConfig
 
 HYBRID = """\
 31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
@@ -85,6 +86,6 @@ def test_attempts_report_their_error_and_leave_no_child() -> None:
 
 
 def test_dead_registry_is_a_warning() -> None:
-    finding = check_registry("127.0.0.1:9")
+    finding = check_registry("127.0.0.1:9", RegistryConfig())
     assert finding.verdict is Verdict.WARN
     assert "refused" in finding.message
