@@ -1,7 +1,7 @@
 """A directory, or overlayfs' upper directory, as a layer tar: the same tree gives the same bytes.
 
 Sorted names, whole seconds, numeric owners; pax records only where ustar cannot say it. Overlay marks become
-whiteouts again (image-spec layer.md). Sockets are left out, as in every layer; device nodes are refused.
+whiteouts again (image-spec layer.md). Sockets are left out, as in every layer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.errors import Unsupported
 from agent.image.rooted import OPAQUE, is_whiteout, render_path
-from agent.image.tarheader import BLOCK
+from agent.image.tarheader import BLOCK, DEVICES
 from agent.image.tarwriter import encode_end, encode_member
 from agent.image.unpack import OPAQUE_WHITEOUT, UNWANTED_XATTRS, WHITEOUT
 
@@ -64,10 +64,9 @@ class LayerTar:
             yield self._render(path, b"2", status, 0, link=link, xattrs=_read_xattrs(_at(parent, name)))
         elif stat.S_ISFIFO(mode):
             yield self._render(path, b"6", status, 0, xattrs=_read_xattrs(_at(parent, name)))
-        elif not stat.S_ISSOCK(mode):
-            raise Unsupported(
-                f"{render_path(path)} is a device node, which a layer cannot hold", reason="UnsupportedFile"
-            )
+        elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            kind = b"3" if stat.S_ISCHR(mode) else b"4"
+            yield self._render(path, kind, status, 0, xattrs=_read_xattrs(_at(parent, name)))
 
     def _directory(self, parent: int, name: bytes, path: bytes) -> Iterator[bytes]:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
@@ -114,6 +113,8 @@ class LayerTar:
         hidden = path.rpartition(b"/")[2].startswith(WHITEOUT)
         mode = 0o777 if kind == b"2" else 0 if hidden else stat.S_IMODE(status.st_mode)
         numbers = {b"uid": status.st_uid, b"gid": status.st_gid, b"size": size, b"mtime": int(status.st_mtime)}
+        if kind in DEVICES:
+            numbers |= {b"devmajor": os.major(status.st_rdev), b"devminor": os.minor(status.st_rdev)}
         if hidden:
             numbers |= {b"uid": 0, b"gid": 0, b"mtime": 0}
         return encode_member(path, kind, mode, numbers, link=link, xattrs=xattrs)

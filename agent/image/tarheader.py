@@ -15,6 +15,8 @@ MAX_SIZE = 1 << 50
 MAX_ID = (1 << 32) - 2
 MAX_TIME = 1 << 40
 MAX_SPARSE = 65536
+MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # what the kernel's device numbers hold
+DEVICES = (b"3", b"4")
 XATTR_PREFIX = b"SCHILY.xattr."
 _FORMAT = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _GNU_SPARSE = struct.Struct("12s12s")
@@ -25,7 +27,8 @@ ZERO = bytes(BLOCK)
 class TarEntry:
     """One member. ``kind`` is the type flag; ``size`` counts bytes in the archive, ``real_size`` those of the file.
 
-    ``mtime`` is nanoseconds since the epoch. ``sparse`` lists (offset, length) of data in a sparse file.
+    ``mtime`` is nanoseconds since the epoch. ``sparse`` lists (offset, length) of data in a sparse file, ``device`` is
+    a device node's major and minor number.
     """
 
     kind: bytes
@@ -39,6 +42,7 @@ class TarEntry:
     real_size: int = 0
     xattrs: dict[str, bytes] = field(default_factory=dict)
     sparse: list[tuple[int, int]] | None = None
+    device: tuple[int, int] = (0, 0)
 
 
 def parse_header(block: bytes) -> TarEntry:
@@ -51,6 +55,9 @@ def parse_header(block: bytes) -> TarEntry:
     if kind == b"\0":
         kind = b"5" if name.endswith(b"/") else b"0"
     size = parse_number(fields[4], MAX_SIZE)
+    device = (0, 0)
+    if kind in DEVICES:
+        device = parse_number(fields[13], MAX_MAJOR), parse_number(fields[14], MAX_MINOR)
     return TarEntry(
         kind,
         name,
@@ -61,6 +68,7 @@ def parse_header(block: bytes) -> TarEntry:
         size,
         parse_number(fields[5], MAX_TIME, signed=True) * 1_000_000_000,
         size,
+        device=device,
     )
 
 

@@ -1,8 +1,8 @@
 """A layer's tar stream to a directory that overlayfs can take as a lower layer.
 
 Refused (HostileLayer): absolute names (but a directory named `/` is the root) and `..`, parents that are links, hard
-links out of the layer, device nodes, sizes and counts beyond the limits. Whiteouts become overlayfs' own marks
-(image-spec layer.md, "Whiteouts").
+links out of the layer, sizes and counts beyond the limits. Whiteouts become overlayfs' own marks (image-spec layer.md,
+"Whiteouts"). Device nodes are made as they are: only root can reach them here, and no container's mount honours them.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class Unpacker:
         elif entry.kind == b"1":
             self._write_link(entry, parts)
         elif entry.kind == b"6":
-            self._write_fifo(entry, parts)
+            self._write_node(entry, parts, stat.S_IFIFO)
         else:
-            raise HostileLayer(f"the layer holds the device node {render_path(entry.name)}")
+            self._write_node(entry, parts, stat.S_IFCHR if entry.kind == b"3" else stat.S_IFBLK)
 
     def _write_directory(self, entry: TarEntry, parts: list[bytes]) -> None:
         fd = self._tree.make_directory(parts, entry.mtime)
@@ -165,20 +165,23 @@ class Unpacker:
             os.symlink(entry.link, parts[-1], dir_fd=parent)
         self._finish_special(entry, parent, parts[-1])
 
-    def _write_fifo(self, entry: TarEntry, parts: list[bytes]) -> None:
+    def _write_node(self, entry: TarEntry, parts: list[bytes], kind: int) -> None:
+        device = os.makedev(*entry.device)
+        if kind == stat.S_IFCHR and device == 0:
+            raise HostileLayer(f"the layer holds an overlayfs whiteout as a device node: {render_path(entry.name)}")
         parent = self._tree.directory(parts[:-1])
         try:
-            os.mkfifo(parts[-1], 0o600, dir_fd=parent)
+            os.mknod(parts[-1], kind | 0o600, device, dir_fd=parent)
         except FileExistsError:
             self._tree.remove(parent, parts)
-            os.mkfifo(parts[-1], 0o600, dir_fd=parent)
+            os.mknod(parts[-1], kind | 0o600, device, dir_fd=parent)
         self._finish_special(entry, parent, parts[-1])
 
     def _finish_special(self, entry: TarEntry, parent: int, name: bytes) -> None:
         """Owner, mode, xattrs and times of what cannot be opened; links are never followed (row 45)."""
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         path = f"/proc/self/fd/{parent}/".encode() + name
-        if entry.kind == b"6":
+        if entry.kind != b"2":
             os.chmod(name, entry.mode, dir_fd=parent)
         self._set_xattrs(entry, path)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)

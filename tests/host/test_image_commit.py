@@ -138,21 +138,25 @@ def test_python_reads_the_layer(store: ImageStore, tmp_path: Path) -> None:
     assert (status.st_uid, status.st_mtime) == (3_000_000_000, -5)
 
 
-def test_sockets_are_left_out_and_devices_refused(store: ImageStore, tmp_path: Path) -> None:
+def test_sockets_are_left_out_and_devices_kept(store: ImageStore, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tree / "socket"))
     layer = store.commit_layer(tree)
     assert list(store.snapshots.require(layer.chain_id).iterdir()) == []
-    os.mknod(tree / "null", 0o20666, os.makedev(1, 3))
-    with pytest.raises(Unsupported, match="device node"):
-        store.commit_layer(tree)
-    (tree / "null").unlink()
+    os.mknod(tree / "null", 0o20640, os.makedev(1, 3))
+    os.mknod(tree / "disk", 0o60600, os.makedev(254, 70_000))
+    kept = store.commit_layer(tree)
+    found = {path.name: path.lstat() for path in store.snapshots.require(kept.chain_id).iterdir()}
+    assert {name: (status.st_mode, status.st_rdev) for name, status in found.items()} == {
+        "null": (0o20640, os.makedev(1, 3)),
+        "disk": (0o60600, os.makedev(254, 70_000)),
+    }
     (tree / ".wh.fake").write_text("")
     with pytest.raises(Unsupported, match="reserve"):
         store.commit_layer(tree)
-    assert len(list(store.snapshots.root.iterdir())) == 1
+    assert len(list(store.snapshots.root.iterdir())) == 2
     assert list((store.content.root / "ingest").iterdir()) == []
 
 
