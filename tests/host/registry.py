@@ -151,14 +151,22 @@ class Layout:
 
 
 class Registry:
-    """One docker-registry process with its own storage; ``users`` turns basic authentication on."""
+    """One docker-registry process with its own storage; ``users`` turns basic authentication on.
+
+    ``http`` is added to that part of its configuration: ``tls``, ``prefix``.
+    """
 
     def __init__(
-        self, users: Mapping[str, str] | None = None, auth: Mapping[str, Any] | None = None, base: Path | None = None
+        self,
+        users: Mapping[str, str] | None = None,
+        auth: Mapping[str, Any] | None = None,
+        base: Path | None = None,
+        http: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="holdfast-registry-", dir=base))
         self.users = dict(users or {})
         self.auth = dict(auth or {})
+        self.http = dict(http or {})
         self.port = _free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._made = 0
@@ -174,7 +182,7 @@ class Registry:
             "version": "0.1",
             "log": {"level": "warn"},
             "storage": {"filesystem": {"rootdirectory": str(self.path / "storage")}, "delete": {"enabled": True}},
-            "http": {"addr": self.address},
+            "http": {"addr": self.address, **self.http},
         }
         if self.users:
             lines = [_htpasswd(name, password) for name, password in self.users.items()]

@@ -5,61 +5,23 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from agent.image.config import RegistryConfig
+from agent.image.credentials import Credentials, find_credentials, save_credentials
 from agent.image.errors import RegistryUnauthorized
+from agent.image.login import check_login
 from agent.image.store import ImageStore
 from agent.store.database import Database
 from tests.host.registry import Registry, entry, make_tar
-from tests.unit.image.stub_registry import Answer, StubRegistry
+from tests.host.tokenserver import TokenServer
 
 pytestmark = pytest.mark.host
-GOOD = "Basic " + base64.b64encode(b"joe:secret").decode()
-
-
-def encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-class TokenServer(StubRegistry):
-    """Signs RS256 tokens for who has the password (or the refresh token), read-only unless the password is given."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.key, self.certificate = path / "key.pem", path / "cert.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
-        command += ["-keyout", str(self.key), "-out", str(self.certificate)]
-        subprocess.run(command, check=True, capture_output=True)
-        self.answers["/token"] = self.answer
-
-    def answer(self, headers: Any) -> Answer:
-        method, path, _, body = self.requests[-1]
-        query = parse_qs(urlsplit(path).query if method == "GET" else body.decode())
-        if headers.get("authorization") != GOOD and query.get("refresh_token") != ["refresh-me"]:
-            return 401, {}, b"{}"
-        _, repository, actions = query["scope"][0].split(":")
-        return 200, {}, json.dumps({"token": self.sign(repository, actions.split(","))}).encode()
-
-    def sign(self, repository: str, actions: list[str]) -> str:
-        pem = self.certificate.read_text()
-        chain = [pem.partition("BEGIN CERTIFICATE-----")[2].partition("-----END")[0].replace("\n", "")]
-        access = [{"type": "repository", "name": repository, "actions": actions}]
-        now = int(time.time())
-        claims = {"iss": "issuer", "sub": "joe", "aud": "service", "exp": now + 300, "nbf": now - 10, "iat": now}
-        claims |= {"jti": "1", "access": access}
-        signed = ".".join(
-            encode(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "RS256", "x5c": chain}, claims)
-        )
-        command = ["openssl", "dgst", "-sha256", "-sign", str(self.key)]
-        signature = subprocess.run(command, input=signed.encode(), capture_output=True, check=True).stdout
-        return f"{signed}.{encode(signature)}"
+PASSWORD = {"auth": base64.b64encode(b"joe:secret").decode()}
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +32,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenServer]:
 
 @pytest.fixture(scope="module")
 def registry(tokens: TokenServer) -> Iterator[Registry]:
-    settings = {
-        "realm": f"http://{tokens.address}/token",
-        "service": "service",
-        "issuer": "issuer",
-        "rootcertbundle": str(tokens.certificate),
-    }
-    with Registry(auth={"token": settings}) as running:
+    with Registry(auth={"token": tokens.settings}) as running:
         yield running
 
 
@@ -87,23 +43,27 @@ def reference(registry: Registry) -> str:
     return registry.push(layout, descriptor, "team/guarded:1", credentials="joe:secret")
 
 
-def pull(tmp_path: Path, reference: str, auth: dict[str, str] | None) -> bytes:
+@contextmanager
+def opened(tmp_path: Path, reference: str, auth: dict[str, str] | None) -> Iterator[ImageStore]:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"auths": {reference.partition("/")[0]: auth} if auth else {}}))
     (tmp_path / "data").mkdir()
-    store = ImageStore(
-        tmp_path / "data", Database(tmp_path / "data" / "db"), RegistryConfig(docker_config=config, backoff=0.01)
-    )
+    settings = RegistryConfig(docker_config=config, backoff=0.01)
+    store = ImageStore(tmp_path / "data", Database(tmp_path / "data" / "db"), settings)
     try:
-        return (store.lowerdirs(store.pull(reference).id)[0] / "f").read_bytes()
+        yield store
     finally:
         store.close()
 
 
+def pull(tmp_path: Path, reference: str, auth: dict[str, str] | None) -> bytes:
+    with opened(tmp_path, reference, auth) as store:
+        return (store.lowerdirs(store.pull(reference).id)[0] / "f").read_bytes()
+
+
 def test_password_is_traded_for_a_token(reference: str, tokens: TokenServer, tmp_path: Path) -> None:
     tokens.requests.clear()
-    auth = {"auth": base64.b64encode(b"joe:secret").decode()}
-    assert pull(tmp_path, reference, auth) == b"guarded"
+    assert pull(tmp_path, reference, PASSWORD) == b"guarded"
     assert len(tokens.requests) == 1, "one token serves the manifest, the config and the layers"
 
 
@@ -115,3 +75,48 @@ def test_identity_token_is_traded_for_a_token(reference: str, tmp_path: Path) ->
 def test_without_the_password_nothing_comes(reference: str, tmp_path: Path, auth: dict[str, str] | None) -> None:
     with pytest.raises(RegistryUnauthorized, match="refuses the credentials"):
         pull(tmp_path, reference, auth)
+
+
+def test_push_mounts_from_where_the_token_allows(
+    registry: Registry, reference: str, tokens: TokenServer, tmp_path: Path
+) -> None:
+    with opened(tmp_path, reference, PASSWORD) as store:
+        image = store.pull(reference)
+        tokens.closed = {"team/guarded"}
+        try:
+            sent = store.push(reference, f"{registry.address}/team/sent:1")
+        finally:
+            tokens.closed = set()
+        assert (sent.mounted, sent.uploaded) == (0, 1), "without the right to read there it is uploaded"
+        mounted = store.push(reference, f"{registry.address}/team/mounted:1")
+        assert (mounted.mounted, mounted.uploaded, mounted.bytes_sent) == (1, 0, 0)
+        tokens.closed = {"team/other"}
+        try:
+            with pytest.raises(RegistryUnauthorized, match="refuses access to team/other"):
+                store.push(reference, f"{registry.address}/team/other:1")
+        finally:
+            tokens.closed = set()
+    for name in ("sent", "mounted"):
+        command = ["skopeo", "inspect", "--tls-verify=false", "--creds", "joe:secret", "--format", "{{.Digest}}"]
+        found = subprocess.run([*command, f"docker://{registry.address}/team/{name}:1"], capture_output=True, text=True)
+        assert found.stdout.strip() == image.digest, found.stderr
+
+
+def test_login_keeps_an_identity_token_where_there_is_one(
+    registry: Registry, tokens: TokenServer, reference: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "docker" / "config.json"
+    settings = RegistryConfig(docker_config=config)
+    tokens.refresh = True
+    try:
+        done = check_login(registry.address, Credentials("joe", "secret"), settings)
+    finally:
+        tokens.refresh = False
+    assert done.checked
+    save_credentials(config, registry.address, done.credentials)
+    assert "secret" not in config.read_text()
+    assert b"secret" not in base64.b64decode(json.loads(config.read_text())["auths"][registry.address]["auth"])
+    assert find_credentials(config, registry.address) == Credentials("joe", "", "refresh-me")
+    assert pull(tmp_path, reference, json.loads(config.read_text())["auths"][registry.address]) == b"guarded"
+    with pytest.raises(RegistryUnauthorized):
+        check_login(registry.address, Credentials("joe", "wrong"), settings)
