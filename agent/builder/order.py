@@ -58,6 +58,9 @@ class BuildOrder:
     """Labels of the image, over those of the Dockerfile."""
     platforms: tuple[str, ...] = ()
     """What to build for; more than this machine's own platform is refused."""
+    scope: str = ""
+    """The project that the build belongs to: RUN --mount=type=cache is shared inside of it, and with nobody else.
+    Without one the image's name, whatever its tag, takes its place."""
     no_cache: bool = False
     """Carry out every step, whatever the layer cache has."""
     pull: bool = False

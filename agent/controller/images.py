@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agent.controller.buildconfig import compute_fields
 from agent.controller.outcome import Failure
 from agent.controller.port import ImagesPort, RecordsPort
 from agent.controller.progress import BuildReporter, PullReporter
@@ -161,14 +162,7 @@ def compute_build(desired: DesiredApp, service: str) -> BuildConfig:
     build = found.build
     if build is None:
         raise ValueError(f"{service} has no build")
-    return BuildConfig(
-        context=build.context,
-        tag=build_tag(desired.app, found),
-        dockerfile=build.dockerfile,
-        args=dict(build.args),
-        additional_contexts=dict(build.additional_contexts),
-        target=build.target,
-    )
+    return BuildConfig(tag=build_tag(desired.app, found), scope=desired.app.name, **compute_fields(build))
 
 
 def load_image_documents(records: RecordsPort) -> dict[str, dict[str, dict[str, Any]]]:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from agent.builder.order import BuildOrder
+from agent.builder.order import SecretSource as SecretSource
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
 

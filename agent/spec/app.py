@@ -13,6 +13,7 @@ from agent.spec.model import DEFAULT_NETWORK, App, ImagePolicy, Network, Service
 from agent.spec.mounts import VOLUME_NAME
 from agent.spec.ports import check_claims
 from agent.spec.reading import Reading
+from agent.spec.secrets import read_secrets
 from agent.spec.service import Scope, check_reference, normal_policy, read_service
 from agent.spec.tree import Mapping, Node, Scalar, Sequence, describe, quote
 
@@ -56,7 +57,7 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
     """The whole file; all problems are noted in ``reading``, and then the result means nothing."""
     top = Fields(reading, tree, "", APP)
     networks, volumes = _read_networks(top, name), _read_volumes(top, name)
-    scope = Scope(name, frozenset(volumes), frozenset(networks))
+    scope = Scope(name, frozenset(volumes), frozenset(networks), read_secrets(top))
     services: dict[str, Service] = {}
     node = top.node_of("services")
     pairs = list(read_pairs(reading, node, "services")) if node is not None else []

@@ -1,28 +1,19 @@
-"""``build``: where an image comes from.
-
-The rule for paths: what a build reads from beside its file (the context, the Dockerfile, contexts given by a relative
-path) must lie in the state directory, links followed. A directory of the host can be had too, but only by saying so:
-an absolute path under ``additional_contexts``, of which a Dockerfile takes what it names with COPY --from.
-"""
+"""``build``: where an image comes from."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
+from agent.spec.buildcontexts import check_dockerfile, read_context, read_contexts
+from agent.spec.buildoptions import read_options
 from agent.spec.fields import Fields
 from agent.spec.keys import BUILD
-from agent.spec.maps import read_map, read_variables
+from agent.spec.maps import read_variables
 from agent.spec.model import Build
-from agent.spec.reading import show_path
-from agent.spec.tree import Mapping, Node, Sequence, describe
-
-_REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://|git@|github\.com/|[a-zA-Z0-9+.-]+:(?!/)|target:|service:")
-_CONTEXT_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_./:@-]{0,127}\Z", re.ASCII)
+from agent.spec.secrets import Secrets, read_build_secrets
+from agent.spec.tree import Mapping, Sequence, describe
 
 
-def read_build(service: Fields) -> Build | None:
-    """A service's build, in short (the context alone) or long form."""
+def read_build(service: Fields, secrets: Secrets) -> Build | None:
+    """A service's build, in short (the context alone) or long form; ``secrets`` are those of the app."""
     node = service.node_of("build")
     if node is None:
         return None
@@ -31,55 +22,30 @@ def read_build(service: Fields) -> Build | None:
         return None
     if not isinstance(node, Mapping):
         text = service.text("build")
-        context = _read_context(service, node, text, service.at("build")) if text is not None else None
-        return _finish(service, node, Build(context=str(context))) if context is not None else None
-    fields = Fields(service.reading, node, service.at("build"), BUILD)
+        context = read_context(service, node, text, service.at("build")) if text is not None else None
+        if context is None:
+            return None
+        check_dockerfile(service, node, context, "Dockerfile")
+        return Build(context=context)
+    return _read_long(service, Fields(service.reading, node, service.at("build"), BUILD), secrets)
+
+
+def _read_long(service: Fields, fields: Fields, secrets: Secrets) -> Build | None:
     where = fields.where("context")
-    context = _read_context(fields, where, fields.text("context") or ".", fields.at("context"))
-    args = read_variables(service.reading, fields.node_of("args"), fields.at("args"))
-    contexts = _read_contexts(fields)
-    dockerfile, target = fields.text("dockerfile") or "Dockerfile", fields.text("target")
+    context = read_context(fields, where, fields.text("context") or ".", fields.at("context"))
+    inline, dockerfile = fields.text("dockerfile_inline"), fields.text("dockerfile")
+    values = {
+        "args": read_variables(service.reading, fields.node_of("args"), fields.at("args")),
+        "additional_contexts": read_contexts(fields),
+        "target": fields.text("target") or None,
+        "secrets": read_build_secrets(fields, secrets),
+        **read_options(fields),
+    }
+    if inline is not None and dockerfile is not None:
+        fields.complain("dockerfile_inline", "there is a dockerfile too: set only one of them")
     if context is None:
         return None
-    build = Build(
-        context=str(context), dockerfile=dockerfile, args=args, additional_contexts=contexts, target=target or None
-    )
-    return _finish(service, fields.where("dockerfile"), build)
-
-
-def _read_context(fields: Fields, node: Node, text: str, path: str) -> Path | None:
-    if _REMOTE.match(text):
-        fields.reading.complain(node, f"{path}: contexts from elsewhere are not supported yet, only directories are")
-        return None
-    directory = fields.reading.resolve_path(text)
-    return directory if fields.reading.check_directory(node, directory, path) else None
-
-
-def _finish(service: Fields, node: Node, build: Build) -> Build:
-    """Check that the Dockerfile is there, inside of the context and the state directory."""
-    reading, what = service.reading, f"{service.at('build')}.dockerfile"
-    file = reading.normal_path(Path(build.context, build.dockerfile))
-    if not file.is_relative_to(build.context):
-        reading.complain(node, f"{what}: {show_path(node, file)} is outside of its context")
-        return build
-    reading.read_file(node, file, what)
-    return build
-
-
-def _read_contexts(fields: Fields) -> dict[str, str]:
-    """``additional_contexts``: name to absolute directory."""
-    path = fields.at("additional_contexts")
-    node = fields.node_of("additional_contexts")
-    found: dict[str, str] = {}
-    for name, (where, value) in (read_map(fields.reading, node, path) if node else {}).items():
-        if not _CONTEXT_NAME.match(name) or not value:
-            fields.reading.complain(where, f"{path}: must be NAME=DIRECTORY")
-        elif _REMOTE.match(value):
-            fields.reading.complain(where, f"{path}: only directories are supported yet")
-        elif value.startswith("/") and not fields.reading.is_inside(directory := fields.reading.resolve_path(value)):
-            found[name] = str(directory)
-        else:
-            context = _read_context(fields, where, value, path)
-            if context is not None:
-                found[name] = str(context)
-    return found
+    if inline is not None:
+        return Build(context=context, dockerfile=fields.at("dockerfile_inline"), dockerfile_inline=inline, **values)
+    check_dockerfile(service, fields.where("dockerfile"), context, dockerfile or "Dockerfile")
+    return Build(context=context, dockerfile=dockerfile or "Dockerfile", **values)

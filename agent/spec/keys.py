@@ -31,7 +31,7 @@ def _keys(read: str, later: str = "") -> Keys:
     return Keys(frozenset(read.split()), frozenset(later.split()))
 
 
-APP = _keys("name services networks volumes images", "version include models secrets configs")
+APP = _keys("name services networks volumes images secrets", "version include models configs")
 SERVICE = _keys(
     """build cap_add cap_drop command depends_on deploy entrypoint env_file environment healthcheck hostname image init
     labels networks ports pull_policy read_only restart scale security_opt shm_size stop_grace_period stop_signal
@@ -44,10 +44,12 @@ SERVICE = _keys(
     pull_refresh_after runtime secrets stdin_open storage_opt tty use_api_socket userns_mode uts volumes_from""",
 )
 BUILD = _keys(
-    "context dockerfile args additional_contexts target",
-    """cache_from cache_to dockerfile_inline entitlements extra_hosts isolation labels network no_cache platforms
-    privileged provenance pull sbom secrets shm_size ssh tags ulimits""",
+    """additional_contexts args cache_from cache_to context dockerfile dockerfile_inline extra_hosts isolation labels
+    network no_cache platforms privileged provenance pull sbom secrets shm_size ssh tags target ulimits""",
+    "entitlements",
 )
+BUILD_SECRET = _keys("source target", "gid mode uid")
+SECRET = _keys("environment file name", "driver driver_opts external labels template_driver")
 DEPLOY = _keys("replicas resources restart_policy", "endpoint_mode labels mode placement rollback_config update_config")
 RESOURCES = _keys("limits", "reservations")
 LIMITS = _keys("cpus memory pids")
@@ -85,6 +87,7 @@ HINTS = {
     "pids_limit": "use deploy.resources.limits.pids",
     "container_name": "containers are named app-service-number; use hostname or a network alias",
     "links": "services find each other by name; use depends_on for order",
+    "entitlements": "builds get no rights beyond those of a container: remove it",
     "expose": "containers of one network reach all ports of each other: remove it",
 }
 """What to do instead of some keys that are for later."""

@@ -46,15 +46,39 @@ class Volume(_Frozen):
     labels: Mapping[str, str] = Field(default_factory=dict)
 
 
+class BuildSecret(_Frozen):
+    """A secret of a build: the ``file`` of the host to read when it is needed, else its bytes in base64."""
+
+    file: str = ""
+    value: str = Field(default="", repr=False)
+
+
 class Build(_Frozen):
-    """How to build an image. ``context`` and the values of ``additional_contexts`` are absolute directories,
-    ``dockerfile`` is relative to the context or absolute."""
+    """How to build an image. ``context`` and the values of ``additional_contexts`` are absolute directories or git
+    URLs, the latter also ``docker-image://`` references; ``dockerfile`` is relative to the context or absolute, and
+    only a name for messages beside a ``dockerfile_inline``. ``secrets`` and ``ssh`` are by their id in the Dockerfile,
+    ``ssh`` gives the sockets of agents. ``cache_from`` and ``cache_to`` are absolute directories.
+    """
 
     context: str
     dockerfile: str = "Dockerfile"
+    dockerfile_inline: str | None = None
     args: Mapping[str, str] = Field(default_factory=dict, repr=False)
     additional_contexts: Mapping[str, str] = Field(default_factory=dict)
     target: str | None = None
+    tags: tuple[str, ...] = ()
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    platforms: tuple[str, ...] = ()
+    no_cache: bool = False
+    pull: bool = False
+    cache_from: tuple[str, ...] = ()
+    cache_to: str | None = None
+    network: str = "default"
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    shm_size: int = DEFAULT_SHM_SIZE
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    secrets: Mapping[str, BuildSecret] = Field(default_factory=dict)
+    ssh: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Port(_Frozen):

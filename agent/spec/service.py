@@ -23,6 +23,7 @@ from agent.spec.model import DEFAULT_NETWORK, DEFAULT_SHM_SIZE, DEFAULT_STOP_GRA
 from agent.spec.mounts import MountReader
 from agent.spec.ports import Claim, read_ports
 from agent.spec.reading import Reading, show_name
+from agent.spec.secrets import Secrets
 from agent.spec.security import parse_signal, parse_user, read_capabilities, read_security, read_sysctls
 from agent.spec.tree import Node, Scalar, Sequence, quote
 
@@ -41,6 +42,7 @@ class Scope:
     app: str
     volumes: Collection[str]
     networks: Collection[str]
+    secrets: Secrets = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
     wishes: dict[str, list[Wish]] = field(default_factory=dict)
 
@@ -65,7 +67,7 @@ def read_service(reading: Reading, key: Scalar, node: Node, scope: Scope) -> Ser
         "healthcheck": read_healthcheck(fields),
         "networks": _read_networks(fields, scope),
         **vars(read_limits(deploy)),
-        **_read_image(fields, key, scope.app),
+        **_read_image(fields, key, scope),
         **_read_process(fields),
         **_read_container(fields, scope),
     }
@@ -84,8 +86,8 @@ def _check_name(reading: Reading, key: Scalar, longest: str) -> None:
         reading.complain(key, f"services: container names such as {quote(longest)} exceed {NAME_LIMIT} characters")
 
 
-def _read_image(fields: Fields, key: Scalar, app: str) -> dict[str, Any]:
-    image, build = fields.text("image"), read_build(fields)
+def _read_image(fields: Fields, key: Scalar, scope: Scope) -> dict[str, Any]:
+    image, build = fields.text("image"), read_build(fields, scope.secrets)
     if not fields.node_of("image") and not fields.node_of("build"):
         fields.reading.complain(key, f"{fields.path}: needs an image or a build")
     local = read_local_image(fields, image) if image is not None else None
@@ -95,7 +97,7 @@ def _read_image(fields: Fields, key: Scalar, app: str) -> dict[str, Any]:
         check_reference(fields, "image", image)
     elif fields.node_of("build") and fields.node_of("image") is None:
         try:
-            parse_reference(f"{app}-{fields.path.removeprefix('services.')}")
+            parse_reference(f"{scope.app}-{fields.path.removeprefix('services.')}")
         except InvalidReference:
             fields.reading.complain(key, f"{fields.path}: give the image that is built a name with image:")
     policy = fields.choice("pull_policy", _PULL_POLICIES) if not _is_timed(fields) else None
