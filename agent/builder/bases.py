@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from agent.builder.order import ProgressCallback
 from agent.builder.stop import Stop
 from agent.builder.turns import Turns
-from agent.errors import Unsupported
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
-
-_DEFAULT_SHELL = ["/bin/sh", "-c"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,3 @@ class Bases:
                 entry = self._images.pull(reference, policy=self._policy, progress=self._progress, cancel=self._stop)
                 found = self._found[reference] = BaseImage(entry, self._images.config(entry.id))
             return found
-
-
-def check_base(images: ImageStore, base: BaseImage) -> None:
-    """Raises Unsupported for what an image asks of those who build upon it, and is not supported yet."""
-    document = json.loads(images.content.read(base.entry.id))
-    run = document.get("config") or {}
-    name = base.entry.names[0] if base.entry.names else base.entry.id
-    if run.get("OnBuild"):
-        raise Unsupported(f"{name} has ONBUILD instructions, which are not supported yet")
-    if run.get("Shell") not in (None, [], _DEFAULT_SHELL):
-        raise Unsupported(f"{name} sets another SHELL, which is not supported yet")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.cache import LayerCache
+from agent.builder.cachemounts import CacheMounts
 from agent.builder.checkouts import Checkouts
 from agent.builder.contexts import Contexts, open_contexts
 from agent.builder.digest import compute_build_digest
@@ -26,7 +26,7 @@ from agent.builder.stages import compute_plan
 from agent.builder.stamps import StampCache
 from agent.builder.stop import Stop
 from agent.builder.transfer import export_cache, import_cache
-from agent.builder.workspace import STEP_PREFIX
+from agent.builder.workspace import STEP_PREFIX, discard_directory
 from agent.errors import NotFound, Refused, Stalled, Unsupported
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
@@ -64,6 +64,7 @@ class Builder:
         self._parts = parts
         self._root = parts.layout.root / "builds"
         self._exits = Exits()
+        self._caches = CacheMounts(parts.layout.root / "build-mounts")
         self._checkouts = Checkouts(self._root / "git")
         self._network = BuildNetwork(parts.networks)
         self._cache = LayerCache(parts.database, parts.images)
@@ -76,6 +77,7 @@ class Builder:
             runner=self._runner,
             stamps=StampCache(),
             slots=Slots(max(2, os.cpu_count() or 2)),
+            caches=self._caches,
             host=compute_platform(os.uname().machine),
         )
 
@@ -168,7 +170,8 @@ class Builder:
         self._runner.sweep(sorted(left))
         self._network.sweep(sorted(left))
         for path in directories:
-            shutil.rmtree(path, ignore_errors=True)
+            discard_directory(path)
+        self._caches.forget(CACHE_SECONDS)
         self._checkouts.sweep()
         self._cache.forget(CACHE_SECONDS)
 

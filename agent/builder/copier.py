@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 
 from agent.builder.entries import Entry, Source
+from agent.builder.modes import Mode
 from agent.builder.tree import FileTree
 from agent.errors import Refused
 from agent.kernel.openat import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
@@ -22,11 +23,23 @@ PARENT_MODE = 0o755
 
 @dataclass(frozen=True)
 class Dress:
-    """What copied files get: their owner, and a mode unless they keep their own."""
+    """What copied files get: an owner (uid, gid) and a mode, None for their own."""
 
-    uid: int = 0
-    gid: int = 0
-    mode: int | None = None
+    owner: tuple[int, int] | None = None
+    mode: Mode | None = None
+
+    @property
+    def parent(self) -> tuple[int, int]:
+        """The owner of directories that are made for the destination."""
+        return self.owner or (0, 0)
+
+    def owner_of(self, entry: Entry) -> tuple[int, int]:
+        """The owner of an entry's copy."""
+        return self.owner or (entry.uid, entry.gid)
+
+    def mode_of(self, entry: Entry) -> int:
+        """The permission bits of an entry's copy."""
+        return stat.S_IMODE(entry.mode) if self.mode is None else self.mode.apply(entry.mode)
 
 
 class Copier:
@@ -98,7 +111,7 @@ class Copier:
         except FileNotFoundError:
             os.close(ensure_directory(self._root, "/".join(parts), PARENT_MODE))
         fd = self._open(parts)
-        os.fchown(fd, self._dress.uid, self._dress.gid)
+        os.fchown(fd, *self._dress.parent)
         os.fchmod(fd, PARENT_MODE)
         return fd, True
 
@@ -121,7 +134,9 @@ class Copier:
     def _symlink(self, entry: Entry, parent: int, name: str) -> None:
         self.make_room(parent, name)
         os.symlink(entry.content, os.fsencode(name), dir_fd=parent)
-        os.chown(name, self._dress.uid, self._dress.gid, dir_fd=parent, follow_symlinks=False)
+        os.chown(name, *self._dress.owner_of(entry), dir_fd=parent, follow_symlinks=False)
+        if entry.mtime is not None:
+            os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
 
     def make_room(self, parent: int, name: str) -> None:
         """Remove a file or link that is in the way. Raises Refused for a directory."""
@@ -136,10 +151,12 @@ class Copier:
             ) from None
 
     def _finish(self, fd: int, entry: Entry) -> None:
-        os.fchown(fd, self._dress.uid, self._dress.gid)
-        os.fchmod(fd, stat.S_IMODE(entry.mode) if self._dress.mode is None else self._dress.mode)
+        os.fchown(fd, *self._dress.owner_of(entry))
+        os.fchmod(fd, self._dress.mode_of(entry))
         for name, value in entry.xattrs:
             os.setxattr(fd, name, value)
+        if entry.mtime is not None:
+            os.utime(fd, ns=(entry.mtime, entry.mtime))
 
     def make_inside(self, parent: int, name: str, entry: Entry) -> int:
         """Open the directory ``name`` in ``parent``, made or taken over, with the mode of ``entry``."""
@@ -166,22 +183,34 @@ class _Filler:
         self._tree = tree
         self._source = source
         self._open: list[tuple[str, int]] = [("", top)]
+        self._times: list[int | None] = [None]
 
     def fill(self) -> None:
         try:
             for entry in self._source.entries[1:]:
                 self._place(entry)
+            while len(self._open) > 1:
+                self._leave()
         finally:
             for _, fd in self._open[1:]:
                 os.close(fd)
 
+    def _leave(self) -> None:
+        """Done with a directory: its own time is the last thing that is set."""
+        fd, time = self._open[-1][1], self._times.pop()
+        if time is not None:
+            os.utime(fd, ns=(time, time))
+        self._open.pop()
+        os.close(fd)
+
     def _place(self, entry: Entry) -> None:
         head, name = posixpath.split(entry.path)
         while self._open[-1][0] != head:
-            os.close(self._open.pop()[1])
+            self._leave()
         parent = self._open[-1][1]
         if stat.S_ISDIR(entry.mode):
             self._open.append((entry.path, self._copier.make_inside(parent, name, entry)))
+            self._times.append(entry.mtime)
         elif entry.twin is not None:
             self._copier.make_room(parent, name)
             os.link(entry.twin, name, src_dir_fd=self._open[0][1], dst_dir_fd=parent, follow_symlinks=False)

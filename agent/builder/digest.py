@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from agent.builder.bases import find_base
 from agent.builder.cache import compute_key
+from agent.builder.carrying import compute_run_terms, compute_wanted
 from agent.builder.epoch import read_epoch
 from agent.builder.faults import InvalidDockerfile
-from agent.builder.layers import Files
+from agent.builder.mountspec import BindMount, CacheMount
+from agent.builder.origins import Origin, OriginKind
 from agent.builder.places import placed
 from agent.builder.request import Request, Tools
-from agent.builder.stagebuild import compute_run_terms
-from agent.builder.stages import OriginKind, PlannedStage
-from agent.builder.state import CopyStep, StageState, create_scratch_config
+from agent.builder.scan import ALL, Wanted
+from agent.builder.stages import PlannedStage
+from agent.builder.state import StageState, create_scratch_config
+from agent.builder.steps import CopyStep, RunStep
+from agent.builder.supplies import Files, escape_pattern
 from agent.builder.tree import FileTree
+from agent.builder.triggers import add_triggers
 from agent.errors import NotFound
 from agent.oci.imageconfig import ImageConfig
 
@@ -54,14 +60,15 @@ class _Walk:
     def take(self, stage: PlannedStage) -> None:
         """Go through a stage. The variables of a base image that is not local are not known yet."""
         config, known = self._start(stage)
-        dockerfile = self._request.dockerfile
-        given = self._request.order.args
-        state = StageState(dockerfile.file, dockerfile.escape, self._request.plan, given, config)
+        dockerfile, order = self._request.dockerfile, self._request.order
+        with placed(dockerfile.file, stage.head):
+            stage, config = add_triggers(stage, config, order.additional_contexts)
+        state = StageState(dockerfile.file, dockerfile.escape, self._request.plan, order.args, config)
         for instruction in stage.instructions:
             with placed(dockerfile.file, instruction):
                 try:
                     step = state.take(instruction, stage)
-                    if isinstance(step, CopyStep):
+                    if isinstance(step, CopyStep | RunStep):
                         self._note(step)
                 except (NotFound, InvalidDockerfile):
                     if known:
@@ -80,12 +87,21 @@ class _Walk:
                 return base.config, True
         return create_scratch_config(self._tools.host), origin.kind is OriginKind.SCRATCH
 
-    def _note(self, step: CopyStep) -> None:
-        origin = step.origin
-        if origin.kind is OriginKind.IMAGE:
-            base = find_base(self._tools.images, origin.name)
-            self.bases[origin.name] = base.entry.id if base else ABSENT
-        elif origin.kind is OriginKind.CONTEXT:
+    def _note(self, step: CopyStep | RunStep) -> None:
+        for origin in step.origins:
+            if origin.kind is OriginKind.IMAGE:
+                base = find_base(self._tools.images, origin.name)
+                self.bases[origin.name] = base.entry.id if base else ABSENT
+        if isinstance(step, CopyStep) and step.sources:
+            self._read(step.origin, step.sources, compute_wanted(step.options))
+        elif isinstance(step, RunStep):
+            for mount in step.mounts:
+                if isinstance(mount, BindMount | CacheMount) and mount.origin is not None:
+                    self._read(mount.origin, (escape_pattern(mount.source),), ALL)
+
+    def _read(self, origin: Origin, sources: Sequence[str], wanted: Wanted) -> None:
+        """The content of what a context holds; that of stages and images follows from other things."""
+        if origin.kind is OriginKind.CONTEXT:
             context = self._request.contexts.get(origin.name)
             tree = FileTree(context.root, context.what, rules=context.rules, stamps=self._tools.stamps)
-            self.contents.append(Files(tree, step.sources).content)
+            self.contents.append(Files(tree, sources, None, wanted).content)

@@ -14,6 +14,7 @@ class Entry:
     """One file, directory or link; ``path`` is relative to its source, "" for the source itself.
 
     ``content`` is a file's SHA-256 or a link's target; ``twin`` the path of an earlier hard link to the same file.
+    ``mtime`` is in nanoseconds, None for that of the build.
     """
 
     path: str
@@ -22,6 +23,9 @@ class Entry:
     size: int = 0
     xattrs: tuple[tuple[str, bytes], ...] = ()
     twin: str | None = None
+    uid: int = 0
+    gid: int = 0
+    mtime: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,15 @@ def read_xattrs(fd: int) -> tuple[tuple[str, bytes], ...]:
 
 
 def compute_content(sources: Sequence[Source]) -> str:
-    """The digest of everything that is copied: names, kinds, modes, bytes, links; not times, not owners."""
+    """The digest of everything that is copied: names, kinds, modes, bytes, links, owners, and times that are kept."""
     running = hashlib.sha256()
     for source in sources:
         _feed(running, b"source", os.fsencode(source.name))
         for entry in source.entries:
             twin = b"" if entry.twin is None else b"=" + os.fsencode(entry.twin)
-            fields = [os.fsencode(entry.path), b"%o %d" % (entry.mode, entry.size), entry.content, twin]
+            kept = b"%o %d %d:%d" % (entry.mode, entry.size, entry.uid, entry.gid)
+            fields = [os.fsencode(entry.path), kept, entry.content, twin]
+            fields += [] if entry.mtime is None else [b"@%d" % entry.mtime]
             fields += [piece for name, value in entry.xattrs for piece in (name.encode(), value)]
             _feed(running, *fields)
     return running.hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from agent.builder.globs import BadGlob, remove_prefix, remove_suffix, replace
+
 MAX_RESULT = 1 << 20
 MAX_DEPTH = 32
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]", re.ASCII)
@@ -19,9 +21,12 @@ class ExpansionError(ValueError):
         self.offset = offset
 
 
-def expand(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
-    """Expand variables and remove quotes and escapes; an unknown variable is empty. Raises ExpansionError."""
-    return _Expander(text, variables.get, escape).run()
+def expand(text: str, variables: Mapping[str, str], escape: str = "\\", *, quotes: bool = True) -> str:
+    """Expand variables and remove quotes and escapes; an unknown variable is empty. Raises ExpansionError.
+
+    Without ``quotes`` these are characters like others, as they are in a here-document.
+    """
+    return _Expander(text, variables.get, escape, quotes=quotes).run()
 
 
 def check_syntax(text: str, escape: str = "\\") -> None:
@@ -30,10 +35,11 @@ def check_syntax(text: str, escape: str = "\\") -> None:
 
 
 class _Expander:
-    def __init__(self, text: str, lookup: Lookup, escape: str) -> None:
+    def __init__(self, text: str, lookup: Lookup, escape: str, *, quotes: bool = True) -> None:
         self._text = text
         self._lookup = lookup
         self._escape = escape
+        self._quotes = quotes
         self._at = 0
         self._depth = 0
         self._size = 0
@@ -58,8 +64,11 @@ class _Expander:
             raise self._fail(f"expands to more than {MAX_RESULT >> 10} KiB")
         return piece
 
-    def _until(self, stop: str) -> str:
-        """Everything up to an unquoted ``stop``, which is taken too; without one, to the end."""
+    def _until(self, stop: str, *, escapes: bool = False) -> str:
+        """Everything up to an unquoted ``stop``, which is taken too; without one, to the end.
+
+        With ``escapes`` these are kept, as backslashes: what comes out is a pattern.
+        """
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise self._fail("the expansion is nested too deeply")
@@ -68,7 +77,10 @@ class _Expander:
             character = self._take()
             if character == stop:
                 break
-            found.append(self._count(self._one(character)))
+            if escapes and character == self._escape and self._at < len(self._text):
+                found.append(self._count("\\" + self._take()))
+            else:
+                found.append(self._count(self._one(character)))
         else:
             if stop:
                 raise self._fail(f"the substitution is not closed: {stop!r} is missing")
@@ -76,9 +88,9 @@ class _Expander:
         return "".join(found)
 
     def _one(self, character: str) -> str:
-        if character == "'":
+        if character == "'" and self._quotes:
             return self._single()
-        if character == '"':
+        if character == '"' and self._quotes:
             return self._double()
         if character == "$":
             return self._dollar()
@@ -143,6 +155,23 @@ class _Expander:
             if operator == "-" or value is not None:
                 return word if value is None else value
             raise self._fail(f"{name}: {word or 'is not set'}")
-        if operator in ("#", "%", "/"):
-            raise self._fail(f"the modifier {operator} of ${{{name}{operator}...}} is not supported yet")
+        if operator and operator in "#%/" and not colon:
+            return self._matched(value or "", operator)
         raise self._fail(f"bad substitution: the modifier {':' if colon else ''}{operator} is not known")
+
+    def _matched(self, value: str, operator: str) -> str:
+        doubled = self._peek() == operator
+        self._at += doubled
+        try:
+            if operator == "/":
+                pattern = self._until("/", escapes=True)
+                found = replace(value, pattern, self._until("}"), every=doubled)
+            elif operator == "#":
+                found = remove_prefix(value, self._until("}", escapes=True), longest=doubled)
+            else:
+                found = remove_suffix(value, self._until("}", escapes=True), longest=doubled)
+        except BadGlob as error:
+            raise self._fail(str(error)) from None
+        if len(found) > MAX_RESULT:
+            raise self._fail(f"expands to more than {MAX_RESULT >> 10} KiB")
+        return found

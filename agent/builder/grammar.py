@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from agent.builder.expansion import ExpansionError, check_syntax
@@ -12,25 +13,25 @@ from agent.builder.instructions import (
     Arg,
     Cmd,
     Command,
-    Copy,
     Entrypoint,
     Env,
     Expose,
     From,
     Healthcheck,
     Label,
-    Run,
+    Maintainer,
+    OnBuild,
+    Shell,
     StopSignal,
     User,
     Volume,
     Workdir,
 )
 from agent.builder.lines import LogicalLine
-from agent.builder.words import SyntaxFault, Word, parse_list, split_quoted, split_words, take_flags
+from agent.builder.words import Flags, SyntaxFault, Word, parse_list, split_quoted, split_words, take_flags
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,127}\Z", re.ASCII)
 _ARG_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
-_OCTAL = re.compile(r"[0-7]{1,5}\Z", re.ASCII)
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -41,18 +42,33 @@ class Line(NamedTuple):
     start: int
     escape: str
 
+    def reject_flags(self) -> int:
+        """Where the arguments of an instruction begin that has no flags. Raises SyntaxFault."""
+        return self.flags()[1]
+
     @property
     def head(self) -> tuple[int, int, str]:
         """The first fields of every instruction."""
         return (*self.line.locate(), self.line.text)
 
-    def flags(self, known: Collection[str] = _NOTHING) -> tuple[dict[str, Word], int]:
-        """The flags and where the rest begins. Raises SyntaxFault for one that is not in ``known``."""
-        found, rest = take_flags(self.line.text, self.start, self.escape)
-        for name, word in found.items():
-            if name not in known:
-                raise SyntaxFault(f"the flag --{name} is not supported yet", word.offset)
+    def flags(self, known: Collection[str] = _NOTHING, many: Collection[str] = _NOTHING) -> tuple[Flags, int]:
+        """The flags and where the rest begins; ``many`` may be repeated. Raises SyntaxFault for an unknown one."""
+        found, rest = take_flags(self.line.text, self.start, self.escape, many)
+        for name, word in found.words():
+            if name not in known and name not in many:
+                near = get_close_matches(name[:40], [*known, *many], 1)
+                hint = f"; did you mean --{near[0]}?" if near else ""
+                raise SyntaxFault(f"the flag --{name[:40]} is not known{hint}", word.offset)
         return found, rest
+
+    def truth(self, flags: Flags, name: str) -> bool | None:
+        """A flag that is on or off: ``--name``, ``--name=true``, ``--name=false``. Raises SyntaxFault."""
+        word = flags.single.get(name)
+        if word is None:
+            return None
+        if word.text.lower() not in ("", "true", "false", "1", "0"):
+            raise SyntaxFault(f"--{name} is true or false, not {word.text!r}", word.offset)
+        return word.text.lower() in ("", "true", "1")
 
     def checked(self, word: Word) -> str:
         """A word that will be expanded: its syntax must be right. Raises ExpansionError."""
@@ -64,7 +80,7 @@ class Line(NamedTuple):
 
     def whole(self, what: str) -> str:
         """All of the text as one word to be expanded. Raises SyntaxFault when there is none."""
-        _, rest = self.flags()
+        rest = self.reject_flags()
         body = self.line.text[rest:]
         if not body.strip():
             raise SyntaxFault(f"{what} is missing", 0)
@@ -91,13 +107,13 @@ def parse_from(line: Line) -> From:
         name = words[2].text.lower()
         if not _STAGE_NAME.match(name) or name in ("scratch", "context"):
             raise SyntaxFault(f"{words[2].text!r} is not a name for a stage", words[2].offset)
-    platform = line.checked(flags["platform"]) if "platform" in flags else ""
+    platform = line.checked(flags.single["platform"]) if "platform" in flags.single else ""
     return From(*line.head, line.checked(words[0]), name, platform)
 
 
 def parse_arg(line: Line) -> Arg:
     """``ARG``."""
-    _, rest = line.flags()
+    rest = line.reject_flags()
     pairs: list[tuple[str, str | None]] = []
     for word in split_quoted(line.line.text, rest, line.escape):
         name, equals, default = word.text.partition("=")
@@ -113,7 +129,7 @@ def parse_arg(line: Line) -> Arg:
 
 def _parse_pairs(line: Line) -> tuple[tuple[str, str], ...]:
     """``NAME=VALUE...``, or the old form ``NAME VALUE`` for a single one."""
-    _, rest = line.flags()
+    rest = line.reject_flags()
     text = line.line.text
     words = split_words(text, rest)
     if not words:
@@ -143,44 +159,6 @@ def parse_label(line: Line) -> Label:
     return Label(*line.head, _parse_pairs(line))
 
 
-def parse_copy(line: Line) -> Copy:
-    """``COPY``, with its sources in words or as a JSON array."""
-    flags, rest = line.flags({"from", "chown", "chmod"})
-    listed = parse_list(line.line.text, rest)
-    words = split_words(line.line.text, rest)
-    texts = [line.checked(word) for word in words] if listed is None else list(listed)
-    if listed is not None:
-        for text in listed:
-            line.checked(Word(text, rest))
-    if len(texts) < 2 or not all(texts):
-        raise SyntaxFault("at least one source and a destination are needed", 0)
-    origin = flags.get("from", Word("", 0))
-    if "$" in origin.text:
-        hint = "name a stage with FROM $IMAGE AS NAME and copy from that"
-        raise SyntaxFault(f"variables are not expanded in --from: {hint}", origin.offset)
-    owner, mode = (line.checked(flags[key]) if key in flags else "" for key in ("chown", "chmod"))
-    for key in flags:
-        if not flags[key].text:
-            raise SyntaxFault(f"--{key} needs a value", flags[key].offset)
-    if mode and "$" not in mode and not is_mode(mode):
-        raise SyntaxFault(f"--chmod={mode}: only octal modes such as 755 are supported yet", flags["chmod"].offset)
-    return Copy(*line.head, tuple(texts[:-1]), texts[-1], origin.text, owner, mode)
-
-
-def is_mode(text: str) -> bool:
-    """Whether this is an octal file mode."""
-    return _OCTAL.match(text) is not None and int(text, 8) <= 0o7777
-
-
-def parse_run(line: Line) -> Run:
-    """``RUN``."""
-    _, rest = line.flags()
-    command = line.command(rest)
-    if not command.words:
-        raise SyntaxFault("a command is missing", 0)
-    return Run(*line.head, command)
-
-
 def parse_cmd(line: Line) -> Cmd:
     """``CMD``; an empty list clears the base image's."""
     return Cmd(*line.head, _own_command(line))
@@ -192,7 +170,7 @@ def parse_entrypoint(line: Line) -> Entrypoint:
 
 
 def _own_command(line: Line) -> Command:
-    _, rest = line.flags()
+    rest = line.reject_flags()
     command = line.command(rest)
     if not command.words and not line.line.text[rest:].strip():
         raise SyntaxFault("a command is missing", 0)
@@ -213,7 +191,7 @@ def parse_volume(line: Line) -> Volume:
 
 
 def _some_words(line: Line, what: str) -> tuple[str, ...]:
-    _, rest = line.flags()
+    rest = line.reject_flags()
     words = split_words(line.line.text, rest)
     if not words:
         raise SyntaxFault(f"{what} is missing", 0)
@@ -230,6 +208,29 @@ def parse_user(line: Line) -> User:
     return User(*line.head, line.whole("a user"))
 
 
+def parse_shell(line: Line) -> Shell:
+    """``SHELL``, always a JSON array."""
+    words = parse_list(line.line.text, line.reject_flags())
+    if not words:
+        raise SyntaxFault('write SHELL ["EXECUTABLE", "PARAMETER", ...]', 0)
+    return Shell(*line.head, words)
+
+
+def parse_maintainer(line: Line) -> Maintainer:
+    """``MAINTAINER``."""
+    return Maintainer(*line.head, line.whole("a name"))
+
+
+def parse_onbuild(line: Line) -> OnBuild:
+    """``ONBUILD``; what its trigger says is checked by whoever parses it."""
+    rest = line.reject_flags()
+    body = line.line.text[rest:].strip()
+    keyword = body.split(None, 1)[0].upper() if body else ""
+    if keyword in ("ONBUILD", "FROM", "MAINTAINER", ""):
+        raise SyntaxFault(f"ONBUILD {keyword} is not allowed" if keyword else "an instruction is missing", 0)
+    return OnBuild(*line.head, "\n".join([body, *(f"{doc.raw}{doc.name}" for doc in line.line.heredocs)]))
+
+
 def parse_stopsignal(line: Line) -> StopSignal:
     """``STOPSIGNAL``."""
     return StopSignal(*line.head, line.whole("a signal"))
@@ -240,9 +241,9 @@ def parse_healthcheck(line: Line) -> Healthcheck:
     flags, rest = line.flags(HEALTH_FLAGS)
     words = split_words(line.line.text, rest)
     kind = words[0].text.upper() if words else ""
-    if kind == "NONE" and len(words) == 1 and not flags:
+    if kind == "NONE" and len(words) == 1 and not flags.single:
         return Healthcheck(*line.head, {"Test": ["NONE"]})
     command = line.command(words[0].offset + len(words[0].text)) if kind == "CMD" else Command(())
     if not command.words:
         raise SyntaxFault("write HEALTHCHECK [OPTIONS] CMD COMMAND or HEALTHCHECK NONE", 0)
-    return Healthcheck(*line.head, build_check(flags, command))
+    return Healthcheck(*line.head, build_check(flags.single, command))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from agent.builder.lines import Heredoc
+
+DEFAULT_SHELL = ("/bin/sh", "-c")
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,9 @@ class Command:
     words: tuple[str, ...]
     shell: bool = False
 
-    def render(self) -> tuple[str, ...]:
+    def render(self, shell: Sequence[str] = DEFAULT_SHELL) -> tuple[str, ...]:
         """The arguments to execute."""
-        return ("/bin/sh", "-c", *self.words) if self.shell else self.words
+        return (*shell, *self.words) if self.shell else self.words
 
 
 @dataclass(frozen=True)
@@ -60,20 +64,65 @@ class Label(Instruction):
 
 @dataclass(frozen=True)
 class Copy(Instruction):
-    """``COPY [--from=ORIGIN] [--chown=OWNER] [--chmod=MODE] SOURCE... DESTINATION``."""
+    """``COPY [OPTIONS] SOURCE... DESTINATION``; ``heredocs`` are the sources that stand in the Dockerfile itself."""
 
     sources: tuple[str, ...]
     destination: str
     origin: str = ""
     owner: str = ""
     mode: str = ""
+    link: bool = False
+    parents: bool = False
+    excludes: tuple[str, ...] = ()
+    heredocs: tuple[Heredoc, ...] = ()
+
+
+@dataclass(frozen=True)
+class Add(Copy):
+    """``ADD``: sources may be archives and URLs. ``unpack`` None leaves it to where they come from."""
+
+    checksum: str = ""
+    unpack: bool | None = None
+
+
+@dataclass(frozen=True)
+class MountFlag:
+    """``RUN --mount``: its keys and values, not yet expanded; ``origin`` is what ``from`` names."""
+
+    type: str
+    fields: Mapping[str, str] = field(hash=False)
+    origin: str = ""
 
 
 @dataclass(frozen=True)
 class Run(Instruction):
-    """``RUN COMMAND``."""
+    """``RUN [OPTIONS] COMMAND``. ``network`` is empty for the build's own; ``script`` a file that the command runs."""
 
     command: Command
+    mounts: tuple[MountFlag, ...] = ()
+    network: str = ""
+    script: Heredoc | None = None
+
+
+@dataclass(frozen=True)
+class Shell(Instruction):
+    """``SHELL ["EXECUTABLE", "PARAMETERS"]``."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Maintainer(Instruction):
+    """``MAINTAINER NAME``."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class OnBuild(Instruction):
+    """``ONBUILD INSTRUCTION``: ``trigger`` is its text, for the image that is built upon this one."""
+
+    trigger: str
 
 
 @dataclass(frozen=True)

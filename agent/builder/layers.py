@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.cache import LayerCache, compute_key
 from agent.builder.copier import Copier, Dress, make_working_directory
-from agent.builder.entries import Source, compute_content
-from agent.builder.state import CopyStep, DirectoryStep
-from agent.builder.tree import FileTree
+from agent.builder.entries import Source
+from agent.builder.placing import Placing
+from agent.builder.steps import CopyStep, DirectoryStep
+from agent.builder.supplies import Supply
 from agent.builder.turns import Turns
 from agent.builder.workspace import StepDirectory, step_directory
 from agent.image.commit import LayerBlob
@@ -104,27 +105,37 @@ class LayerMaker:
 
         return self.find_or_make(compute_key(kind="directory", below=top_of(layers), path=step.path), make, check)
 
-    def copy(self, step: CopyStep, layers: Layers, files: Files, check: Callable[[], None]) -> Made:
-        """COPY."""
+    @contextmanager
+    def spooled(self) -> Iterator[Path]:
+        """A directory for what has to be fetched before a step can be looked up."""
+        with step_directory(self._root, ()) as directory:
+            yield directory.make("spool")
+
+    def copy(self, step: CopyStep, layers: Layers, supplies: Sequence[Supply], check: Callable[[], None]) -> Made:
+        """COPY and ADD."""
         dress = self._compute_dress(step, layers)
         key = compute_key(
             kind="copy",
             below=top_of(layers),
-            content=files.content,
+            content=[supply.content for supply in supplies],
             destination=step.destination,
-            dress=[dress.uid, dress.gid, dress.mode],
+            dress=[dress.owner, dress.mode.text if dress.mode else None],
+            options=[step.options.link, step.options.unpack],
         )
-        return self.find_or_make(key, lambda: self._copy(step, layers, files, dress), check)
+        return self.find_or_make(key, lambda: self._copy(step, layers, supplies, dress), check)
 
-    def _copy(self, step: CopyStep, layers: Layers, files: Files, dress: Dress) -> LayerBlob:
-        sources = files.sources
-        size = sum(entry.size for source in sources for entry in source.entries)
-        with self.working(layers) as directory, translated_storage_errors():
-            check_space(directory.path, size, UnpackLimits())
-            with directory.mounted() as root:
-                copier = Copier(root, dress)
-                for source in sources:
-                    copier.copy(files.tree, source, _settle_destination(step, sources))
+    def _copy(self, step: CopyStep, layers: Layers, supplies: Sequence[Supply], dress: Dress) -> LayerBlob:
+        with self.working(layers) as directory, ExitStack() as opened, translated_storage_errors():
+            batches = [
+                opened.enter_context(supply.opened(directory.make(f"supply-{number}")))
+                for number, supply in enumerate(supplies)
+            ]
+            sources = [source for batch in batches for source in batch.sources]
+            check_space(directory.path, sum(e.size for source in sources for e in source.entries), UnpackLimits())
+            with directory.mounted(alone=step.options.link) as root:
+                placing = Placing(directory, Copier(root, dress), _settle_destination(step, sources))
+                for batch in batches:
+                    placing.place(batch)
             return self.commit(directory, layers)
 
     def _compute_dress(self, step: CopyStep, layers: Layers) -> Dress:
@@ -134,31 +145,7 @@ class LayerMaker:
         text = f"{step.owner}:{step.owner}" if step.owner.isascii() and step.owner.isdigit() else step.owner
         with merged_view(self.lower(layers)) as view:
             identity = read_identity(view, text)
-        return Dress(identity.uid, identity.gid, step.mode)
-
-
-class Files:
-    """What one COPY reads: searched and hashed when first needed, or known from an earlier build by ``known``."""
-
-    def __init__(self, tree: FileTree, patterns: Sequence[str], known: str | None = None) -> None:
-        self.tree = tree
-        self._patterns = patterns
-        self._found: tuple[Source, ...] | None = None
-        self._content = known
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """All sources. Raises NotFound, Refused, ContextChanged."""
-        if self._found is None:
-            self._found = tuple(source for pattern in self._patterns for source in self.tree.find(pattern))
-        return self._found
-
-    @property
-    def content(self) -> str:
-        """The digest of all that is copied."""
-        if self._content is None:
-            self._content = compute_content(self.sources)
-        return self._content
+        return Dress((identity.uid, identity.gid), step.mode)
 
 
 def top_of(layers: Layers) -> str:

@@ -7,8 +7,22 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 DEFAULT_ESCAPE = "\\"
+TAB = "\t"
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z")
-_BUILT_IN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::(?:latest|1(?:\.\d+){0,2}))?\Z", re.ASCII)
+_BUILT_IN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::(?:latest|labs|1(?:\.\d+){0,2}(?:-labs)?))?\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Heredoc:
+    """A here-document: the word that names and ends it, its text, and whether variables in it are expanded.
+
+    ``text`` has lost its leading tabs for ``<<-``; ``raw`` is as the file has it, for a shell to read.
+    """
+
+    name: str
+    text: str
+    raw: str
+    expand: bool = True
 
 
 @dataclass(frozen=True)
@@ -17,6 +31,7 @@ class LogicalLine:
 
     text: str
     marks: tuple[tuple[int, int, int], ...]
+    heredocs: tuple[Heredoc, ...] = ()
 
     def locate(self, offset: int = 0) -> tuple[int, int]:
         """Line and column (from 1) of a character of ``text``."""
@@ -90,10 +105,15 @@ class LineReader:
         text = "".join(pieces).rstrip()
         return LogicalLine(text, tuple(marks)) if text else (self.read() if pieces else None)
 
-    def skip_heredoc(self, word: str, *, tabs: bool) -> None:
-        """Skip the text of a here-document, so that it is not taken for instructions."""
+    def read_heredoc(self, name: str, *, tabs: bool, expand: bool) -> Heredoc | None:
+        """The lines up to ``name`` alone on one, tabs before it allowed with ``tabs``; None when that never comes."""
+        begun = self._next
         while self._next < len(self._lines):
             line = self._lines[self._next]
             self._next += 1
-            if (line.lstrip("\t") if tabs else line) == word:
-                return
+            if (line.lstrip("\t") if tabs else line) == name:
+                found = self._lines[begun : self._next - 1]
+                raw = "".join(f"{piece}\n" for piece in found)
+                text = "".join(f"{piece.lstrip(TAB)}\n" for piece in found) if tabs else raw
+                return Heredoc(name, text, raw, expand)
+        return None

@@ -7,11 +7,12 @@ removing it afterwards by its name is what attack rows 54 and 55 are about; so t
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from agent.builder.network import StepNetwork
 from agent.builder.workspace import StepDirectory
 from agent.errors import Refused
-from agent.network.model import Sandbox
 from agent.network.resolvconf import ResolvConf, parse_resolv_conf, render_resolv_conf
 from agent.runtime.keeper.paths import ensure_directory, ensure_file
 
@@ -21,15 +22,17 @@ _HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 _MAX_RESOLV_CONF = 64 << 10
 
 
-def make_mount_points(directory: StepDirectory) -> Path:
-    """The layer that holds what the image lacks of them, found by the keeper's own walk. Raises Refused."""
+def make_mount_points(directory: StepDirectory, further: Sequence[tuple[str, bool]] = ()) -> Path:
+    """The layer that holds what the image lacks of them, found by the keeper's own walk; ``further`` are paths, each
+    with whether it is a directory. Those below /dev are made there, which is empty when a step begins. Raises Refused.
+    """
     layer = directory.make("points")
+    places = [*((path, True) for path in DIRECTORIES), *((path, False) for path in FILES), *further]
     try:
         with directory.mounted(layer) as root:
-            for path in DIRECTORIES:
-                os.close(ensure_directory(root, path))
-            for path in FILES:
-                os.close(ensure_file(root, path))
+            for path, is_directory in places:
+                if not path.startswith("/dev/"):
+                    os.close(ensure_directory(root, path) if is_directory else ensure_file(root, path))
     except OSError as error:
         raise Refused(
             f"the image has something unfit where {path} must be mounted: {error.strerror}", reason="UnfitImage"
@@ -37,16 +40,24 @@ def make_mount_points(directory: StepDirectory) -> Path:
     return layer
 
 
-def render_files(hostname: str, sandbox: Sandbox) -> dict[str, str]:
-    """What a step sees in each of FILES."""
+def render_files(hostname: str, network: StepNetwork, extra: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
+    """What a step sees in each of FILES; ``extra`` are further names, each with its address."""
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    if sandbox.address:
-        hosts += f"{sandbox.address}\t{hostname}\n"
-    return {
-        "/etc/hosts": hosts,
-        "/etc/hostname": f"{hostname}\n",
-        "/etc/resolv.conf": render_resolv_conf(sandbox.dns, _read_host()),
-    }
+    if network.address:
+        hosts += f"{network.address}\t{hostname}\n"
+    hosts += "".join(f"{address}\t{name}\n" for name, address in extra)
+    return {"/etc/hosts": hosts, "/etc/hostname": f"{hostname}\n", "/etc/resolv.conf": _render_resolver(network)}
+
+
+def _render_resolver(network: StepNetwork) -> str:
+    host = _read_host()
+    if network.dns:
+        return render_resolv_conf(network.dns, host)
+    if not network.shared:
+        return ""
+    return "".join(f"nameserver {server}\n" for server in host.servers) + "".join(
+        f"{key} {' '.join(words)}\n" for key, words in (("search", host.search), ("options", host.options)) if words
+    )
 
 
 def _read_host() -> ResolvConf:

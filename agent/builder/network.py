@@ -5,12 +5,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from agent.errors import HoldfastError
 from agent.network.model import Sandbox
 from agent.network.stack import NetworkStack
 
 NETWORK = "holdfast-build"
+
+
+@dataclass(frozen=True)
+class StepNetwork:
+    """The network of one step: the namespace to enter, the step's address and its name server, both empty for none.
+    ``shared`` is the host's own."""
+
+    netns: Path
+    address: str = ""
+    dns: str = ""
+    shared: bool = False
+
+
+HOST_NETWORK = StepNetwork(Path("/proc/self/ns/net"), shared=True)
+"""The keeper's own namespace, which is the one it opens that path in."""
 
 
 class BuildNetwork:
@@ -41,8 +58,10 @@ class BuildNetwork:
             self._networks.remove_network(NETWORK)
             self._made = False
 
-    def attach(self, container_id: str, hostname: str) -> Sandbox:
-        """A sandbox for one step. Raises what the network stack raises."""
+    def attach(self, container_id: str, hostname: str, *, alone: bool = False) -> Sandbox:
+        """A sandbox for one step, with loopback only when it is to be ``alone``. Raises what the stack raises."""
+        if alone:
+            return self._networks.attach(container_id, hostname, [])
         with self._lock:
             if not self._made:
                 self._networks.ensure_network(NETWORK)

@@ -6,14 +6,15 @@ Any text gives a Dockerfile or InvalidDockerfile. The grammar is that of docs.do
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 
-from agent.builder import grammar
+from agent.builder import filegrammar, grammar, rungrammar
 from agent.builder.expansion import ExpansionError
-from agent.builder.faults import raise_problems
+from agent.builder.faults import InvalidDockerfile, raise_problems
 from agent.builder.grammar import Line
-from agent.builder.instructions import Arg, Dockerfile, From, Instruction, Stage
-from agent.builder.lines import LineReader, LogicalLine, read_directives
+from agent.builder.instructions import Arg, Dockerfile, From, Instruction, OnBuild, Stage
+from agent.builder.lines import Directives, LineReader, LogicalLine, read_directives
 from agent.builder.words import SyntaxFault, find_heredocs
 from agent.errors import Problem
 
@@ -21,27 +22,26 @@ MAX_DOCKERFILE = 1 << 20
 MAX_INSTRUCTIONS = 2000
 MAX_PROBLEMS = 100
 _PARSERS: dict[str, Callable[[Line], Instruction]] = {
+    "ADD": filegrammar.parse_add,
     "ARG": grammar.parse_arg,
     "CMD": grammar.parse_cmd,
-    "COPY": grammar.parse_copy,
+    "COPY": filegrammar.parse_copy,
     "ENTRYPOINT": grammar.parse_entrypoint,
     "ENV": grammar.parse_env,
     "EXPOSE": grammar.parse_expose,
     "FROM": grammar.parse_from,
     "HEALTHCHECK": grammar.parse_healthcheck,
     "LABEL": grammar.parse_label,
-    "RUN": grammar.parse_run,
+    "MAINTAINER": grammar.parse_maintainer,
+    "ONBUILD": grammar.parse_onbuild,
+    "RUN": rungrammar.parse_run,
+    "SHELL": grammar.parse_shell,
     "STOPSIGNAL": grammar.parse_stopsignal,
     "USER": grammar.parse_user,
     "VOLUME": grammar.parse_volume,
     "WORKDIR": grammar.parse_workdir,
 }
-_LATER = {
-    "ADD": "COPY copies files and directories",
-    "MAINTAINER": "use LABEL org.opencontainers.image.authors=...",
-    "ONBUILD": "write the instruction into the Dockerfile that needs it",
-    "SHELL": 'use the exec form: RUN ["bash", "-c", "..."]',
-}
+_HEREDOCS = ("ADD", "COPY", "RUN")
 
 
 def decode_dockerfile(data: bytes, file: str) -> Dockerfile:
@@ -67,14 +67,16 @@ def parse_dockerfile(text: str, file: str) -> Dockerfile:
 
 
 class _Parser:
-    def __init__(self, text: str, file: str) -> None:
-        directives = read_directives(text)
+    """``trigger`` and ``escape`` are for one instruction of a base image, which stands in a stage already."""
+
+    def __init__(self, text: str, file: str, escape: str = "", *, trigger: bool = False) -> None:
+        directives = Directives(escape) if trigger else read_directives(text)
         self._file = file
         self._escape = directives.escape
         self._reader = LineReader(text, directives.escape)
         self._problems = [Problem(file, *problem) for problem in directives.problems]
         self._arguments: list[Arg] = []
-        self._stages: list[tuple[From, list[Instruction]]] = []
+        self._stages: list[tuple[From, list[Instruction]]] = [(From(1, 1, "", "scratch"), [])] if trigger else []
 
     def run(self) -> Dockerfile:
         count = 0
@@ -96,14 +98,19 @@ class _Parser:
     def _take(self, line: LogicalLine) -> None:
         words = line.text.split(None, 1)
         keyword, start = words[0].upper(), len(words[0])
-        if keyword in ("RUN", "COPY", "ADD") and self._refuse_heredocs(line, start):
-            return
+        if _takes_heredocs(keyword, words[1:]):
+            whole = self._read_heredocs(line, start)
+            if whole is None:
+                return
+            line = whole
         parser = _PARSERS.get(keyword)
         if parser is None:
             self._complain(line, 0, _explain_unknown(keyword))
             return
         try:
             instruction = parser(Line(line, start, self._escape))
+            if isinstance(instruction, OnBuild):
+                parse_trigger(instruction.trigger, self._escape)
         except (SyntaxFault, ExpansionError) as error:
             self._complain(line, error.offset, f"{keyword}: {error}")
             if keyword == "FROM":
@@ -124,17 +131,35 @@ class _Parser:
         else:
             self._complain(line, 0, f"{keyword} stands before the first FROM; only ARG can")
 
-    def _refuse_heredocs(self, line: LogicalLine, start: int) -> bool:
-        found = find_heredocs(line.text, start)
-        for _, mark, tabs in found:
-            self._reader.skip_heredoc(mark, tabs=tabs)
-        if found:
-            self._complain(line, found[0][0].offset, "here-documents are not supported yet: use && and \\, or a file")
-        return bool(found)
+    def _read_heredocs(self, line: LogicalLine, start: int) -> LogicalLine | None:
+        found = []
+        for mark in find_heredocs(line.text, start, self._escape):
+            heredoc = self._reader.read_heredoc(mark.name, tabs=mark.tabs, expand=mark.expand)
+            if heredoc is None:
+                self._complain(line, mark.word.offset, f"the here-document is not closed: {mark.name} is missing")
+                return None
+            found.append(heredoc)
+        return replace(line, heredocs=tuple(found))
+
+
+def _takes_heredocs(keyword: str, rest: list[str]) -> bool:
+    if keyword == "ONBUILD" and rest:
+        keyword = rest[0].split(None, 1)[0].upper()
+    return keyword in _HEREDOCS
+
+
+def parse_trigger(text: str, escape: str) -> Instruction:
+    """The instruction of an ONBUILD. Raises SyntaxFault for what cannot be one."""
+    try:
+        found = _Parser(text, "ONBUILD", escape, trigger=True).run()
+    except InvalidDockerfile as error:
+        raise SyntaxFault("; ".join(problem.message for problem in error.problems), 0) from None
+    instructions = found.stages[0].instructions
+    if len(instructions) != 1:
+        raise SyntaxFault("a trigger is one instruction", 0)
+    return instructions[0]
 
 
 def _explain_unknown(keyword: str) -> str:
-    if keyword in _LATER:
-        return f"{keyword} is not supported yet: {_LATER[keyword]}"
-    near = get_close_matches(keyword[:40], [*_PARSERS, *_LATER], 1)
+    near = get_close_matches(keyword[:40], _PARSERS, 1)
     return f"unknown instruction {keyword[:40]}" + (f"; did you mean {near[0]}?" if near else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.builder.cachemounts import CacheMounts
 from agent.builder.contexts import Contexts
 from agent.builder.instructions import Dockerfile
 from agent.builder.layers import LayerMaker, Layers
@@ -26,6 +27,7 @@ class Tools:
     runner: StepRunner
     stamps: StampCache
     slots: Slots
+    caches: CacheMounts
     host: Platform
 
 

@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.builder.attached import Attached
 from agent.builder.exits import Exits
 from agent.builder.faults import BuildCancelled, BuildInterrupted
 from agent.builder.mountpoints import FILES, make_mount_points, render_files
-from agent.builder.network import BuildNetwork
+from agent.builder.network import HOST_NETWORK, BuildNetwork, StepNetwork
 from agent.builder.order import BuildOrder
-from agent.builder.state import RunStep
+from agent.builder.redaction import Redaction
+from agent.builder.steps import RunStep
 from agent.builder.workspace import StepDirectory
-from agent.errors import Conflict, HoldfastError, NotFound, Unsupported
+from agent.errors import Conflict, HoldfastError, NotFound, Refused, Unsupported
 from agent.oci.mount import Mount
 from agent.runtime.bundle import BundleSpec, ProcessSpec, write_bundle
 from agent.runtime.cgroups import CgroupLimits, Cgroups
@@ -49,13 +51,15 @@ _ATTEMPTS, _RETRY_SECONDS = 20, 0.1
 
 @dataclass(frozen=True)
 class RunOrder:
-    """One step of ``build`` to run in ``directory``. ``say`` gets each line of its output; ``cancel`` ends it."""
+    """One step of ``build`` to run in ``directory`` with what is ``attached`` for it. ``say`` gets each line of its
+    output; ``cancel`` ends it."""
 
     step: RunStep
     directory: StepDirectory
     say: Callable[[str], None]
     cancel: threading.Event
     build: BuildOrder
+    attached: Attached
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class ContainerRunner:
             future = self._parts.exits.expect(directory.id)
             undo.callback(self._parts.exits.forget, directory.id)
             undo.callback(self._end, directory.id, future)
-            output = _Output(directory.path / "logs", future, order.say)
+            output = _Output(directory.path / "logs", future, order.say, order.attached.redaction)
             try:
                 self._parts.keeper.run(request)
             except CommandFailed as error:
@@ -115,23 +119,26 @@ class ContainerRunner:
         return StepEnd(event.code, event.signal, event.oom, output.tail)
 
     def _prepare(self, order: RunOrder, identity: Identity, undo: ExitStack) -> CreateRequest:
-        parts, directory = self._parts, order.directory
-        points = make_mount_points(directory)
-        sandbox = parts.network.attach(directory.id, HOSTNAME)
-        undo.callback(parts.network.detach, directory.id)
+        parts, directory, attached = self._parts, order.directory, order.attached
+        points = make_mount_points(directory, attached.places)
+        sandbox = self._join(order, undo)
         files = directory.make("files")
-        for path, text in render_files(HOSTNAME, sandbox).items():
+        for path, text in render_files(HOSTNAME, sandbox, order.build.extra_hosts).items():
             (files / Path(path).name).write_text(text)
             (files / Path(path).name).chmod(0o644)
         plan, limits = self._create_cgroup(directory.id)
         undo.callback(self._remove_cgroup, directory.id)
         capabilities = compute_capabilities((), ())
-        env = {"HOSTNAME": HOSTNAME, "HOME": identity.home, **order.step.proxies, **order.step.env}
+        env = {"HOSTNAME": HOSTNAME, "HOME": identity.home, **order.step.proxies, **order.step.env, **attached.env}
+        generated = [Mount("bind", str(files / Path(path).name), path, ("rbind", "rprivate")) for path in FILES]
         spec = BundleSpec(
-            process=ProcessSpec(order.step.args, env, order.step.cwd, identity, capabilities),
+            process=ProcessSpec(
+                order.step.args, env, order.step.cwd, identity, capabilities, rlimits=order.build.ulimits
+            ),
             hostname=HOSTNAME,
-            mounts=tuple(Mount("bind", str(files / Path(path).name), path, ("rbind", "rprivate")) for path in FILES),
-            sysctls=NETWORK_SYSCTLS,
+            mounts=(*generated, *attached.mounts),
+            shm_size=order.build.shm_size,
+            sysctls={} if sandbox.shared else NETWORK_SYSCTLS,
             netns=sandbox.netns,
             limits=limits,
             seccomp=render_profile("default", capabilities),
@@ -145,6 +152,22 @@ class ContainerRunner:
             seccomp_bpf=parts.seccomp.filter("default", capabilities),
             log=LogSpec(directory.make("logs")),
         )
+
+    def _join(self, order: RunOrder, undo: ExitStack) -> StepNetwork:
+        """The network that the step asks for, else its build's. Only a build can allow that of the host."""
+        wanted = order.step.network if order.step.network not in ("", "default") else order.build.network
+        if wanted == "host" and order.build.network != "host":
+            raise Refused(
+                "--network=host: this build may not use the host's network",
+                reason="NetworkNotAllowed",
+                hint="build with network: host if it must",
+            )
+        if wanted == "host":
+            return HOST_NETWORK
+        container_id, alone = order.directory.id, wanted == "none"
+        sandbox = self._parts.network.attach(container_id, HOSTNAME, alone=alone)
+        undo.callback(self._parts.network.detach, container_id)
+        return StepNetwork(sandbox.netns) if alone else StepNetwork(sandbox.netns, sandbox.address, sandbox.dns)
 
     def _create_cgroup(self, container_id: str) -> tuple[CgroupPlan, CgroupLimits]:
         """With a bound on processes wherever the host can set one."""
@@ -204,10 +227,13 @@ class ContainerRunner:
 class _Output:
     """Follows a step's log in a thread of its own: each line is said, the last ones are kept."""
 
-    def __init__(self, directory: Path, ended: Future[KeeperEvent], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: Path, ended: Future[KeeperEvent], say: Callable[[str], None], redaction: Redaction
+    ) -> None:
         self._reader = LogReader(directory)
         self._ended = ended
         self._say = say
+        self._redaction = redaction
         self._stop = threading.Event()
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
 
@@ -232,6 +258,7 @@ class _Output:
     def _follow(self) -> None:
         lines = self._reader.read(since=0.0, tail=None, follow=True, stop=self._stop, ended=self._ended.done)
         for line in lines:
-            text = line.data.decode("utf-8", "replace").rstrip("\r\n")[:MAX_LINE].translate(_VISIBLE)
+            whole = self._redaction.apply(line.data.decode("utf-8", "replace").rstrip("\r\n"))
+            text = whole[:MAX_LINE].translate(_VISIBLE)
             self._lines.append(text)
             self._say(text)

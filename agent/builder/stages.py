@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 
 from agent.builder.expansion import ExpansionError, expand
 from agent.builder.faults import raise_problems
-from agent.builder.instructions import Arg, Copy, Dockerfile, From, Instruction, Stage
+from agent.builder.instructions import Arg, Copy, Dockerfile, From, Instruction, MountFlag, Run, Stage
 from agent.builder.order import BuildOrder
+from agent.builder.origins import CONTEXT, Origin, OriginKind, resolve_origin
 from agent.errors import HoldfastError, Problem
-from agent.oci.platform import Platform
-from agent.oci.reference import parse_reference
+from agent.oci.platform import Platform, compute_rank, parse_platform
 
-IMAGE_SCHEME = "docker-image://"
 PROXY_ARGS = frozenset(
     name
     for word in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
@@ -22,33 +20,21 @@ PROXY_ARGS = frozenset(
 )
 
 
-class OriginKind(Enum):
-    """What files or a stage come from."""
-
-    SCRATCH = "scratch"
-    STAGE = "stage"
-    IMAGE = "image"
-    CONTEXT = "context"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """``name`` is an image reference or a context's name (empty: the build's own), ``stage`` a stage's index."""
-
-    kind: OriginKind
-    name: str = ""
-    stage: int = -1
-
-
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage to build: ``copies`` gives the origin of each COPY."""
+    """A stage to build: ``copies`` gives the origin of each COPY and ADD, ``mounts`` those of each RUN's mounts."""
 
     index: int
     origin: Origin
     head: From
     instructions: tuple[Instruction, ...]
     copies: Mapping[Copy, Origin]
+    mounts: Mapping[Run, tuple[Origin | None, ...]] = field(default_factory=dict)
+
+    def stages(self) -> list[int]:
+        """The stages that this one needs."""
+        mounted = (origin for origins in self.mounts.values() for origin in origins if origin)
+        return [o.stage for o in (self.origin, *self.copies.values(), *mounted) if o.kind is OriginKind.STAGE]
 
 
 @dataclass(frozen=True)
@@ -114,7 +100,7 @@ class _Planner:
             return ""
 
     def _compute_arguments(self) -> dict[str, str]:
-        values = compute_platform_args(self._host)
+        values = compute_platform_args(self._host) | {"TARGETSTAGE": self._order.target or "default"}
         for arg in self._dockerfile.arguments:
             for name, default in arg.pairs:
                 if name in self._order.args:
@@ -127,8 +113,8 @@ class _Planner:
         head = stage.origin
         reference = self._expand(head, head.image, arguments)
         platform = self._expand(head, head.platform, arguments)
-        if platform and platform not in (str(self._host), f"{self._host.os}/{self._host.architecture}"):
-            self._complain(head, f"FROM: platform {platform} is not supported yet, only this host's, {self._host}")
+        if platform and not self._can_run(platform):
+            self._complain(head, f"FROM: platform {platform} is not this host's, {self._host}; steps cannot run on it")
         origin = self._resolve(head, reference) if reference else Origin(OriginKind.SCRATCH)
         if not reference:
             self._complain(head, f"FROM: {head.image} is empty; give the argument a value")
@@ -137,21 +123,36 @@ class _Planner:
         copies = {found: self._resolve_copy(found) for found in stage.instructions if isinstance(found, Copy)}
         if head.name:
             self._names[head.name] = index
-        return PlannedStage(index, origin, head, stage.instructions, copies)
+        mounts = {found: self._resolve_mounts(found) for found in stage.instructions if isinstance(found, Run)}
+        return PlannedStage(index, origin, head, stage.instructions, copies, mounts)
+
+    def _can_run(self, platform: str) -> bool:
+        wanted = parse_platform(platform)
+        return wanted is not None and compute_rank(wanted, self._host) is not None
+
+    def _resolve_mounts(self, instruction: Run) -> tuple[Origin | None, ...]:
+        return tuple(self._resolve_mount(instruction, flag) for flag in instruction.mounts)
+
+    def _resolve_mount(self, instruction: Run, flag: MountFlag) -> Origin | None:
+        if flag.origin:
+            return self._resolve_from(instruction, flag.origin, "RUN: --mount from")
+        return CONTEXT if flag.type == "bind" else None
 
     def _resolve_copy(self, instruction: Copy) -> Origin:
-        name = instruction.origin
-        if not name:
-            return Origin(OriginKind.CONTEXT)
+        if not instruction.origin:
+            return CONTEXT
+        return self._resolve_from(instruction, instruction.origin, "COPY: --from")
+
+    def _resolve_from(self, instruction: Instruction, name: str, what: str) -> Origin:
         index = _parse_index(name)
         if index is not None:
             if index < self._count_before(instruction):
                 return Origin(OriginKind.STAGE, stage=index)
-            self._complain(instruction, f"COPY: --from={name} is no earlier stage")
+            self._complain(instruction, f"{what}={name} is no earlier stage")
             return Origin(OriginKind.SCRATCH)
         found = self._resolve(instruction, name)
         if found.kind is OriginKind.SCRATCH:
-            self._complain(instruction, "COPY: there is nothing to copy from scratch")
+            self._complain(instruction, f"{what}: there is nothing to copy from scratch")
         return found
 
     def _count_before(self, instruction: Instruction) -> int:
@@ -160,21 +161,8 @@ class _Planner:
         return sum((s.origin.line, s.origin.column) < position for s in self._dockerfile.stages) - 1
 
     def _resolve(self, instruction: Instruction, name: str) -> Origin:
-        """A context of that name comes before a stage, a stage before an image, as it does for Docker."""
-        value = self._order.additional_contexts.get(name)
-        if value is not None:
-            if not value.startswith(IMAGE_SCHEME):
-                return Origin(OriginKind.CONTEXT, name)
-            return self._resolve_image(instruction, value.removeprefix(IMAGE_SCHEME))
-        if name.lower() in self._names:
-            return Origin(OriginKind.STAGE, stage=self._names[name.lower()])
-        if name == "scratch":
-            return Origin(OriginKind.SCRATCH)
-        return self._resolve_image(instruction, name)
-
-    def _resolve_image(self, instruction: Instruction, name: str) -> Origin:
         try:
-            return Origin(OriginKind.IMAGE, str(parse_reference(name)))
+            return resolve_origin(name, self._order.additional_contexts, self._names)
         except HoldfastError as error:
             self._complain(instruction, f"{name!r} is no earlier stage, no additional context and {error}")
             return Origin(OriginKind.SCRATCH)
@@ -206,6 +194,5 @@ def _collect_needed(planned: list[PlannedStage], target: int) -> set[int]:
         if index in needed:
             continue
         needed.add(index)
-        stage = planned[index]
-        waiting += [o.stage for o in (stage.origin, *stage.copies.values()) if o.kind is OriginKind.STAGE]
+        waiting += planned[index].stages()
     return needed

@@ -6,52 +6,25 @@ import posixpath
 import re
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.builder import instructions as ins
 from agent.builder.epoch import read_epoch, render_moment
 from agent.builder.expansion import ExpansionError, expand
 from agent.builder.faults import InvalidDockerfile, refuse
-from agent.builder.grammar import is_mode
-from agent.builder.stages import PROXY_ARGS, BuildPlan, Origin, PlannedStage
+from agent.builder.filegrammar import EXPLAIN_GIT, is_checksum, is_git, is_url
+from agent.builder.lines import Heredoc
+from agent.builder.modes import BadMode, Mode, parse_mode
+from agent.builder.mountspec import BadMount, settle_mounts
+from agent.builder.origins import Origin
+from agent.builder.stages import PROXY_ARGS, BuildPlan, PlannedStage
+from agent.builder.steps import CopyOptions, CopyStep, DirectoryStep, InlineFile, RemoteFile, RunStep, Script, Step
 from agent.oci.imageconfig import MAX_HISTORY, HistoryEntry, ImageConfig
 from agent.oci.platform import Platform
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z", re.ASCII | re.IGNORECASE)
 _REALTIME = re.compile(r"RTM(?:IN\+|AX-)(?:[0-9]|[12][0-9]|30)\Z", re.ASCII)
-
-
-@dataclass(frozen=True)
-class RunStep:
-    """A command to run; ``proxies`` are variables that do not tell one result from another."""
-
-    args: tuple[str, ...]
-    env: Mapping[str, str]
-    proxies: Mapping[str, str]
-    user: str
-    cwd: str
-
-
-@dataclass(frozen=True)
-class CopyStep:
-    """Files to copy; ``destination`` is absolute and keeps its trailing slash, ``mode`` None keeps each file's own."""
-
-    origin: Origin
-    sources: tuple[str, ...]
-    destination: str
-    owner: str
-    mode: int | None
-
-
-@dataclass(frozen=True)
-class DirectoryStep:
-    """A working directory that has to be there, made as root's."""
-
-    path: str
-
-
-Step = RunStep | CopyStep | DirectoryStep
 
 
 def create_scratch_config(host: Platform) -> ImageConfig:
@@ -95,7 +68,7 @@ class StageState:
     def _take(self, instruction: ins.Instruction, stage: PlannedStage) -> Step | None:
         match instruction:
             case ins.Run():
-                return self._run(instruction)
+                return self._run(instruction, stage.mounts.get(instruction, ()))
             case ins.Copy():
                 return self._copy(instruction, stage.copies[instruction])
             case ins.Workdir():
@@ -120,10 +93,10 @@ class StageState:
                 config = replace(config, user=self._some(instruction, instruction.user))
             case ins.Cmd():
                 self._own_command = True
-                config = replace(config, cmd=instruction.command.render())
+                config = replace(config, cmd=instruction.command.render(self._shell))
             case ins.Entrypoint():
                 cmd = config.cmd if self._own_command else None
-                config = replace(config, entrypoint=instruction.command.render(), cmd=cmd)
+                config = replace(config, entrypoint=instruction.command.render(self._shell), cmd=cmd)
             case ins.Expose():
                 ports = {port for text in instruction.ports for port in self._ports(instruction, text)}
                 config = replace(config, exposed_ports=tuple(sorted({*config.exposed_ports, *ports})))
@@ -134,6 +107,12 @@ class StageState:
                 config = replace(config, stop_signal=self._signal(instruction))
             case ins.Healthcheck():
                 config = replace(config, healthcheck=instruction.check)
+            case ins.Shell():
+                config = replace(config, shell=instruction.words)
+            case ins.OnBuild():
+                config = replace(config, on_build=(*config.on_build, instruction.trigger))
+            case ins.Maintainer():
+                config = replace(config, author=self._expand(instruction.name))
         self.config = config
 
     def _some(self, instruction: ins.Instruction, text: str) -> str:
@@ -157,13 +136,22 @@ class StageState:
             elif name in self._inherited:
                 self._arguments[name] = self._inherited[name]
 
-    def _run(self, instruction: ins.Run) -> RunStep:
+    def _run(self, instruction: ins.Run, origins: tuple[Origin | None, ...]) -> RunStep:
         proxies = {name: value for name, value in self._given.items() if name in PROXY_ARGS}
         env = {**self._arguments, **self._env}
         env.setdefault("PATH", DEFAULT_PATH)
         proxies = {name: value for name, value in proxies.items() if name not in env}
-        args = instruction.command.render()
-        return RunStep(args, env, proxies, self.config.user, self._directory)
+        try:
+            mounts = settle_mounts(instruction.mounts, origins, self._expand, self._directory)
+        except BadMount as error:
+            raise self._refuse(instruction, f"--mount: {error}") from None
+        script = Script(instruction.script.name, instruction.script.text.encode()) if instruction.script else None
+        args = instruction.command.render(self._shell)
+        return RunStep(args, env, proxies, self.config.user, self._directory, mounts, instruction.network, script)
+
+    @property
+    def _shell(self) -> tuple[str, ...]:
+        return self.config.shell or ins.DEFAULT_SHELL
 
     @property
     def _directory(self) -> str:
@@ -175,13 +163,45 @@ class StageState:
         destination = _clean(posixpath.join(self._directory, wanted))
         if wanted.endswith(("/", "/.")) or wanted == ".":
             destination = destination.rstrip("/") + "/"
-        if len(sources) > 1 and not destination.endswith("/"):
+        adds = isinstance(instruction, ins.Add)
+        if len(sources) + len(instruction.heredocs) > 1 and not destination.endswith("/"):
             raise self._refuse(instruction, f"with several sources the destination {wanted} must end in /")
-        mode = self._expand(instruction.mode)
-        if mode and not is_mode(mode):
-            raise self._refuse(instruction, f"--chmod={mode}: only octal modes such as 755 are supported yet")
-        owner = self._expand(instruction.owner)
-        return CopyStep(origin, sources, destination, owner, int(mode, 8) if mode else None)
+        unpack = instruction.unpack if isinstance(instruction, ins.Add) else False
+        excludes = tuple(self._some(instruction, pattern) for pattern in instruction.excludes)
+        return CopyStep(
+            origin,
+            tuple(source for source in sources if not (adds and is_url(source))),
+            destination,
+            self._expand(instruction.owner),
+            self._mode(instruction),
+            CopyOptions(instruction.link, instruction.parents, excludes, unpack),
+            tuple(self._inline(heredoc) for heredoc in instruction.heredocs),
+            self._remote(instruction, sources) if isinstance(instruction, ins.Add) else (),
+        )
+
+    def _mode(self, instruction: ins.Copy) -> Mode | None:
+        text = self._expand(instruction.mode)
+        try:
+            return parse_mode(text) if text else None
+        except BadMode as error:
+            raise self._refuse(instruction, f"--chmod={text}: {error}") from None
+
+    def _inline(self, heredoc: Heredoc) -> InlineFile:
+        """A here-document; the backslash is its escape character, whatever the file's own is."""
+        variables = {**self._arguments, **self._env}
+        text = expand(heredoc.text, variables, quotes=False) if heredoc.expand else heredoc.text
+        return InlineFile(heredoc.name, text.encode())
+
+    def _remote(self, instruction: ins.Add, sources: tuple[str, ...]) -> tuple[RemoteFile, ...]:
+        urls = [source for source in sources if is_url(source)]
+        if any(is_git(source) for source in sources):
+            raise self._refuse(instruction, f"{sources[0][:200]}: {EXPLAIN_GIT}")
+        checksum = self._expand(instruction.checksum)
+        if checksum and (len(urls) != 1 or len(sources) + len(instruction.heredocs) != 1):
+            raise self._refuse(instruction, "--checksum is for a single URL")
+        if checksum and not is_checksum(checksum):
+            raise self._refuse(instruction, "--checksum is sha256: and 64 hexadecimal digits")
+        return tuple(RemoteFile(url, checksum) for url in urls)
 
     def _change_directory(self, instruction: ins.Workdir) -> DirectoryStep | None:
         path = _clean(posixpath.join(self._directory, self._some(instruction, instruction.path)))

@@ -11,13 +11,15 @@ import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from agent.builder.entries import Entry, Source, read_xattrs
 from agent.builder.faults import ContextChanged
-from agent.builder.patterns import BadPattern, IgnoreRules, compile_segment, has_wildcard
-from agent.builder.scan import STRICT, Scan
+from agent.builder.patterns import BadPattern, IgnoreRules, has_wildcard
+from agent.builder.scan import ALL, MISSING, PLAIN, STRICT, Keeps, Scan, Wanted
+from agent.builder.search import Search
 from agent.builder.stamps import FileFacts, StampCache
 from agent.errors import NotFound, Refused
 from agent.kernel.openat import openat2
@@ -28,7 +30,6 @@ MAX_ENTRIES = 500_000
 MAX_BYTES = 64 << 30
 CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class FileTree:
@@ -42,9 +43,11 @@ class FileTree:
         rules: IgnoreRules | None = None,
         stamps: StampCache | None = None,
         check: Callable[[], None] = lambda: None,
+        keeps: Keeps = PLAIN,
     ) -> None:
         self.root = root
         self.what = what
+        self.keeps = keeps
         self.rules = rules or IgnoreRules()
         self._stamps = stamps
         self._check = check
@@ -52,49 +55,34 @@ class FileTree:
         self._count = 0
         self._bytes = 0
 
-    def find(self, pattern: str) -> tuple[Source, ...]:
+    def find(self, pattern: str, wanted: Wanted = ALL) -> tuple[Source, ...]:
         """Everything that a source of COPY names. Raises NotFound, Refused, ContextChanged."""
-        clean = posixpath.normpath("/" + pattern).lstrip("/")
+        base, pattern_below = _split_pivot(pattern) if wanted.parents else ("", pattern)
+        clean = posixpath.normpath("/" + posixpath.join(base, pattern_below)).lstrip("/")
         if not has_wildcard(clean):
-            return (self._scan(clean, pattern),)
-        try:
-            found = tuple(self._scan(path, pattern) for path in self._expand(clean.split("/")))
-        except BadPattern as error:
-            raise Refused(f"the source {error}", reason="InvalidPattern") from None
-        if not found:
+            found = [clean]
+        else:
+            try:
+                found = list(Search(self, deep=wanted.parents).expand(clean.split("/")))
+            except BadPattern as error:
+                raise Refused(f"the source {error}", reason="InvalidPattern") from None
+        depth = len([part for part in base.split("/") if part])
+        sources = [self._take(path, pattern, wanted, depth) for path in dict.fromkeys(found)]
+        kept = tuple(source for source in sources if source.entries)
+        if not kept:
             raise self._missing(pattern)
-        return found
+        return kept
+
+    def _take(self, path: str, pattern: str, wanted: Wanted, depth: int) -> Source:
+        if not wanted.parents:
+            return self._scan(path, pattern, wanted)
+        parts = path.split("/") if path else []
+        return self._scan_below("/".join(parts[:depth]), tuple(parts[depth:]), pattern, wanted)
 
     def _missing(self, pattern: str) -> NotFound:
         hint = "its .dockerignore counts too" if self.rules else None
         shown = render_shortened(pattern, 200)
         return NotFound(f"{shown} is not in {self.what}", reason="SourceNotFound", hint=hint)
-
-    def _expand(self, segments: Sequence[str], above: str = "") -> Iterator[str]:
-        if not segments:
-            yield above
-            return
-        if not has_wildcard(segments[0]):
-            yield from self._expand(segments[1:], posixpath.join(above, segments[0]))
-            return
-        pattern = compile_segment(segments[0])
-        for name in self._list(above):
-            path = posixpath.join(above, name)
-            if pattern.match(name) and not self.is_ignored(path):
-                yield from self._expand(segments[1:], path)
-
-    def _list(self, path: str) -> list[str]:
-        try:
-            fd = open_inside(self.root, path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            if error.errno in _MISSING:
-                return []
-            raise
-        try:
-            with os.scandir(fd) as listing:
-                return sorted(item.name for item in listing)
-        finally:
-            os.close(fd)
 
     def matched(self, path: str) -> tuple[bool, ...]:
         """Which rules apply to a path or to a directory above it."""
@@ -108,23 +96,68 @@ class FileTree:
         """Whether .dockerignore leaves a path out."""
         return bool(self.rules) and bool(path) and self.rules.excludes(self.matched(path))
 
-    def _scan(self, path: str, pattern: str) -> Source:
+    def _scan(self, path: str, pattern: str, wanted: Wanted) -> Source:
         try:
             real = self._resolve(path)
             found = openat2(self.root, real or ".", os.O_PATH, STRICT)
         except OSError as error:
-            if error.errno in _MISSING:
+            if error.errno in MISSING:
                 raise self._missing(pattern) from None
             raise
         try:
-            scan = Scan(self, real)
+            scan = Scan(self, real, wanted)
             scan.top(found)
         finally:
             os.close(found)
         ignored = self.is_ignored(real)
-        if not scan.entries or (ignored and len(scan.entries) == 1):
+        if (ignored and len(scan.entries) < 2) or (not scan.entries and not wanted.excludes):
             raise self._missing(pattern)
         return Source(real, posixpath.basename(path), tuple(scan.entries))
+
+    def _scan_below(self, base: str, rest: tuple[str, ...], pattern: str, wanted: Wanted) -> Source:
+        """What is at ``rest`` below ``base``, with the directories between them as a part of it."""
+        if not rest:
+            return self._scan(base, pattern, replace(wanted, parents=False))
+        try:
+            real = self._resolve(base)
+            between = [self._between(real, rest[:end]) for end in range(len(rest))]
+            path = posixpath.join(real, *rest)
+            found = openat2(self.root, path, os.O_PATH | os.O_NOFOLLOW, STRICT)
+        except OSError as error:
+            if error.errno in MISSING:
+                raise self._missing(pattern) from None
+            raise
+        try:
+            scan = Scan(self, path, replace(wanted, above=rest))
+            scan.top(found)
+        finally:
+            os.close(found)
+        if not scan.entries and not wanted.excludes:
+            raise self._missing(pattern)
+        entries = (*between, *scan.entries) if scan.entries else ()
+        return Source(real, posixpath.basename(base), entries)
+
+    def _between(self, base: str, parts: tuple[str, ...]) -> Entry:
+        """A directory above a source, which with --parents is copied too; a link cannot stand for it."""
+        path = posixpath.join(base, *parts)
+        try:
+            fd = openat2(self.root, path or ".", os.O_PATH | os.O_DIRECTORY, STRICT)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EXDEV):
+                raise
+            raise Refused(
+                f"{render_shortened(path)} in {self.what} is a link, and --parents would copy it as a directory",
+                reason="UnsupportedFile",
+                hint="name the directory that it leads to",
+            ) from None
+        try:
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        entry = Entry("/".join(parts), status.st_mode)
+        if self.keeps.owners:
+            entry = replace(entry, uid=status.st_uid, gid=status.st_gid)
+        return entry
 
     def _resolve(self, path: str) -> str:
         """Where a path leads, its links followed as if the root were ``/``."""
@@ -206,6 +239,12 @@ class FileTree:
         if running.digest() != entry.content:
             shown = render_shortened(entry.path or source.path)
             raise ContextChanged(f"{shown} in {self.what} changed while it was copied")
+
+
+def _split_pivot(pattern: str) -> tuple[str, str]:
+    """With --parents, what stands before ``/./`` is not a part of the copy's path."""
+    base, pivot, rest = pattern.partition("/./")
+    return (base.lstrip("/"), rest) if pivot and base not in ("", ".") else ("", pattern)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:

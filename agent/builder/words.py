@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _SPACE = " \t\v\f\r\n"
 _WORD = re.compile(r"[^ \t\v\f\r\n]+")
-_HEREDOC = re.compile(r"\d*<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_.]*)\2", re.ASCII)
+_HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]+)\Z", re.ASCII)
 _FLAG = re.compile(r"--([a-zA-Z][a-zA-Z0-9-]*)(?:=(.*))?\Z", re.DOTALL)
 
 
@@ -64,9 +65,33 @@ def _scan_quoted(text: str, start: int, escape: str) -> Iterator[Word]:
         yield Word(text[begun:], begun)
 
 
-def take_flags(text: str, start: int, escape: str) -> tuple[dict[str, Word], int]:
-    """The ``--name=value`` words at the beginning, and where the rest begins. Raises SyntaxFault."""
-    found: dict[str, Word] = {}
+@dataclass
+class Flags:
+    """The ``--name=value`` words of an instruction; ``repeated`` holds those that may be given several times."""
+
+    single: dict[str, Word] = field(default_factory=dict)
+    repeated: dict[str, list[Word]] = field(default_factory=dict)
+
+    def add(self, name: str, word: Word, many: Collection[str]) -> None:
+        """Note one. Raises SyntaxFault for a second one of its name."""
+        if name in many:
+            self.repeated.setdefault(name, []).append(word)
+            return
+        if name in self.single:
+            raise SyntaxFault(f"the flag --{name} is given twice", word.offset)
+        self.single[name] = word
+
+    def words(self) -> list[tuple[str, Word]]:
+        """All of them, with their names."""
+        return [*self.single.items(), *((name, word) for name, words in self.repeated.items() for word in words)]
+
+
+def take_flags(text: str, start: int, escape: str, many: Collection[str] = ()) -> tuple[Flags, int]:
+    """The flags at the beginning, and where the rest begins; ``many`` may be repeated. Raises SyntaxFault.
+
+    A flag without a value is the text "", one that is given an empty value is too. Those of ``many`` keep their quotes.
+    """
+    found = Flags()
     while (match := _WORD.search(text, start)) and match[0].startswith("--"):
         if match[0] == "--":
             return found, match.end()
@@ -74,14 +99,30 @@ def take_flags(text: str, start: int, escape: str) -> tuple[dict[str, Word], int
         flag = _FLAG.match(word.text)
         if flag is None:
             raise SyntaxFault(f"{word.text!r} is not a flag", word.offset)
-        if flag[1] in found:
-            raise SyntaxFault(f"the flag --{flag[1]} is given twice", word.offset)
         value = flag[2] if flag[2] is not None else ""
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        if flag[1] not in many and len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
             value = value[1:-1]
-        found[flag[1]] = Word(value, word.offset)
+        found.add(flag[1], Word(value, word.offset), many)
         start = word.offset + len(word.text)
     return found, start
+
+
+def remove_quotes(text: str, escape: str) -> str:
+    """A flag's value without its quotes; escapes are taken away too, but before ``$``, which an expansion reads."""
+    found: list[str] = []
+    quote, index = "", 0
+    while index < len(text):
+        character = text[index]
+        if character == escape and index + 1 < len(text):
+            found.append(text[index + 1] if text[index + 1] != "$" else text[index : index + 2])
+            index += 2
+            continue
+        if character == quote or (not quote and character in "'\""):
+            quote = "" if quote else character
+        else:
+            found.append(character)
+        index += 1
+    return "".join(found)
 
 
 def parse_list(text: str, start: int) -> tuple[str, ...] | None:
@@ -102,11 +143,28 @@ def parse_list(text: str, start: int) -> tuple[str, ...] | None:
     return tuple(value)
 
 
-def find_heredocs(text: str, start: int) -> list[tuple[Word, str, bool]]:
-    """Here-documents a shell would see: the word, its end mark, and whether tabs before that are allowed."""
-    found = []
-    for word in split_words(text, start):
-        match = _HEREDOC.match(word.text)
-        if match:
-            found.append((word, match[3], bool(match[1])))
-    return found
+class HeredocMark(NamedTuple):
+    """``<<NAME`` in an instruction: where it stands, its name, ``<<-``, and whether its text is expanded."""
+
+    word: Word
+    name: str
+    tabs: bool
+    expand: bool
+
+
+def parse_heredoc_mark(word: Word) -> HeredocMark | None:
+    """The here-document that a word begins, if it does; quotes anywhere in its name keep its text as it is."""
+    match = _HEREDOC.match(word.text)
+    if match is None:
+        return None
+    name = re.sub(r"['\"]", "", match[2])
+    return HeredocMark(word, name, bool(match[1]), name == match[2]) if name else None
+
+
+def find_heredocs(text: str, start: int, escape: str) -> list[HeredocMark]:
+    """The here-documents that an instruction's words begin, in order; a quote that is not closed hides them."""
+    try:
+        words = split_quoted(text, start, escape)
+    except SyntaxFault:
+        return []
+    return [mark for word in words if (mark := parse_heredoc_mark(word))]

@@ -9,7 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import Refused
@@ -44,13 +44,32 @@ class StepDirectory:
         return directory
 
     @contextmanager
-    def mounted(self, upper: Path | None = None) -> Iterator[int]:
-        """A descriptor of the image with ``upper`` (by default the layer) on top, writable; in no mount table."""
-        view = _mount_apart(self.lower, upper or self.upper, self.make(f"work-{secrets.token_hex(4)}"), self.path)
+    def mounted(self, upper: Path | None = None, *, alone: bool = False) -> Iterator[int]:
+        """A descriptor of the image with ``upper`` (by default the layer) on top, writable; in no mount table.
+
+        With ``alone`` nothing of the image is below.
+        """
+        lower = (self.path / "empty",) if alone else self.lower
+        with self.viewed(lower, upper or self.upper) as view:
+            yield view
+
+    @contextmanager
+    def viewed(self, lower: Sequence[Path], upper: Path) -> Iterator[int]:
+        """A descriptor of ``lower``, the topmost first, with ``upper`` on top, writable; in no mount table."""
+        work = self.make(f"work-{secrets.token_hex(4)}")
+        view = _mount_apart(tuple(lower) or (self.path / "empty",), upper, work, self.path)
         try:
             yield view
         finally:
             os.close(view)
+
+    def attach(self, mount: int, path: Path) -> None:
+        """Attach a detached mount at one of its directories; who asked for it takes it away again."""
+        target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            m.attach_mount(mount, target)
+        finally:
+            os.close(target)
 
     def settle(self, epoch: int | None = None) -> None:
         """Set the times of all that the step made or changed to 0, so that the same step gives the same layer.
@@ -62,6 +81,16 @@ class StepDirectory:
     def remove(self) -> None:
         """Leave nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def discard_directory(path: Path) -> None:
+    """Remove what is left of a step of an earlier process, and what is still mounted in it."""
+    with Path("/proc/self/mountinfo").open("rb") as table:
+        mounted = [os.fsdecode(line.split()[4]) for line in table]
+    for target in sorted((one for one in mounted if one.startswith(f"{path}/")), reverse=True):
+        with suppress(OSError):
+            m.unmount(target, m.MNT_DETACH)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

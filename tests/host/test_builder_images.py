@@ -208,9 +208,16 @@ def test_bases_from_a_registry(lab: Lab) -> None:
         assert lab.read(other, "n") == b"from the base"
         pinned = lab.build("FROM anything\n", contexts={"anything": f"docker-image://{reference}"}, tag="third:1")
         assert lab.image_config(pinned).env == ("FROM_BASE=yes",)
-        hostile = registry.push_layers("onbuild:1", [busybox_layer()], config={"OnBuild": ["RUN x"]})
-        with pytest.raises(BuildFailed, match="ONBUILD"):
-            lab.build(f"FROM {hostile}\n")
+        triggers = ["COPY f /triggered", "ENV FROM_TRIGGER=1"]
+        base = registry.push_layers("onbuild:1", [busybox_layer()], config={"OnBuild": triggers, "Shell": ["/x", "-y"]})
+        entry = lab.build(f"FROM {base}\nCMD z\n", tag="triggered:1")
+        config = lab.image_config(entry)
+        assert "triggered" in lab.layer(entry) and config.env == ("FROM_TRIGGER=1",)
+        assert config.cmd == ("/x", "-y", "z") and config.on_build == ()
+        for number, trigger in enumerate(("FROM x", "ONBUILD RUN x", "COPY --from=0 a b", "COPY a", "NOTHING x", "")):
+            hostile = registry.push_layers(f"hostile:{number}", [busybox_layer()], config={"OnBuild": [trigger]})
+            with pytest.raises(BuildFailed, match="ONBUILD"):
+                lab.build(f"FROM scratch\nFROM {hostile}\n")
 
 
 def test_other_tools_read_the_image(lab: Lab, tmp_path: Path) -> None:

@@ -5,7 +5,13 @@ import pytest
 from agent.builder import instructions as ins
 from agent.builder.faults import InvalidDockerfile
 from agent.builder.instructions import Command, Dockerfile, Instruction
-from agent.builder.parse import MAX_DOCKERFILE, MAX_INSTRUCTIONS, decode_dockerfile, parse_dockerfile
+from agent.builder.parse import (
+    MAX_DOCKERFILE,
+    MAX_INSTRUCTIONS,
+    decode_dockerfile,
+    parse_dockerfile,
+    parse_trigger,
+)
 
 
 def parse(text: str) -> Dockerfile:
@@ -60,7 +66,13 @@ def test_escape_directive() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["# syntax=docker/dockerfile:1", "#syntax = docker.io/docker/dockerfile:1.7", "# check=skip=all"]
+    "line",
+    [
+        "# syntax=docker/dockerfile:1",
+        "#syntax = docker.io/docker/dockerfile:1.7",
+        "# check=skip=all",
+        "# syntax=docker/dockerfile:1-labs",
+    ],
 )
 def test_directives_that_ask_for_nothing_else(line: str) -> None:
     assert parse(f"{line}\nFROM scratch").stages
@@ -70,7 +82,6 @@ def test_directives_that_ask_for_nothing_else(line: str) -> None:
     ("line", "fault"),
     [
         ("# syntax=evil/frontend", "not supported"),
-        ("# syntax=docker/dockerfile:1-labs", "not supported"),
         ("# syntax=docker/dockerfile:1@sha256:00", "not supported"),
         ("# escape=x", "escape must be"),
         ("# check=error=true", "skip="),
@@ -146,12 +157,13 @@ def test_healthcheck() -> None:
 def test_all_problems_come_at_once_with_their_places() -> None:
     text = """RUN early
 FROM scratch
-ADD a b
-RUN --mount=type=bind,source=../..,target=/x true
-ONBUILD RUN x
-SHELL ["bash"]
+ADD --keep-git-dir a b
+RUN --mount=type=bind true
+RUN --mount=type=none,target=/x true
+ONBUILD FROM x
+SHELL /bin/bash
 COPY \\
-  --link a b
+  --links a b
 COPPY a b
 COPY a
 ENV A="unclosed
@@ -161,20 +173,93 @@ FROM inside
 EOF
 USER
 COPY --from=$X a b
-COPY --chmod=u+x a b
+COPY --chmod=u+y a b
 CMD ["a", 1]
 HEALTHCHECK --interval=soon CMD x
 FROM a b c
+RUN --security=insecure x
+RUN --network=bridge x
+ADD https://x.example/y.git /x
+ONBUILD COPY a
+RUN --mount=type=secret,from=x,id=y z
+COPY <<EOF /x
+never closed
 """
     found = problems(text)
     assert [problem.split(": ", 1)[0].removeprefix("Dockerfile:") for problem in found] == [
-        "1:1", "3:1", "4:5", "5:1", "6:1", "8:3", "9:1", "10:1", "11:5", "12:9", "13:5", "16:1",
-        "17:6", "18:6", "19:5", "20:13", "21:1",
+        "1:1", "3:5", "5:5", "6:1", "7:1", "9:3", "10:1", "11:1", "12:5", "13:9", "17:1",
+        "18:6", "19:6", "20:5", "21:13", "22:1", "23:5", "24:5", "25:1", "26:1", "27:5", "28:6",
     ]  # fmt: skip
-    assert "ADD is not supported yet" in found[1]
-    assert "--mount is not supported yet" in found[2]
+    assert "did you mean --link?" in found[5]
     assert "did you mean COPY?" in found[6]
-    assert "here-documents are not supported yet" in found[10]
+    assert "ONBUILD: COPY: at least one source" in found[19]
+    assert "EOF is missing" in found[21]
+
+
+def test_here_documents() -> None:
+    text = """FROM scratch
+RUN <<EOF
+echo $A
+FROM x
+EOF
+COPY <<-"ab" <<c source /d/
+	tabs $X
+	ab
+two
+c
+RUN cat <<E1 3<<-E2 > /out
+one
+E1
+	two
+	E2
+RUN <<S
+#!/bin/sh -e
+true
+S
+RUN echo "<<EOF" && echo it's
+"""
+    stage = parse(text).stages[0]
+    first, copied, second, script, third = stage.instructions
+    assert isinstance(first, ins.Run) and first.command == Command(("echo $A\nFROM x\n",), shell=True)
+    assert isinstance(copied, ins.Copy) and (copied.sources, copied.destination) == (("source",), "/d/")
+    assert [(doc.name, doc.text, doc.expand) for doc in copied.heredocs] == [
+        ("ab", "tabs $X\n", False),
+        ("c", "two\n", True),
+    ]
+    assert isinstance(second, ins.Run)
+    assert second.command.words == ("cat <<E1 3<<-E2 > /out\none\nE1\n\ttwo\nE2\n",)
+    assert isinstance(script, ins.Run) and script.command.words == ("/dev/pipes/S",)
+    assert script.script is not None and script.script.text == "#!/bin/sh -e\ntrue\n"
+    assert isinstance(third, ins.Run) and third.command.words == ("""echo "<<EOF" && echo it's""",)
+
+
+def test_mounts() -> None:
+    found = instruction(
+        "RUN --mount=target=/a --mount=type=cache,dst=/b,id=x,sharing=locked,ro --network=none "
+        """--mount='type=secret,id=s,"target=/c,d",required' --mount=type=bind,from=stage,src=/x,target=$T,rw make"""
+    )
+    assert isinstance(found, ins.Run) and found.network == "none"
+    assert [(one.type, dict(one.fields), one.origin) for one in found.mounts] == [
+        ("bind", {"target": "/a"}, ""),
+        ("cache", {"target": "/b", "id": "x", "sharing": "locked", "readonly": "true"}, ""),
+        ("secret", {"id": "s", "target": "/c,d", "required": "true"}, ""),
+        ("bind", {"source": "/x", "target": "$T", "readwrite": "true"}, "stage"),
+    ]
+
+
+def test_add() -> None:
+    digest = "sha256:" + "0" * 64
+    found = instruction(f"ADD --checksum={digest} --unpack=false --link --exclude=*.o --exclude='a b' https://x/y /z")
+    assert isinstance(found, ins.Add)
+    assert (found.checksum, found.unpack, found.link, found.parents) == (digest, False, True, False)
+    assert found.excludes == ("*.o", "a b") and found.sources == ("https://x/y",)
+
+
+def test_triggers_keep_their_here_documents() -> None:
+    found = parse("FROM scratch\nONBUILD RUN <<EOF\nFROM x\nEOF\nUSER a\n").stages[0].instructions
+    assert isinstance(found[0], ins.OnBuild) and len(found) == 2
+    trigger = parse_trigger(found[0].trigger, "\\")
+    assert isinstance(trigger, ins.Run) and trigger.command.words == ("FROM x\n",)
 
 
 @pytest.mark.parametrize(

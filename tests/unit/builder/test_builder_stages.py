@@ -81,7 +81,7 @@ def test_arguments_of_from() -> None:
     ("text", "order", "fault"),
     [
         ("FROM $NOTHING", {}, "is empty"),
-        ("FROM --platform=linux/s390x a", {}, "platform linux/s390x is not supported yet"),
+        ("FROM --platform=linux/s390x a", {}, "platform linux/s390x is not this host's"),
         ("FROM Upper/x/../y", {}, "not an image reference"),
         ("FROM scratch\nCOPY --from=5 a b", {}, "no earlier stage"),
         ("FROM scratch\nCOPY --from=0 a b", {}, "no earlier stage"),
@@ -172,7 +172,7 @@ def test_an_entrypoint_clears_the_base_command_only() -> None:
         ("STOPSIGNAL 99", "not a signal"),
         ("USER $NOTHING", "expands to nothing"),
         ("COPY a b c", "must end in /"),
-        ("ARG M=u+x\nCOPY --chmod=$M a b", "octal"),
+        ("ARG M=u+y\nCOPY --chmod=$M a b", "octal"),
         ("ENV A=${B:?needed}", "B: needed"),
     ],
 )
