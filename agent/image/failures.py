@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import urllib3
 
 from agent.errors import HoldfastError, Stalled
-from agent.image.errors import RegistryUnreachable
+from agent.image.errors import RegistryUnauthorized, RegistryUnreachable
 from agent.image.origin import is_loopback
 
 _CHAIN_LIMIT = 8
@@ -22,6 +22,8 @@ _AUTHORITY = (
     "name its authority's certificate as `ca` in the registries file, or put it into /usr/local/share/ca-certificates "
     "and run update-ca-certificates"
 )
+_CERTIFICATE_WANTED = frozenset({"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_BAD_CERTIFICATE"})
+_CLIENT = "name client_certificate and client_key for it in the registries file"
 _CERTIFICATE = "check the registry's address, its certificate and this host's clock"
 _NAME = "check the spelling, and that this host can resolve names"
 _NETWORK = "check the address, and that this host's network and firewall let it through"
@@ -40,6 +42,8 @@ def translate_failure(error: urllib3.exceptions.HTTPError, registry: str) -> Hol
             reason="RegistryUntrusted",
             hint=_CERTIFICATE if known else _AUTHORITY,
         )
+    if isinstance(cause, ssl.SSLError) and cause.reason in _CERTIFICATE_WANTED:
+        return RegistryUnauthorized(f"{_place(error, registry)} wants a client certificate", hint=_CLIENT)
     said, hint = _explain(error, cause, registry)
     return RegistryUnreachable(f"registry {_place(error, registry)} cannot be reached: {said}", hint=hint)
 

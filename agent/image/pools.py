@@ -15,6 +15,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from agent.errors import Stalled
 from agent.image.config import RegistryConfig
 
+urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # image.unsafe says it, once and in our words
 _BLOCK = 128 << 10
 _PATIENCE = 2.0
 """How many read timeouts the head of an answer may take in all: each byte of it may take one otherwise."""

@@ -151,7 +151,7 @@ class RegistrySession:
             )
         if status == 404:
             manifest, name = request.path.startswith("manifests"), self._around.reference.familiar()
-            what = "the image" if manifest else f"{request.path} of"
+            what = "the image" if manifest else f"{_shorten(request.path)} of"
             return ImageNotFound(f"{registry} does not have {what} {name}", hint=MISSING_HINT if manifest else None)
         pushing = "push" in self._around.actions
         reason = "ImagePushFailed" if pushing else "ImagePullFailed"

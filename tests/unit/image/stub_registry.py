@@ -25,7 +25,7 @@ class StubRegistry:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = {key.lower(): value for key, value in self.headers.items()}
                 stub.requests.append((self.command, self.path, headers, body))
-                answer = stub.answers.get(self.path.partition("?")[0], (404, {}, b""))
+                answer = stub.find(self.path.partition("?")[0])
                 status, reply, data = answer(headers) if callable(answer) else answer
                 self.send_response(status)
                 for key, value in {"Content-Length": str(len(data)), **reply}.items():
@@ -43,6 +43,10 @@ class StubRegistry:
         self._server.daemon_threads = True
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def find(self, path: str) -> Answer | Callable[[Mapping[str, str]], Answer]:
+        """What is answered at a path."""
+        return self.answers.get(path, (404, {}, b""))
 
     def paths(self) -> list[str]:
         return [path for _, path, _, _ in self.requests if path != "/v2/"]
