@@ -40,7 +40,8 @@ def parse_registry(text: str) -> str:
         found = parse_reference(f"{host}/team/app").registry
     except InvalidReference:
         found = ""
-    if found != host.lower() and not (found == DEFAULT_REGISTRY and host == "index.docker.io"):
+    known = {host.lower(), DEFAULT_REGISTRY if host == "index.docker.io" else host.lower()}
+    if not found or found not in known:
         raise InvalidReference(
             f"{render_shortened(text)} is no registry", hint="write its host, or host:port: registry.example:5000"
         )

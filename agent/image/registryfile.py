@@ -140,7 +140,7 @@ class _Reader:
             found = parse_reference(f"{text}/team/app").registry
         except InvalidReference:
             found = ""
-        if found != text.lower():
+        if not found or found != text.lower():
             self._complain(key, f"registries: {text[:80]!r} is no registry as references write it (host[:port])")
         return found or text
 

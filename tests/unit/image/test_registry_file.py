@@ -56,6 +56,7 @@ PROBLEMS = {
     "registries: {a.example: {mirror: []}}": "unknown key 'mirror'; the nearest known one is 'mirrors'",
     "registries: {a.example: {}, a.example: {}}": "a.example is there twice",
     "registries: {A.example: {}, a.example: {}}": "a.example is there twice",
+    "registries: {'': {}}": "'' is no registry",
     "registries: {team: {}}": "'team' is no registry",
     "registries: {'a.example/team': {}}": "is no registry",
     "registries: {a.example: {insecure: 1}}": "neither true nor false",
