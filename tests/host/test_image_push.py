@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import HoldfastError, Stalled
 from agent.image.config import RegistryConfig
-from agent.image.errors import ImageNotFound, RegistryUnauthorized
 from agent.image.progress import PullProgress
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
