@@ -10,6 +10,7 @@ import bz2
 import hashlib
 import lzma
 import os
+import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,8 @@ from agent.errors import Refused
 from agent.image.config import UnpackLimits
 from agent.image.decompress import OUTPUT, decompress
 from agent.image.errors import HostileLayer
-from agent.image.tarheader import BLOCK, ZERO, parse_header
+from agent.image.rooted import render_path
+from agent.image.tarheader import BLOCK, ZERO, TarEntry, parse_header
 from agent.image.unpack import Unpacker
 
 CHUNK = 1 << 20
@@ -72,7 +74,7 @@ def unpack_archive(fd: int, directory: Path, what: str) -> bytes:
     Raises Refused, InsufficientStorage, OSError.
     """
     limits, running = UnpackLimits(), hashlib.sha256()
-    unpacker = _ArchiveUnpacker(directory, limits)
+    unpacker = ArchiveUnpacker(directory, limits)
     os.lseek(fd, 0, os.SEEK_SET)
     try:
         with closing(_unpacked(fd, limits, running)) as chunks:
@@ -87,11 +89,15 @@ def unpack_archive(fd: int, directory: Path, what: str) -> bytes:
     return running.digest()
 
 
-class _ArchiveUnpacker(Unpacker):
-    """A name that would be a whiteout in a layer cannot be in an image, so it is refused."""
+class ArchiveUnpacker(Unpacker):
+    """Refuses what no COPY takes either, and names that in a layer mean that something is gone."""
 
     def _apply_whiteout(self, parts: list[bytes]) -> None:
         raise HostileLayer("the layer holds a file whose name begins with .wh., which no image can hold")
+
+    def _write_node(self, entry: TarEntry, parts: list[bytes], kind: int) -> None:
+        what = "FIFO" if kind == stat.S_IFIFO else "device node"
+        raise HostileLayer(f"the layer holds the {what} {render_path(entry.name)}")
 
 
 def _read(fd: int, running: hashlib._Hash | None) -> Iterator[bytes]:

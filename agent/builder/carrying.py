@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from agent.builder.cache import compute_key
+from agent.builder.globclasses import BadPattern
 from agent.builder.layers import Layers, Made, top_of
 from agent.builder.mounting import Mounting
 from agent.builder.order import BuildOrder
-from agent.builder.patterns import BadPattern, IgnoreRules
+from agent.builder.patterns import IgnoreRules
 from agent.builder.reading import Reader
 from agent.builder.remote import Downloader
 from agent.builder.request import Tools

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from agent.builder.checkouts import Checkouts
 from agent.builder.faults import raise_problems
 from agent.builder.gitcommand import GitAccess
+from agent.builder.globclasses import BadPattern
 from agent.builder.order import BuildOrder, read_secret
 from agent.builder.parse import MAX_DOCKERFILE
-from agent.builder.patterns import BadPattern, IgnoreRules
+from agent.builder.patterns import IgnoreRules
 from agent.errors import NotFound, Problem, Refused, Stalled
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.gitreference import GitReference, looks_remote, parse_git_reference
@@ -160,7 +161,7 @@ def _open_beneath(top: int, reference: GitReference) -> int:
 
 def parse_rules(data: bytes, file: str) -> IgnoreRules:
     """The rules of a .dockerignore called ``file`` in messages. Raises InvalidDockerfile."""
-    lines = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).splitlines()
+    lines = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
     try:
         return IgnoreRules(lines)
     except BadPattern:

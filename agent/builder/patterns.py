@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agent.builder.globclasses import BadPattern, next_class
+from agent.builder.oddpatterns import OddPattern, is_odd
+
 MAX_PATTERNS = 10_000
 _ANY_DEPTH = "**"
-
-
-class BadPattern(ValueError):
-    """Not a pattern: a class that is not closed, an escape at the end."""
+_SPACE = " \t\n\v\f\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 
 def has_wildcard(text: str) -> bool:
@@ -51,40 +51,23 @@ def _next_piece(glob: str, index: int) -> tuple[str, int]:
             raise BadPattern(f"{glob!r} ends in an escape")
         return re.escape(glob[index + 1]), index + 2
     if character == "[":
-        return _next_class(glob, index + 1)
+        return next_class(glob, index + 1)
     return re.escape(character), index + 1
-
-
-def _next_class(glob: str, index: int) -> tuple[str, int]:
-    negated = glob[index : index + 1] == "^"
-    index += negated
-    pieces: list[str] = []
-    while glob[index : index + 1] != "]" or not pieces:
-        low, index = _class_character(glob, index)
-        high = low
-        if glob[index : index + 1] == "-":
-            high, index = _class_character(glob, index + 1)
-        if high < low:
-            raise BadPattern(f"{glob!r} holds a range from {low!r} down to {high!r}")
-        pieces.append(f"{re.escape(low)}-{re.escape(high)}")
-    return f"[{'^' if negated else ''}{''.join(pieces)}]", index + 1
-
-
-def _class_character(glob: str, index: int) -> tuple[str, int]:
-    if glob[index : index + 1] == "\\":
-        index += 1
-    elif glob[index : index + 1] in ("-", "]"):
-        raise BadPattern(f"{glob!r} holds a malformed character class")
-    if index >= len(glob):
-        raise BadPattern(f"{glob!r} holds a character class that is not closed")
-    return glob[index], index + 1
 
 
 @dataclass(frozen=True)
 class _Rule:
+    """``segments`` match one component each, None any number of them; ``odd`` is what cannot be split into such."""
+
     negated: bool
-    segments: tuple[re.Pattern[str] | None, ...]
-    """None stands for ``**``."""
+    segments: tuple[re.Pattern[str] | None, ...] = ()
+    odd: OddPattern | None = None
+
+    def matches(self, path: Sequence[str]) -> bool:
+        return _matches(self.segments, path) if self.odd is None else self.odd.match("/".join(path))
+
+    def leads_into(self, path: Sequence[str]) -> bool:
+        return self.odd is not None or _leads_into(self.segments, path)
 
 
 class IgnoreRules:
@@ -105,9 +88,7 @@ class IgnoreRules:
 
     def match(self, path: Sequence[str], above: Sequence[bool] = ()) -> tuple[bool, ...]:
         """Which rules apply to a path, given which apply to its directory (the result for that, or nothing)."""
-        return tuple(
-            (bool(above) and above[index]) or _matches(rule.segments, path) for index, rule in enumerate(self._rules)
-        )
+        return tuple((bool(above) and above[index]) or rule.matches(path) for index, rule in enumerate(self._rules))
 
     def excludes(self, matched: Sequence[bool]) -> bool:
         """Whether what these rules apply to is left out."""
@@ -118,16 +99,16 @@ class IgnoreRules:
 
     def may_return(self, path: Sequence[str]) -> bool:
         """Whether an exception could bring something below an excluded directory back."""
-        return any(_leads_into(rule.segments, path) for rule in self._negated)
+        return any(rule.leads_into(path) for rule in self._negated)
 
 
 def _parse_rule(line: str) -> _Rule | None:
     if line.startswith("#"):
         return None
-    text = line.strip()
+    text = line.strip(_SPACE)
     negated = text.startswith("!")
     if negated:
-        text = text[1:].strip()
+        text = text[1:].strip(_SPACE)
         if not text:
             raise BadPattern("the pattern ! excepts nothing")
     if not text:
@@ -135,6 +116,8 @@ def _parse_rule(line: str) -> _Rule | None:
     text = posixpath.normpath(text).lstrip("/")
     if text in ("", "."):
         return None
+    if is_odd(text):
+        return _Rule(negated, odd=OddPattern(text))
     segments = [None if part == _ANY_DEPTH else compile_segment(part) for part in text.split("/")]
     return _Rule(negated, tuple(segments))
 

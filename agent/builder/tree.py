@@ -17,7 +17,8 @@ from pathlib import Path
 
 from agent.builder.entries import Entry, Source, read_xattrs
 from agent.builder.faults import ContextChanged
-from agent.builder.patterns import BadPattern, IgnoreRules, has_wildcard
+from agent.builder.globclasses import BadPattern
+from agent.builder.patterns import IgnoreRules, has_wildcard
 from agent.builder.scan import ALL, MISSING, PLAIN, STRICT, Keeps, Scan, Wanted
 from agent.builder.search import Search
 from agent.builder.stamps import FileFacts, StampCache

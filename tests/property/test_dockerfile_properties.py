@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from agent.builder.expansion import MAX_RESULT, ExpansionError, expand
 from agent.builder.faults import InvalidDockerfile
+from agent.builder.globclasses import BadPattern
 from agent.builder.parse import decode_dockerfile, parse_dockerfile
-from agent.builder.patterns import BadPattern, IgnoreRules, compile_segment
+from agent.builder.patterns import IgnoreRules, compile_segment
 from agent.builder.stages import compute_plan
 from agent.builder.state import CopyStep, StageState, create_scratch_config
 from agent.engine.model import BuildConfig

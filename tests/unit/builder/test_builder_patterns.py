@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.builder.patterns import BadPattern, IgnoreRules, compile_segment
+from agent.builder.globclasses import BadPattern
+from agent.builder.patterns import IgnoreRules, compile_segment
 
 
 @pytest.mark.parametrize(
