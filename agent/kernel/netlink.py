@@ -27,6 +27,7 @@ _CAPPED = 0x100
 _TLVS = 0x200
 _RECEIVE_BYTES = 1 << 16
 _DUMP_ATTEMPTS = 8
+_PATIENCE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,12 @@ def split_messages(data: bytes) -> Iterator[Message]:
 
 
 class NetlinkSocket:
-    """A thread-safe socket of one netlink family; a call returns when the kernel has answered."""
+    """A thread-safe socket of one netlink family; a call returns when the kernel has answered, or raises OSError when
+    it has not for half a minute."""
 
     def __init__(self, family: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _PATIENCE_SECONDS, 0))
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self._socket.bind((0, 0))

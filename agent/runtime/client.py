@@ -241,8 +241,12 @@ class KeeperClient:
                 self._closed.wait(_RECONNECT_SECONDS)
 
     def _attach(self, connection: Connection) -> None:
-        """Subscribe, and tell of everything that ended while nobody listened."""
-        states, events = connection.subscribe()
+        """Subscribe, and tell of everything that ended while nobody listened. Raises OSError for no answer."""
+        try:
+            states, events = connection.subscribe()
+        except BaseException:
+            connection.close()
+            raise
         found = {state["id"]: decode_state(state) for state in states}
         with self._lock:
             missed = [event for name in sorted(self._running) if (event := _compute_end(name, found.get(name)))]

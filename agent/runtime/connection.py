@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterable
@@ -16,12 +17,16 @@ from agent.runtime.wire import MAX_FDS, MAX_PACKET, SOCKET_NAME, decode, encode
 
 _ATTEMPTS = 100
 _PAUSE_SECONDS = 0.05
+_SEND_SECONDS = 60
+_GREETING_SECONDS = 20
 
 
 class Connection:
-    """``send`` may be called by any thread; ``receive`` by one."""
+    """``send`` may be called by any thread; ``receive`` by one. A keeper that takes nothing for a minute, or does not
+    answer the first questions, counts as gone: a stopped process must not stop its clients."""
 
     def __init__(self, stream: socket.socket) -> None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_SEND_SECONDS))
         self._socket = stream
         self._lock = threading.Lock()
 
@@ -45,7 +50,8 @@ class Connection:
         return decode(data), list(fds)
 
     def subscribe(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Ask for events from now on, and for all states: ``(states, events that came in between)``."""
+        """Ask for events from now on, and for all states: ``(states, events that came in between)``. Raises OSError."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_GREETING_SECONDS))
         states: list[dict[str, Any]] = []
         events: list[dict[str, Any]] = []
         self._ask({"seq": -1, "do": "subscribe"}, events)
@@ -54,6 +60,7 @@ class Connection:
             page = self._ask({"seq": -1, "do": "states", "after": states[-1]["id"] if states else ""}, events)
             states += page["states"]
             more = bool(page["more"])
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(0))
         return states, events
 
     def _ask(self, message: dict[str, Any], events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -87,6 +94,11 @@ class Connection:
             os.close(descriptor)
 
 
+def _timeval(seconds: int) -> bytes:
+    """struct timeval; 0 means for ever."""
+    return struct.pack("@ll", seconds, 0)
+
+
 def open_connection(run_root: Path, *, spawn: bool) -> Connection:
     """Connect to the keeper of ``run_root``; with ``spawn`` start one when nobody answers. Raises Waiting.
 
@@ -116,6 +128,7 @@ def _connect(run_root: Path) -> socket.socket | None:
         stream.close()
         return None
     try:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_GREETING_SECONDS))
         stream.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
     except OSError:
         stream.close()

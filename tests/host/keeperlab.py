@@ -21,6 +21,7 @@ from agent.errors import Conflict
 from agent.runtime.client import KeeperClient
 from agent.runtime.logframe import HEADER, compute_log_name, decode_header
 from agent.runtime.protocol import CgroupPlan, CreateRequest, ExecRequest, KeeperEvent, LogSpec, OverlaySpec
+from agent.runtime.wire import PID_NAME
 
 CAPS = (
     "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FSETID CAP_FOWNER CAP_MKNOD CAP_NET_RAW CAP_SETGID CAP_SETUID CAP_SETFCAP "
@@ -165,14 +166,7 @@ class Lab:
 
     @property
     def keeper_pid(self) -> int:
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                text = entry.read_bytes()
-            except OSError:
-                continue
-            if b"agent.runtime.keeper.main" in text and f"'{self.run_root}'".encode() in text:
-                return int(entry.parent.name)
-        raise AssertionError("no keeper runs")
+        return int((self.run_root / PID_NAME).read_text())
 
     def cgroup(self, name: str, hierarchies: tuple[str, ...] = ("memory", "pids", "unified")) -> CgroupPlan:
         paths = [Path("/sys/fs/cgroup", hierarchy, "holdfast", self.root.name, name) for hierarchy in hierarchies]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from agents import eventually
+from forked import run_forked
 from keeperlab import Lab, build_config, open_lab
 
 from agent.errors import NotFound, Waiting
@@ -137,16 +138,16 @@ def test_block_figures(cgroups: Cgroups, disk: Path) -> None:
     for throttle in (directory / "blkio.throttle.read_bps_device" for directory in plan.join):
         if throttle.exists():  # v1 counts only on disks that once had a rule: "no limit" is one
             throttle.write_text(f"{os.major(number)}:{os.minor(number)} 0")
-    pid = os.fork()
-    if not pid:
+
+    def write_and_read() -> None:
         for directory in plan.join:
             (directory / "cgroup.procs").write_text("0")
         descriptor = os.open(disk, os.O_RDWR | os.O_DIRECT)
         with mmap.mmap(-1, 1 << 20) as page:
             os.write(descriptor, page)
             os.preadv(descriptor, [page], 0)
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+
+    assert run_forked(write_and_read) == 0
     figures = cgroups.read("blocks")
     assert figures.block_written_bytes == 1 << 20
     assert figures.block_read_bytes == 1 << 20

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from enginelab import EngineLab, open_engine
+from forked import run_forked
 
 from agent.engine.collector import ImageCollection, Watermarks
 from agent.errors import Conflict, Waiting
@@ -176,27 +177,25 @@ def test_uses_outlive_the_process(registry: Registry, tmp_path: Path) -> None:
 def count_steps(root: Path, needed: str, end: int) -> int:
     """Collect in a process of its own that is killed at step ``end``; the number of steps when it was not."""
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        store = ImageStore(root, Database(root / "holdfast.db"))
-        seen = 0
+    seen = 0
 
-        def trace(frame: Any, event: str, argument: Any) -> Any:
-            nonlocal seen
-            if "agent/image" in frame.f_code.co_filename:
-                seen += 1
-                if seen == end:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return trace
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal seen
+        if "agent/image" in frame.f_code.co_filename:
+            seen += 1
+            if seen == end:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
 
-        collection = collect(store, needed)
+    def count() -> None:
+        collection = collect(ImageStore(root, Database(root / "holdfast.db")), needed)
         sys.settrace(trace)
         collection.prune(named=True)
         sys.settrace(None)
         os.write(writing, str(seen).encode())
-        os._exit(0)
+
+    status = run_forked(count)
     os.close(writing)
-    _, status = os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as told:
         counted = told.read()
     assert counted if end == 0 else os.WTERMSIG(status) == signal.SIGKILL

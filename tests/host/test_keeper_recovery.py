@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run_forked
 from keeperlab import PATH, Lab, build_config, open_lab
 
-from agent.errors import Conflict, HoldfastError
+from agent.errors import Conflict, HoldfastError, Waiting
 from agent.kernel import pidfd
+from agent.runtime import client, connection
 from agent.runtime.client import KeeperClient
 from agent.runtime.connection import _connect
 from agent.runtime.protocol import ExecRequest
@@ -252,6 +254,25 @@ def test_second_keeper_of_the_same_root_gives_way(lab: Lab) -> None:
     assert lab.client.states() == ()
 
 
+def test_a_keeper_that_is_stopped_stops_no_client(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.shell("lives", "sleep 86400")
+    lab.wait("started", "lives")
+    monkeypatch.setattr(connection, "_GREETING_SECONDS", 1)
+    monkeypatch.setattr(client, "_CONNECT_ATTEMPTS", 1)
+    keeper = lab.keeper_pid
+    second = KeeperClient(lab.run_root, lambda _: None)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        with pytest.raises(Waiting, match="the keeper is not there"):
+            second.connect()
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    second.connect()
+    assert [state.id for state in second.states()] == ["lives"]
+    second.close()
+    assert lab.keeper_pid == keeper
+
+
 def test_shutdown_is_refused_while_a_container_runs(lab: Lab) -> None:
     lab.run("busy", "sleep", "1000")
     with pytest.raises(Conflict):
@@ -261,15 +282,13 @@ def test_shutdown_is_refused_while_a_container_runs(lab: Lab) -> None:
 def test_socket_is_closed_to_others(lab: Lab) -> None:
     assert (lab.run_root / "keeper.sock").stat().st_mode & 0o777 == 0o600
     assert lab.run_root.stat().st_mode & 0o077 == 0
-    child = os.fork()
-    if not child:
+
+    def connect_as_nobody() -> None:
         os.setuid(65534)
-        try:
+        with pytest.raises(PermissionError):
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(str(lab.run_root / "keeper.sock"))
-        except PermissionError:
-            os._exit(0)
-        os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    assert run_forked(connect_as_nobody) == 0
 
 
 def test_descriptors_go_back_to_base(lab: Lab) -> None:

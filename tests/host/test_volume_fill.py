@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from forked import run_forked
 
 from agent.errors import HoldfastError, Stalled, Waiting
 from agent.runtime.imageview import open_merged
@@ -258,26 +259,26 @@ def test_a_crash_at_any_line_loses_and_doubles_nothing(bench: Bench) -> None:
 
 def crash_in_fill(bench: Bench, line: int) -> bool:
     """Fill in a child that ends without a word at the given line of our code; False when it came to its end first."""
-    pid = os.fork()
-    if not pid:
-        left = line
+    left = line
 
-        def trace(frame: FrameType, event: str, _argument: Any) -> Any:
-            nonlocal left
-            if "/agent/volume/" not in frame.f_code.co_filename:
-                return None
-            if event == "line":
-                left -= 1
-                if left < 0:
-                    os._exit(9)
-            return trace
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal left
+        if "/agent/volume/" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                os._exit(9)
+        return trace
 
+    def fill() -> None:
         with bench.image() as root:
             sys.settrace(trace)
             bench.store.fill("v", root, "/data")
-        sys.settrace(None)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+    code = os.waitstatus_to_exitcode(run_forked(fill))
+    assert code in (0, 9)
+    return code == 9
 
 
 def test_a_full_disk_leaves_an_empty_volume(tmp_path: Path) -> None:
