@@ -5,27 +5,28 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import random
 import shutil
 import stat
 import subprocess
-import tarfile
-from collections import Counter
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
+from agent.oci.source import LocalImage
 from agent.store.database import Database
-from tests.host.registry import Layout, Registry, digest_of, directory, entry, make_tar
+from tests.host.registry import Layout, Registry, directory, entry, make_tar
+from tests.host.treelab import CAPABILITY, LAYERS, TreeMaker, describe_tree, differences
 
 pytestmark = pytest.mark.host
 LIBC = ctypes.CDLL(None, use_errno=True)
-NAMES = ("a", "b", "c", "dir", "with space", "ünïcode", "x" * 120, "deep")
+MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -62,117 +63,85 @@ def merged(lower: tuple[Path, ...], target: Path) -> Iterator[Path]:
         assert LIBC.umount2(str(target).encode(), 0) == 0
 
 
-def describe_tree(root: Path) -> dict[str, Any]:
-    """Every entry by its path: type, mode, owner, content, link, time, xattrs and the group of its hard links."""
-    groups: dict[int, str] = {}
-    found = {}
-    paths = sorted([root, *root.rglob("*")])
-    visible = Counter(path.lstat().st_ino for path in paths)
-    for path in paths:
-        status = path.lstat()
-        name = str(path.relative_to(root))
-        mode = status.st_mode
-        content = (
-            digest_of(path.read_bytes()) if stat.S_ISREG(mode) else path.readlink() if stat.S_ISLNK(mode) else None
-        )
-        linked = groups.setdefault(status.st_ino, name) if visible[status.st_ino] > 1 else None
-        xattrs = {
-            key: os.getxattr(path, key, follow_symlinks=False)
-            for key in os.listxattr(path, follow_symlinks=False)
-            if not key.startswith(("trusted.overlay.", "user.rootlesscontainers", "user.umoci"))
-        }
-        seconds = None if stat.S_ISDIR(mode) else status.st_mtime_ns
-        found[name] = (oct(mode), status.st_uid, status.st_gid, content, linked, seconds, xattrs)
-    return found
-
-
-def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """What is not the same, short enough to read."""
-    return [
-        f"{name[-40:]}: {mine.get(name)!s} is not {theirs.get(name)!s}"
-        for name in sorted({*mine, *theirs})
-        if mine.get(name) != theirs.get(name)
-    ]
-
-
-class TreeMaker:
-    """Layers over one another, with everything a layer may hold."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.directories: set[str] = set()
-        self.others: set[str] = set()
-
-    def layer(self, entries: int) -> bytes:
-        made: list[Any] = []
-        fresh_files: list[str] = []
-        touched: set[str] = set()
-        for _ in range(entries):
-            path = self.path()
-            if path in touched or any(path == other or other.startswith(path + "/") for other in touched):
-                continue
-            touched.add(path)
-            made += self.one(path, fresh_files)
-        return make_tar(made, self.random.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
-
-    def path(self) -> str:
-        parents = ["", *sorted(self.directories)]
-        parent = self.random.choice(parents)
-        name = self.random.choice(NAMES) + str(self.random.randrange(12))
-        return f"{parent}/{name}" if parent else name
-
-    def forget(self, path: str) -> None:
-        self.directories = {name for name in self.directories if name != path and not name.startswith(path + "/")}
-        self.others = {name for name in self.others if name != path and not name.startswith(path + "/")}
-
-    def one(self, path: str, fresh: list[str]) -> list[Any]:
-        r = self.random
-        common = {"uid": r.choice([0, 1000, 3_000_000]), "gid": r.choice([0, 50]), "mtime": r.randrange(2_000_000_000)}
-        mode = r.choice([0o644, 0o755, 0o4755, 0o2711, 0o1777, 0o600])
-        known = path in self.directories or path in self.others
-        if known and r.random() < 0.4:
-            self.forget(path)
-            head, _, tail = path.rpartition("/")
-            return [entry(f"{head}/.wh.{tail}" if head else f".wh.{tail}")]
-        kind = r.choice(["directory", "directory", "file", "file", "file", "symlink", "link", "fifo", "opaque"])
-        if kind in ("directory", "opaque"):
-            self.others.discard(path)
-            self.directories.add(path)
-            made = [directory(path, mode, **common)]
-            if kind == "opaque":
-                self.forget(path)
-                self.directories.add(path)
-                made.append(entry(f"{path}/.wh..wh..opq"))
-            return made
-        self.forget(path)
-        self.others.add(path)
-        if kind == "link" and fresh:
-            return [entry(path, kind=tarfile.LNKTYPE, linkname=r.choice(fresh))]
-        if kind == "symlink":
-            return [entry(path, kind=tarfile.SYMTYPE, mode=0o777, linkname=r.choice(["/etc", "../..", "a"]), **common)]
-        if kind == "fifo":
-            return [entry(path, kind=tarfile.FIFOTYPE, mode=mode, **common)]
-        fresh.append(path)
-        pax = {"SCHILY.xattr.user.note": "x" * r.randrange(1, 50)} if r.random() < 0.3 else {}
-        return [entry(path, r.randbytes(r.randrange(3000)), mode=mode, pax_headers=pax, **common)]
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_tree_equals_umoci(registry: Registry, store: ImageStore, tmp_path: Path, seed: int) -> None:
-    maker = TreeMaker(seed)
-    layers = [maker.layer(60), maker.layer(40), maker.layer(40)]
-    layout = registry.layout()
-    descriptor = layout.image(layers)
-    reference = registry.push(layout, descriptor, f"tree:{seed}")
-    image = store.pull(reference)
+def unpack_with_umoci(layout: Layout, descriptor: dict[str, Any], bundle: Path) -> Path:
+    """The root file system as umoci makes it."""
     layout.name(descriptor, "tree")
-    bundle = tmp_path / "bundle"
     subprocess.run(["umoci", "unpack", "--image", f"{layout.path}:tree", str(bundle)], check=True, capture_output=True)
-    with merged(store.lowerdirs(image.id), tmp_path / "merged") as ours:
-        mine, theirs = describe_tree(ours), describe_tree(bundle / "rootfs")
-    mine.pop("."), theirs.pop(".")
-    assert differences(mine, theirs) == []
-    assert len(mine) > 20
+    return bundle / "rootfs"
+
+
+@contextmanager
+def unpacked_twice(layers: list[bytes], compression: str = "none") -> Iterator[tuple[Path, Path]]:
+    """An image as a container of ours would see it, and as umoci unpacks it."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as name:
+        root = Path(name)
+        layout = Layout(root / "layout")
+        descriptor = layout.image(layers, compression=compression)
+        theirs = unpack_with_umoci(layout, descriptor, root / "bundle")
+        database = Database(_made(root / "data") / "db")
+        store = ImageStore(root / "data", database)
+        image = store.archives.bring(LocalImage("oci", str(layout.path), "tree"))
+        with merged(store.lowerdirs(image.id), root / "merged") as ours:
+            yield ours, theirs
+        assert store.verify(tuple, repair=False) == ()
+        store.close()
+        database.close()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(LAYERS)
+def test_tree_equals_umoci(drawn: list[Any]) -> None:
+    maker = TreeMaker()
+    layers = [maker.layer(operations, form) for operations, form in drawn]
+    with unpacked_twice(layers) as (ours, theirs):
+        mine, expected = describe_tree(ours), describe_tree(theirs)
+    mine.pop("."), expected.pop(".")
+    assert differences(mine, expected) == []
+
+
+def pack_with_tar(root: Path, form: str) -> bytes:
+    """A tree as GNU tar packs it, with device nodes; in posix format also with sparse files, as umoci knows them, and
+    extended attributes."""
+    options = ("--sparse", "--xattrs", "--xattrs-include=*") if form == "posix" else ()
+    command = ["tar", "-C", root, f"--format={form}", "--numeric-owner", *options, "-c", "."]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def machine_tree(root: Path, packages: tuple[str, ...]) -> None:
+    """Files of Debian packages of this machine with links, owners and modes, and what else a whole system has."""
+    run = subprocess.run(["dpkg", "-L", *packages], check=True, capture_output=True, text=True)
+    listed = (Path(name) for name in run.stdout.splitlines() if name.startswith("/") and name != "/.")
+    names = sorted(str(path.parent.resolve() / path.name) for path in listed if path.is_symlink() or path.exists())
+    listing = "\0".join(dict.fromkeys(names)).encode()
+    pipe = f"tar -C / --no-recursion --null -T - -c | tar -C {root} -x --same-owner --numeric-owner"
+    subprocess.run(["sh", "-c", pipe], input=listing, check=True, stderr=subprocess.DEVNULL)
+    (root / "dev").mkdir(exist_ok=True)
+    for name, kind, major, minor in (("null", stat.S_IFCHR, 1, 3), ("vda", stat.S_IFBLK, 254, 0)):
+        os.mknod(root / "dev" / name, kind | 0o660, os.makedev(major, minor))
+    (root / "var" / "log").mkdir(parents=True, exist_ok=True)
+    with (root / "var" / "log" / "lastlog").open("wb") as sparse:
+        for offset in (0, MIB, MIB + 8192, 5 * MIB):
+            sparse.seek(offset)
+            sparse.write(b"data" * 1000)
+        sparse.truncate(8 * MIB)
+    ping = root / "usr" / "bin" / "ping"
+    ping.parent.mkdir(parents=True, exist_ok=True)
+    ping.write_bytes(b"\x7fELF")
+    os.setxattr(ping, "security.capability", CAPABILITY)
+    os.link(ping, root / "usr" / "bin" / "ping6")
+
+
+def test_system_tree_equals_umoci(tmp_path: Path) -> None:
+    """A part of a Debian system; the whole of one is compared by tests/vm/test_debootstrap_image.py."""
+    root = _made(tmp_path / "root")
+    machine_tree(root, ("base-files", "base-passwd", "dash", "debianutils", "sed", "login", "init-system-helpers"))
+    with unpacked_twice([pack_with_tar(root, "posix")], "gzip") as (ours, theirs):
+        mine, expected, packed = describe_tree(ours), describe_tree(theirs), describe_tree(root)
+        room = (ours / "var/log/lastlog").stat().st_blocks * 512
+    assert differences(mine, expected) == []
+    assert differences(mine, packed) == []
+    assert room < MIB, "sparse files stay sparse"
+    assert len(mine) > 200
 
 
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
