@@ -58,11 +58,11 @@ class AppImages:
 
     def _look(self, want: ImageWant, desired: DesiredApp) -> ImageState:
         if want.policy in ("missing", "never"):
-            found = self._images.find_admitted(want.reference)
+            found = self._images.find_admitted(want.reference, want.platform or None)
             return ImageState(found.id if found else None, current=found is not None)
         document = self._documents.get(want.key, {})
         known = self._images.find(str(document["id"])) if "id" in document else None
-        if known is None and want.policy == "always":
+        if known is None and want.policy == "always" and not want.platform:
             known = self._images.find(want.reference)
         resolved = known is not None and want.policy == "always" and document.get("revision") == desired.revision
         return ImageState(known.id if known else None, current=resolved)
@@ -74,8 +74,11 @@ class AppImages:
         if want.policy == "file":
             return self._load(want, cancel)
         reporter = PullReporter(self._app)
-        before = self._images.find(want.reference)
-        record = self._images.pull(want.reference, policy=want.policy, progress=reporter.note, cancel=cancel)
+        platform = want.platform or None
+        before = self._images.find_admitted(want.reference, platform) if platform else self._images.find(want.reference)
+        record = self._images.pull(
+            want.reference, policy=want.policy, platform=platform, progress=reporter.note, cancel=cancel
+        )
         return Resolved(record, fetched=reporter.fetched, worked=before is None or before.id != record.id)
 
     def _build(self, want: ImageWant, desired: DesiredApp, cancel: threading.Event) -> Resolved:

@@ -47,7 +47,7 @@ class ImagesPort(Protocol):
     def find(self, name_or_id: str) -> ImageRecord | None:
         """The local image of a reference or id."""
 
-    def find_admitted(self, reference: str) -> ImageRecord | None:
+    def find_admitted(self, reference: str, platform: str | None = None) -> ImageRecord | None:
         """The local image of a reference, if the image policy lets it be used without asking its registry."""
 
     def file_state(self, source: str) -> str:
@@ -61,6 +61,7 @@ class ImagesPort(Protocol):
         reference: str,
         *,
         policy: str = "missing",
+        platform: str | None = None,
         progress: Callable[[Any], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> ImageRecord:

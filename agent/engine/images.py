@@ -70,9 +70,9 @@ class Images:
         entry = self._store.find(name_or_id)
         return _describe(entry) if entry is not None else None
 
-    def find_admitted(self, reference: str) -> ImageRecord | None:
+    def find_admitted(self, reference: str, platform: str | None = None) -> ImageRecord | None:
         """The local image of a reference, if the image policy lets it be used without asking its registry."""
-        entry = self._store.find_admitted(reference)
+        entry = self._store.find_admitted(reference, platform)
         return _describe(entry) if entry is not None else None
 
     def file_state(self, source: str) -> str:

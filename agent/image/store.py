@@ -110,9 +110,7 @@ class ImageStore:
         self, reference: Reference, tracker: PullTracker, platform: Platform | None = None
     ) -> ImageEntry | None:
         """The local image, unpacked again from its blobs when a power cut took its snapshots."""
-        entry = self._images.find(str(reference))
-        if platform is not None:
-            entry = find_platform(self._images.all(), reference, platform, lambda found: self.config(found.id))
+        entry = self._images.find(str(reference)) if platform is None else self._find_platform(reference, platform)
         if entry is None or all(self.snapshots.find(chain) for chain in entry.chains):
             return entry
         restored = Pull(self._stores, self._config, reference, tracker, platform).restore(entry)
@@ -138,6 +136,9 @@ class ImageStore:
         with translated_storage_errors():
             return Push(self._stores, self._config, entry, goal, tracker).run()
 
+    def _find_platform(self, reference: Reference, platform: Platform) -> ImageEntry | None:
+        return find_platform(self._images.all(), reference, platform, lambda found: self.config(found.id))
+
     def _flush_later(self) -> None:
         with self._lock:
             self._flushers = [thread for thread in self._flushers if thread.is_alive()]
@@ -155,9 +156,12 @@ class ImageStore:
         """By reference, id, or a unique beginning of the id (6 digits at least). Raises Conflict if not unique."""
         return self._images.find(name_or_id)
 
-    def find_admitted(self, reference: str) -> ImageEntry | None:
+    def find_admitted(self, reference: str, platform: str | None = None) -> ImageEntry | None:
         """The image of a reference, if it may be used as it is: ``pull`` has to be asked for any other one."""
+        wanted = require_platform(platform)
         entry = self._images.find(reference)
+        if wanted is not None:
+            entry = self._find_platform(parse_reference(reference), wanted)
         try:
             return entry if entry is None or self._gate.admits(parse_reference(reference), entry) else None
         except InvalidReference:

@@ -15,18 +15,19 @@ from agent.spec.model import App, Network, Service, Volume
 
 DEFAULT_NETWORK = "default"
 _DIGEST_CACHE_LIMIT = 4096
-_NOT_SHOWN = {"name", "replicas", "build", "pull_policy", "depends_on", "ports"}
+_NOT_SHOWN = {"name", "replicas", "build", "pull_policy", "platform", "depends_on", "ports"}
 
 
 @dataclass(frozen=True)
 class ImageWant:
     """One image an app needs. ``policy`` is missing, always, never, build, or file: an image of the host, which
-    ``reference`` says. ``service`` is whose build or file it is."""
+    ``reference`` says. ``service`` is whose build or file it is; ``platform`` is the host's unless it says another."""
 
     key: str
     reference: str
     policy: str
     service: str = ""
+    platform: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,13 @@ def _image_of(app: App, service: Service) -> ImageWant:
         return ImageWant(f"build:{service.name}", build_tag(app, service), "build", service.name)
     if service.image and parse_local_image(service.image) is not None:
         return ImageWant(f"file:{service.name}", service.image, "file", service.name)
-    return _pulled(service.image or "", service.pull_policy)
+    return _pulled(service.image or "", service.pull_policy, service.platform or "")
 
 
-def _pulled(reference: str, policy: str) -> ImageWant:
+def _pulled(reference: str, policy: str, platform: str = "") -> ImageWant:
     known = policy if policy in ("always", "never") else "missing"
-    return ImageWant(f"{known}:{reference}", reference, known)
+    key = f"{known}:{reference} {platform}" if platform else f"{known}:{reference}"
+    return ImageWant(key, reference, known, platform=platform)
 
 
 def _sorted_services(services: Mapping[str, Service]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from agent.spec.model import Service
 
-_NOT_OF_THE_CONTAINER = {"name", "replicas", "contents", "build", "pull_policy", "depends_on", "ports"}
+_NOT_OF_THE_CONTAINER = {"name", "replicas", "contents", "build", "pull_policy", "platform", "depends_on", "ports"}
 """What does not decide how one container is made: its number, how its image comes to be local (the image id counts),
 its order among others, and the host's ports, which lead to a container without its knowledge."""
 

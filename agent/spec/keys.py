@@ -34,13 +34,13 @@ def _keys(read: str, later: str = "") -> Keys:
 APP = _keys("name services networks volumes images secrets", "version include models configs")
 SERVICE = _keys(
     """build cap_add cap_drop command depends_on deploy entrypoint env_file environment healthcheck hostname image init
-    labels networks ports pull_policy read_only restart scale security_opt shm_size stop_grace_period stop_signal
-    sysctls tmpfs ulimits user volumes working_dir""",
+    labels networks platform ports pull_policy read_only restart scale security_opt shm_size stop_grace_period
+    stop_signal sysctls tmpfs ulimits user volumes working_dir""",
     """annotations attach blkio_config cgroup cgroup_parent configs container_name cpu_count cpu_percent cpu_period
     cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares cpus cpuset credential_spec develop device_cgroup_rules devices
     dns dns_opt dns_search domainname expose extends external_links extra_hosts gpus group_add ipc isolation label_file
     links logging mac_address mem_limit mem_reservation mem_swappiness memswap_limit models network_mode
-    oom_kill_disable oom_score_adj pid pids_limit platform post_start pre_stop privileged profiles provider
+    oom_kill_disable oom_score_adj pid pids_limit post_start pre_stop privileged profiles provider
     pull_refresh_after runtime secrets stdin_open storage_opt tty use_api_socket userns_mode uts volumes_from""",
 )
 BUILD = _keys(

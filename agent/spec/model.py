@@ -145,7 +145,8 @@ class Dependency(_Frozen):
 
 class Service(_Frozen):
     """One service. ``ulimits``: (name, soft, hard), -1 for unlimited. ``seccomp``: "default", "unconfined" or the text
-    of a profile. ``contents``: path to sha256 of every file that was read for this service.
+    of a profile. ``platform``: which of the image's platforms to pull, None for the host's own. ``contents``: path to
+    sha256 of every file that was read for this service.
 
     ``command`` and ``entrypoint``: None leaves the image's own, an empty tuple clears it.
     """
@@ -182,6 +183,7 @@ class Service(_Frozen):
     no_new_privileges: bool = False
     seccomp: str = "default"
     pull_policy: str = "missing"
+    platform: str | None = None
     contents: Mapping[str, str] = Field(default_factory=dict)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from agent.oci.platform import parse_platform
 from agent.oci.reference import InvalidReference, parse_reference
 from agent.spec.build import read_build
 from agent.spec.environment import read_environment
@@ -105,7 +106,17 @@ def _read_image(fields: Fields, key: Scalar, scope: Scope) -> dict[str, Any]:
         fields.complain("pull_policy", "there is no build")
     if local is not None and policy == "never":
         fields.complain("pull_policy", f"{local.kind}: is a file of the host, which is never pulled: leave it out")
-    return {"image": image, "build": build, "pull_policy": normal_policy(policy)}
+    platform = fields.parsed("platform", _parse_platform, "OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT")
+    if platform and local is not None:
+        fields.complain("platform", "an image of the host has the platform that it has: leave it out")
+    if build is not None and platform:
+        build = build.model_copy(update={"platforms": build.platforms or (platform,)})
+    return {"image": image, "build": build, "platform": platform, "pull_policy": normal_policy(policy)}
+
+
+def _parse_platform(text: str) -> str | None:
+    found = parse_platform(text)
+    return str(found) if found is not None else None
 
 
 def normal_policy(policy: str | None) -> str:

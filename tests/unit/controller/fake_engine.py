@@ -145,8 +145,8 @@ class FakeImages:
                 return ImageRecord(identifier, "", (name,), 10)
         return None
 
-    def find_admitted(self, reference: str) -> ImageRecord | None:
-        return self.find(reference)
+    def find_admitted(self, reference: str, platform: str | None = None) -> ImageRecord | None:
+        return self.find(f"{reference}@{platform}" if platform else reference)
 
     def file_state(self, source: str) -> str:
         return self.inputs.get(source, "one")
@@ -159,9 +159,11 @@ class FakeImages:
         reference: str,
         *,
         policy: str = "missing",
+        platform: str | None = None,
         progress: Callable[[Any], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> ImageRecord:
+        reference = f"{reference}@{platform}" if platform else reference
         self.calls.append(f"pull {reference} {policy}")
         if reference in self.holdups:
             self.holdups[reference].wait(10)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from spec_loading import load, problems_of, service, service_problems
 
+from agent.spec.digest import service_digest
 from agent.spec.model import App, Dependency, Healthcheck, RestartPolicy
 
 EVERYTHING = """
@@ -305,6 +306,7 @@ def test_all_problems_come_at_once_in_file_order() -> None:
         "pull_policy: sometimes",
         "pull_policy: build",
         "pull_policy: daily",
+        "platform: linux",
         "environment: [=x]",
         "healthcheck: {interval: 5}",
         "healthcheck: {interval: 1us}",
@@ -321,3 +323,14 @@ def test_each_wrong_value_is_one_problem_at_its_line(body: str) -> None:
     (problem,) = service_problems(body)
     assert problem.startswith("1:")
     assert "services.web" in problem
+
+
+def test_platform() -> None:
+    build = "{build: {dockerfile_inline: FROM x}, image: y, platform: linux/arm64/v8}"
+    app = load(f"services:\n  a: {{image: x, platform: linux/x86_64}}\n  b: {build}\n")
+    assert app.services["a"].platform == "linux/amd64"
+    assert app.services["b"].build is not None
+    assert app.services["b"].build.platforms == ("linux/arm64/v8",)
+    other = app.services["a"].model_copy(update={"platform": "linux/arm64"})
+    digests = {service_digest(service, image_id="i", contents={}) for service in (app.services["a"], other)}
+    assert len(digests) == 1, "it decides which image; the image counts"
