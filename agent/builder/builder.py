@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from agent.builder.layers import LayerMaker
 from agent.builder.network import BuildNetwork
 from agent.builder.order import BuildOrder, BuildProgress, ProgressCallback
 from agent.builder.parse import decode_dockerfile
+from agent.builder.received import Chunks, ReceivedContexts
 from agent.builder.request import Request, Tools
 from agent.builder.runner import ContainerRunner, RunnerParts
 from agent.builder.session import BuildSession
@@ -66,6 +68,7 @@ class Builder:
         self._exits = Exits()
         self._caches = CacheMounts(parts.layout.root / "build-mounts")
         self._checkouts = Checkouts(self._root / "git")
+        self._received = ReceivedContexts(self._root / "received")
         self._network = BuildNetwork(parts.networks)
         self._cache = LayerCache(parts.database, parts.images)
         self._runner = ContainerRunner(
@@ -109,6 +112,16 @@ class Builder:
         if progress is not None:
             progress(BuildProgress("done", entry.id))
         return entry
+
+    def received(
+        self, order: BuildOrder, files: Chunks, cancel: threading.Event | None = None
+    ) -> AbstractContextManager[BuildOrder]:
+        """The order to build with for the length of a block, its contexts being in the tar ``files``.
+
+        See ``ReceivedContexts.unpacked``; what it names otherwise is checked first. Raises as that does.
+        """
+        self._check_order(order)
+        return self._received.unpacked(order, files, Stop(cancel).check)
 
     def _import(self, order: BuildOrder, progress: ProgressCallback | None, stop: Stop) -> None:
         """A cache that is not there or not as it should be makes a build slower, and is no fault of the build."""
@@ -173,6 +186,7 @@ class Builder:
             discard_directory(path)
         self._caches.forget(CACHE_SECONDS)
         self._checkouts.sweep()
+        self._received.sweep()
         self._cache.forget(CACHE_SECONDS)
 
     def _list_directories(self) -> list[Path]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.builder.checkouts import Checkouts
 from agent.builder.faults import raise_problems
@@ -91,7 +92,7 @@ class Contexts:
             raise Stalled(f"{reference} is not fetched here", reason="InvalidContext")
         access = _compute_access(self._order, reference)
         top = self._owned.enter_context(self._checkouts.held(reference, access, self._check))
-        return self._own(_open_beneath(_open_directory(str(top)), reference))
+        return self._own(open_checkout(top, reference))
 
     def _own(self, descriptor: int) -> int:
         self._owned.callback(os.close, descriptor)
@@ -99,6 +100,8 @@ class Contexts:
 
     def _read_rules(self, root: int, name: str) -> IgnoreRules:
         """A Dockerfile's own ignore file comes before the directory's."""
+        if self._order.filtered:
+            return IgnoreRules()
         own = not name and self._order.dockerfile_inline is None
         names = [f"{self._dockerfile}{IGNORE_NAME}", IGNORE_NAME] if own else [IGNORE_NAME]
         for candidate in names:
@@ -146,8 +149,9 @@ def _open_directory(path: str) -> int:
         raise Stalled(f"the context {path} cannot be used: {error.strerror}", reason="InvalidContext") from None
 
 
-def _open_beneath(top: int, reference: GitReference) -> int:
-    """The subdirectory of a checkout, through no link. Closes ``top``."""
+def open_checkout(path: Path, reference: GitReference) -> int:
+    """A descriptor of the part of a checkout that a reference means, reached through no link. Raises Stalled."""
+    top = _open_directory(str(path))
     try:
         return openat2(top, reference.subdir or ".", _DIRECTORY, _BENEATH)
     except OSError as error:

@@ -47,6 +47,8 @@ class BuildOrder:
     tag: str
     dockerfile: str = "Dockerfile"
     dockerfile_inline: str | None = field(default=None, repr=False)
+    filtered: bool = False
+    """The contexts hold only what is wanted: .dockerignore has been obeyed, and says nothing any more."""
     args: Mapping[str, str] = field(default_factory=lambda: _EMPTY, repr=False)
     """Values for ARG. SOURCE_DATE_EPOCH counts for the image's times also where no ARG declares it."""
     additional_contexts: Mapping[str, str] = field(default_factory=lambda: _EMPTY)

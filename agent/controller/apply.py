@@ -69,9 +69,13 @@ async def _ensure_image(action: EnsureImage, scene: Scene) -> None:
     except Exception:
         if pulls:
             shared.metrics.pulled(loop.time() - begun, 0, success=False)
+        elif want.policy == "build":
+            shared.metrics.built(loop.time() - begun, success=False)
         raise
     if pulls and (resolved.worked or resolved.fetched):
         shared.metrics.pulled(loop.time() - begun, resolved.fetched)
+    if resolved.worked and want.policy == "build":
+        shared.metrics.built(loop.time() - begun)
     if resolved.worked:
         _report_image(want, resolved, scene, loop.time() - begun)
     shared.journal.put(IMAGE_KIND, *scene.images.succeed(want, desired, resolved, epoch))

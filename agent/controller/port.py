@@ -261,6 +261,9 @@ class MetricsPort(Protocol):
     def pulled(self, seconds: float, size: int, *, success: bool = True) -> None:
         """One image pull ended; ``size`` in bytes over the wire."""
 
+    def built(self, seconds: float, *, success: bool = True) -> None:
+        """One image build ended."""
+
     def restarted(self, app: str, service: str) -> None:
         """A container was replaced because it ended or was unhealthy."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -132,15 +133,22 @@ class Images:
         return self._store.push(image, target, progress=progress, cancel=cancel)
 
     def build(
-        self, config: BuildConfig, *, progress: Progress | None = None, cancel: threading.Event | None = None
+        self,
+        config: BuildConfig,
+        *,
+        files: Generator[bytes, None, None] | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
     ) -> ImageRecord:
-        """Build and tag an image. Raises HoldfastError."""
+        """Build and tag an image; ``files`` is a tar of its contexts (``Builder.received``). Raises HoldfastError."""
+        given = nullcontext(config) if files is None else self._builder.received(config, files, cancel)
+        with given as order:
 
-        def build() -> ImageEntry:
-            with self.collection.building():
-                return self._builder.build(config, progress=progress, cancel=cancel)
+            def build() -> ImageEntry:
+                with self.collection.building():
+                    return self._builder.build(order, progress=progress, cancel=cancel)
 
-        return _describe(self._with_room(build))
+            return _describe(self._with_room(build))
 
     def _with_room(self, work: Callable[[], T]) -> T:
         """Should the disk be full, remove what nobody needs and try once more."""

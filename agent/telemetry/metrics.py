@@ -30,6 +30,7 @@ from agent.telemetry.samples import Snapshot, SnapshotSource
 
 RECONCILE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 PULL_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+BUILD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -72,9 +73,14 @@ class Metrics:
         self._pull_seconds = Histogram(
             "holdfast_pull_duration_seconds", "Duration of one image pull.", buckets=PULL_BUCKETS, registry=registry
         )
+        self._builds = Counter("holdfast_builds", "Image builds by result.", ["result"], registry=registry)
+        self._build_seconds = Histogram(
+            "holdfast_build_duration_seconds", "Duration of one image build.", buckets=BUILD_BUCKETS, registry=registry
+        )
         for result in ("success", "failure"):
             self._reconciles.labels(result)
             self._pulls.labels(result)
+            self._builds.labels(result)
 
     def attach(self, source: SnapshotSource) -> None:
         """Say where the state of the moment comes from; called in the thread that renders, at each scrape."""
@@ -90,6 +96,11 @@ class Metrics:
         self._pulls.labels("success" if success else "failure").inc()
         self._pulled_bytes.inc(size)
         self._pull_seconds.observe(seconds)
+
+    def built(self, seconds: float, *, success: bool = True) -> None:
+        """One image build ended, in however many seconds."""
+        self._builds.labels("success" if success else "failure").inc()
+        self._build_seconds.observe(seconds)
 
     def restarted(self, app: str, service: str) -> None:
         """A container of a service was replaced because it ended or was unhealthy."""
