@@ -199,6 +199,19 @@ def test_metrics_of_the_real_thing(agent: Agent) -> None:
     assert all(float(value) > 0 for value in memory)
     assert 'holdfast_container_memory_limit_bytes{app="shop",container="shop-web-1"' in text
     assert float(re.findall(r"^holdfast_converged (\S+)", text, re.MULTILINE)[0]) == 1
+    shown = {line.partition("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+    wanted = [f"service_{count}_replicas" for count in ("desired", "running", "ready")]
+    wanted += ["service_restarts_total", "service_oom_kills_total", "app_condition", "build_info", "agent_info"]
+    wanted += ["reconciles_total", "reconcile_duration_seconds_count", "drift_found_total", "drift_corrected_total"]
+    wanted += ["pulls_total", "pulled_bytes_total", "pull_duration_seconds_count"]
+    figures = "cpu_seconds_total memory_bytes pids oom_kills_total block_read_bytes_total block_written_bytes_total"
+    wanted += [
+        f"container_{name}" for name in f"{figures} network_received_bytes_total network_sent_bytes_total".split()
+    ]
+    assert {f"holdfast_{name}" for name in wanted} <= shown
+    sent = re.findall(r'holdfast_container_network_sent_bytes_total\{.*container="shop-web-1".*\} (\S+)', text)
+    seconds = re.findall(r'holdfast_container_cpu_seconds_total\{.*container="shop-web-1".*\} (\S+)', text)
+    assert float(seconds[0]) > 0 and float(sent[0]) >= 0
 
 
 def test_validate_needs_no_agent_and_no_root(agent: Agent) -> None:
