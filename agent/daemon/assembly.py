@@ -25,7 +25,7 @@ from agent.runtime.protocol import KeeperEvent
 from agent.runtime.seccomp import SeccompStore
 from agent.settings import Settings
 from agent.store.database import Database
-from agent.store.layout import DataLayout
+from agent.store.layout import DataLayout, RunLayout
 from agent.store.sealing import Seal, load_key
 from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics
@@ -73,7 +73,9 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
         cgroups, seccomp = Cgroups(settings.instance), SeccompStore(layout.seccomp)
         builder = Builder(BuilderParts(layout, database, keeper, cgroups, seccomp, images, networks))
         volumes = VolumeStore(layout.volumes, database)
-        marks = Watermarks(*settings.image_watermarks)
-        engine = Engine(Parts(layout, database, keeper, cgroups, seccomp, images, volumes, networks, builder, marks))
+        marks, run = Watermarks(*settings.image_watermarks), RunLayout(settings.run_root)
+        engine = Engine(
+            Parts(layout, run, database, keeper, cgroups, seccomp, images, volumes, networks, builder, marks)
+        )
         owned.callback(engine.close)
         yield Agent(engine, events, Metrics(settings.instance), database, layout.root)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from agent.engine.parts import Parts
-from agent.errors import NotFound
+from agent.errors import HoldfastError, NotFound
 
 _TRASH = ".trash-"
 
@@ -31,8 +31,15 @@ class Cleaner:
         self.release(container_id)
         self.discard(container_id)
 
+    def scrap(self, container_id: str) -> None:
+        """Take away what never became a container; its init, should it have one, ends first. Raises HoldfastError."""
+        with contextlib.suppress(HoldfastError):
+            self._parts.keeper.delete(container_id)
+        self.erase(container_id)
+
     def discard(self, container_id: str) -> None:
-        """Take the directory of a released container away. Raises OSError."""
+        """Take the directories of a released container away. Raises OSError."""
+        delete_tree(self._parts.run.bundle(container_id))
         directory = self._parts.layout.container(container_id)
         trash = directory.with_name(f"{_TRASH}{container_id}")
         with contextlib.suppress(FileNotFoundError):
@@ -42,9 +49,10 @@ class Cleaner:
     def sweep(self, known: Collection[str]) -> None:
         """Remove what belongs to no container: the leftovers of a crash."""
         self._parts.cgroups.sweep(known)
-        for path in self._parts.layout.containers.iterdir():
-            if path.name not in known:
-                delete_tree(path)
+        for directory in (self._parts.layout.containers, self._parts.run.bundles):
+            for path in directory.iterdir():
+                if path.name not in known:
+                    delete_tree(path)
 
 
 def delete_tree(path: Path) -> None:

@@ -66,6 +66,10 @@ class Containers:
         """A container by id, name or id prefix. Raises NotFound or Conflict."""
         return self._table.find(name)
 
+    def ready(self) -> frozenset[str]:
+        """The ids that the next containers will have: what could be made of them ahead is on the host already."""
+        return self._launcher.ready()
+
     def stats(self, container_id: str) -> ContainerStats:
         """One reading of a running container's cgroups and links. Raises Conflict when it has ended."""
         record = self._table.get(container_id)
@@ -178,6 +182,7 @@ class Containers:
 
     def remove_all(self) -> None:
         """Stop and remove every container, all at the same time. Raises HoldfastError for the first that stays."""
+        self._launcher.close()
         ends = [(record.id, self.stop(record.id)) for record in self._table.all()]
         for _, end in ends:
             end.result()
@@ -253,6 +258,7 @@ class Containers:
                 self._cleaner.release(stray.id)
         self._cleaner.sweep({record.id for record in self._table.all()})
         self._sweep_logs()
+        self._launcher.start()
 
     def _recover(self, record: ContainerRecord, state: KeeperState | None) -> None:
         if state is not None and state.running:
@@ -274,6 +280,7 @@ class Containers:
 
     def close(self) -> None:
         """Stop our threads; containers go on."""
+        self._launcher.close()
         self._deadlines.close()
         self._submit_write()
         self._janitor.shutdown(wait=True)

@@ -1,4 +1,4 @@
-"""A container's directory on disk, and the layer of mount points that lies below every image.
+"""A container's directories on disk, and the layer of mount points that lies below every image.
 
 The layer spares each container the making of /proc, /dev, /etc/hosts and the like in its own writable layer, where an
 image lacks them; whatever an image has at these places covers it.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agent.runtime.bundle import ROOTFS_NAME
 from agent.store.atomic import write_fresh
-from agent.store.layout import DataLayout
+from agent.store.layout import DataLayout, RunLayout
 
 UPPER, WORK, LOGS = "upper", "work", "logs"
 _DIRECTORIES = ("dev", "etc", "proc", "sys")
@@ -20,8 +21,9 @@ _FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
 class ContainerDirectories:
     """Thread-safe once ``prepare`` was called."""
 
-    def __init__(self, layout: DataLayout) -> None:
+    def __init__(self, layout: DataLayout, run: RunLayout) -> None:
         self._layout = layout
+        self._run = run
         self.mount_points = layout.mount_points
 
     def prepare(self) -> None:
@@ -33,17 +35,20 @@ class ContainerDirectories:
         for name in _FILES:
             write_fresh(layer / name, b"", 0o644)
 
-    def make(self, container_id: str, top: Path) -> Path:
-        """A new container's directory; the root of its file system looks as that of its topmost layer, ``top``.
-
-        Raises OSError.
-        """
-        directory = self._layout.container(container_id)
+    def make(self, container_id: str) -> Path:
+        """A new container's directory, and its bundle's. Raises OSError."""
+        directory, bundle = self._layout.container(container_id), self._run.bundle(container_id)
         directory.mkdir(0o700)
         for name in (UPPER, WORK, LOGS):
             (directory / name).mkdir(0o700)
-        like, upper = top.stat(), directory / UPPER
-        if like.st_uid or like.st_gid:
-            os.chown(upper, like.st_uid, like.st_gid)
-        upper.chmod(like.st_mode & 0o7777)
+        bundle.mkdir(0o700)
+        (bundle / ROOTFS_NAME).mkdir(0o755)
         return directory
+
+
+def dress_root(directory: Path, top: Path) -> None:
+    """Let the root of a container's file system look as that of its topmost layer. Raises OSError."""
+    like, upper = top.stat(), directory / UPPER
+    if like.st_uid or like.st_gid:
+        os.chown(upper, like.st_uid, like.st_gid)
+    upper.chmod(like.st_mode & 0o7777)

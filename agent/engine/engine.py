@@ -32,7 +32,7 @@ class Engine:
         self._listeners: tuple[Callable[[ContainerEvent], None], ...] = ()
         self._log = get_logger("engine")
         self.containers = Containers(parts, self._notify)
-        self.execs = Execs(parts.keeper, ExecResolver(parts.layout))
+        self.execs = Execs(parts.keeper, ExecResolver(parts.run))
         collection = ImageCollection(parts.images, self._image_users, parts.builder.kept_by_cache, parts.watermarks)
         self.images = Images(parts.images, parts.builder, collection, self._image_users)
         self.networks = Networks(parts.networks)

@@ -13,19 +13,19 @@ from agent.runtime.bundle import read_process
 from agent.runtime.imageview import open_container_root
 from agent.runtime.protocol import ExecRequest
 from agent.runtime.users import Identity, read_identity
-from agent.store.layout import DataLayout
+from agent.store.layout import RunLayout
 
 
 class ExecResolver:
     """Makes exec requests. Users are looked up in the files of the running container."""
 
-    def __init__(self, layout: DataLayout) -> None:
+    def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
 
     def __call__(self, record: ContainerRecord, args: Sequence[str], options: ExecOptions) -> ExecRequest:
         """Raises Conflict when the container has ended, Stalled for a user it does not know."""
         try:
-            process = read_process(self._layout.container(record.id))
+            process = read_process(self._layout.bundle(record.id))
         except FileNotFoundError:
             raise Conflict(f"{record.name} is gone", reason="NotRunning") from None
         if not args or not args[0]:

@@ -1,6 +1,6 @@
 """From a container's configuration to a running process.
 
-The order is chosen for crashes: everything is made first, then the record, then the process. What is on the host
+The order is chosen for crashes: everything is made first, then the record, then the program runs. What is on the host
 without a record is swept at the next start, and a record without a process says what to take away.
 """
 
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from agent.engine.assembly import Surroundings, compute_bundle, compute_init_mounts, compute_limits
+from agent.engine.berths import Berth, BerthMaker, Berths
 from agent.engine.cleanup import Cleaner
-from agent.engine.directories import LOGS, UPPER, WORK, ContainerDirectories
+from agent.engine.directories import LOGS, UPPER, WORK, ContainerDirectories, dress_root
 from agent.engine.hostfiles import render_hosts, write_host_files
 from agent.engine.model import ContainerConfig, ContainerRecord, ContainerState
 from agent.engine.mounting import Mounter
@@ -25,7 +25,6 @@ from agent.engine.process import ResolvedProcess, compute_process
 from agent.engine.table import ContainerTable
 from agent.image.errors import translated_storage_errors
 from agent.network.model import Sandbox
-from agent.oci.imageconfig import ImageConfig
 from agent.oci.mount import Mount
 from agent.runtime.bundle import write_bundle
 from agent.runtime.defaults import compute_capabilities
@@ -45,7 +44,8 @@ class Launcher:
         self._table = table
         self._cleaner = cleaner
         self._mounter = Mounter(parts.volumes)
-        self._directories = ContainerDirectories(parts.layout)
+        self._directories = ContainerDirectories(parts.layout, parts.run)
+        self._berths = Berths(BerthMaker(parts, self._directories), cleaner.scrap)
         self._identities: dict[tuple[str, str], Identity] = {}
 
     def prepare(self) -> None:
@@ -53,40 +53,62 @@ class Launcher:
         with translated_storage_errors():
             self._directories.prepare()
 
+    def start(self) -> None:
+        """Begin to make ahead what can be."""
+        self._berths.start()
+
+    def close(self) -> None:
+        """Make nothing ahead any more, and take away what waits."""
+        self._berths.close()
+
+    def ready(self) -> frozenset[str]:
+        """The ids of containers that are made ahead."""
+        return self._berths.ready()
+
     def launch(self, config: ContainerConfig) -> ContainerRecord:
         """Make and start a container; returns its record. On any error nothing of it is left. Raises HoldfastError."""
         image = self._parts.images.config(config.image)
         process = compute_process(config, image)
-        record = ContainerRecord(secrets.token_hex(32), config, ContainerState.CREATED, created=time.time())
         with contextlib.ExitStack() as held, contextlib.ExitStack() as undo, translated_storage_errors():
             held.enter_context(self._parts.images.held(config.image))
-            undo.callback(self._cleaner.erase, record.id)
+            berth = self._berths.take()
+            undo.callback(self._cleaner.scrap, berth.id)
+            record = ContainerRecord(berth.id, config, ContainerState.CREATED, created=time.time())
             networks = [(one.network, one.aliases) for one in config.networks]
             hostname = config.hostname or config.name
-            sandbox = self._parts.networks.attach(record.id, hostname, networks, names=(config.name,))
+            sandbox = self._parts.networks.attach(record.id, hostname, networks, names=(config.name,), pinned=False)
             record = replace(record, ip=sandbox.address, addresses=dict(sandbox.addresses))
-            request = self._prepare(record, image, process, sandbox, held)
-            self._table.add(record)
+            request = self._prepare(berth, record, process, sandbox, held)
             undo.callback(self._table.delete, [record.id])
-            pid = self._parts.keeper.run(request)
+            pid = self._parts.keeper.create_start(request, lambda: self._note(record))
             undo.pop_all()
+        self._parts.networks.let_go(record.id)
         self._table.advance(record.id, persist=False, state=ContainerState.RUNNING, pid=pid, started=time.time())
         self._table.persist_later(record.id)
         return self._table.get(record.id)
 
+    def _note(self, record: ContainerRecord) -> None:
+        """What has to be lasting before its program runs."""
+        self._table.add(record)
+        self._parts.networks.pin(record.id)
+
     def _prepare(
         self,
+        berth: Berth,
         record: ContainerRecord,
-        image: ImageConfig,
         process: ResolvedProcess,
         sandbox: Sandbox,
         held: contextlib.ExitStack,
     ) -> CreateRequest:
         """Everything on disk and in the cgroup tree that the keeper needs."""
         config, parts = record.config, self._parts
-        lower = parts.images.lowerdirs(config.image)
-        directory = self._directories.make(record.id, lower[0])
-        cgroup = parts.cgroups.create(record.id, compute_limits(config))
+        image, lower = parts.images.config(config.image), parts.images.lowerdirs(config.image)
+        directory, bundle = berth.directory, parts.run.bundle(record.id)
+        dress_root(directory, lower[0])
+        rootfs = OverlaySpec((*lower, self._directories.mount_points), directory / UPPER, directory / WORK)
+        if berth.reserved:
+            parts.keeper.board(record.id, rootfs, sandbox.entry)
+        parts.cgroups.limit(record.id, compute_limits(config))
         capabilities = compute_capabilities(config.security.cap_add, config.security.cap_drop)
         with _View(lower) as view:
             identity = self._identify(config.image, process.user, view)
@@ -95,16 +117,16 @@ class Launcher:
             identity=identity,
             netns=sandbox.netns,
             capabilities=capabilities,
-            mounts=(*_write_files(directory, config, sandbox), *compute_init_mounts(config), *mounts),
+            mounts=(*_write_files(bundle, config, sandbox), *compute_init_mounts(config), *mounts),
             seccomp=render_profile(config.security.seccomp, capabilities),
         )
-        write_bundle(directory, compute_bundle(config, process, around))
+        write_bundle(bundle, compute_bundle(config, process, around))
         return CreateRequest(
             id=record.id,
-            bundle=directory,
-            rootfs=OverlaySpec((*lower, self._directories.mount_points), directory / UPPER, directory / WORK),
-            netns=sandbox.netns,
-            cgroup=cgroup,
+            bundle=bundle,
+            rootfs=rootfs,
+            netns=sandbox.entry,
+            cgroup=berth.cgroup,
             seccomp_bpf=parts.seccomp.filter(config.security.seccomp, capabilities),
             log=LogSpec(directory / LOGS),
             stop=StopSpec(process.stop_signal, config.process.stop_grace),

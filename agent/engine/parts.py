@@ -12,7 +12,7 @@ from agent.runtime.cgroups import Cgroups
 from agent.runtime.client import KeeperClient
 from agent.runtime.seccomp import SeccompStore
 from agent.store.database import Database
-from agent.store.layout import DataLayout
+from agent.store.layout import DataLayout, RunLayout
 from agent.volume.store import VolumeStore
 
 
@@ -21,6 +21,7 @@ class Parts:
     """One of each; who made them closes them."""
 
     layout: DataLayout
+    run: RunLayout
     database: Database
     keeper: KeeperClient
     cgroups: Cgroups

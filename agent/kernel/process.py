@@ -25,6 +25,9 @@ _prctl_text = libc("prctl", ctypes.c_int, ctypes.c_char_p, _LONG, _LONG, _LONG)
 _seccomp = syscall("seccomp", ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p)
 _close_range = syscall("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 _rt_sigaction = syscall("rt_sigaction", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_madvise = libc("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_MADV_POPULATE_WRITE = 23
+_MAX_MAPS = 1 << 20
 _DEFAULT_ACTION = bytes(32)
 _SIGNAL_SET_BYTES = 8
 
@@ -70,6 +73,22 @@ def close_all_but(first: int, *keep: int) -> None:
             _close_range(first, descriptor - 1, 0)
         first = max(first, descriptor + 1)
     _close_range(first, 0xFFFFFFFF, 0)
+
+
+def populate_memory() -> None:
+    """After a fork: copy all memory that is shared with the parent now, not page by page when time counts.
+
+    MADV_POPULATE_WRITE is there from Linux 5.14 on; without it, and where it does not apply, nothing happens.
+    """
+    for line in read_small_file("/proc/self/maps", _MAX_MAPS).splitlines():
+        span, rights, _ = line.split(b" ", 2)
+        if rights == b"rw-p":
+            start, _, end = span.partition(b"-")
+            address = int(start, 16)
+            try:
+                _madvise(address, int(end, 16) - address, _MADV_POPULATE_WRITE)
+            except OSError:
+                continue
 
 
 def read_small_file(path: str, limit: int) -> bytes:

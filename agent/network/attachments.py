@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 import time
@@ -42,6 +43,7 @@ class Attachments:
         self._addresses: dict[str, AddressPool] = {}
         self._sandboxes: dict[str, SandboxRecord] = {}
         self._left: list[SandboxRecord] = []
+        self._held: dict[str, Namespace] = {}
 
     def recover(self, live: frozenset[str]) -> None:
         """Load what is known, forget the sandboxes of the dead, and start making sandboxes ahead."""
@@ -103,8 +105,13 @@ class Attachments:
         with self._lock:
             return tuple(self._sandboxes)
 
-    def attach(self, container: str, hostname: str, wanted: Wanted, names: Sequence[str] = ()) -> Sandbox:
-        """A sandbox for a container, again the same when it has one. On any error nothing is left."""
+    def attach(
+        self, container: str, hostname: str, wanted: Wanted, names: Sequence[str] = (), *, pinned: bool = True
+    ) -> Sandbox:
+        """A sandbox for a container, again the same when it has one. On any error nothing is left.
+
+        Unless ``pinned`` its ``netns`` is there only after ``pin``; until ``let_go`` it is held, by ``entry``.
+        """
         if not _CONTAINER_ID.match(container):
             raise Refused(f"not a container id: {container!r}")
         existing = self._find(container)
@@ -113,15 +120,15 @@ class Attachments:
         places = self._order([network for network, _ in wanted])
         with contextlib.ExitStack() as undo:
             namespace, addresses = self._build(places, undo)
-            undo.callback(namespace.close)
+            self._held[container] = namespace
+            undo.callback(self._unpin, container)
             aliases = {network: tuple(extra) for network, extra in wanted}
             record = SandboxRecord(container, hostname, addresses, aliases, tuple(names))
             self._records.save_sandbox(record)
             undo.callback(self._records.delete_sandboxes, [container])
-            with explained(f"container {container} gets no network"):
-                self._directory.mkdir(mode=0o700, exist_ok=True)  # ``down`` took it away
-                pin_namespace(namespace.descriptor, self._directory / container)
-            undo.callback(unpin_namespace, self._directory / container)
+            if pinned:
+                self.pin(container)
+                self.let_go(container)
             with self._lock:
                 gone = [place.info.name for place in places if place.info.name not in self._places]
                 if not gone:
@@ -130,8 +137,23 @@ class Attachments:
                 raise NotFound(f"network {gone[0]} was removed meanwhile")
             undo.pop_all()
         self._names.add_container(record)
-        namespace.close()
         return self._describe(record)
+
+    def pin(self, container: str) -> None:
+        """Give a sandbox that is held its lasting name. Raises HoldfastError."""
+        with explained(f"container {container} gets no network"):
+            self._directory.mkdir(mode=0o700, exist_ok=True)  # ``down`` took it away
+            pin_namespace(self._held[container].descriptor, self._directory / container)
+
+    def let_go(self, container: str) -> None:
+        """Hold a sandbox no longer."""
+        namespace = self._held.pop(container, None)
+        if namespace is not None:
+            namespace.close()
+
+    def _unpin(self, container: str) -> None:
+        self.let_go(container)
+        unpin_namespace(self._directory / container)
 
     def detach(self, container: str) -> None:
         """Take a container's sandbox away; unknown ones are fine. Its links go when its last process has gone."""
@@ -140,7 +162,7 @@ class Attachments:
         if record is None:
             return
         self._names.remove_container(record)
-        unpin_namespace(self._directory / container)
+        self._unpin(container)
         self._records.delete_sandboxes([container])
         for network, address in record.addresses.items():
             self._give_back(network, address)
@@ -158,8 +180,10 @@ class Attachments:
             infos: Mapping[str, NetworkInfo] = {name: self._places[name].info for name in record.addresses}
         gateways = {name: info.gateway for name, info in infos.items()}
         first = next(iter(record.addresses), "")
+        netns, namespace = self._directory / record.container, self._held.get(record.container)
         return Sandbox(
-            self._directory / record.container,
+            netns,
+            netns if namespace is None else Path(f"/proc/{os.getpid()}/fd/{namespace.descriptor}"),
             dict(record.addresses),
             gateways,
             gateways.get(first, ""),

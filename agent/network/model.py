@@ -31,11 +31,12 @@ class NetworkInfo:
 class Sandbox:
     """A container's network. The first network with a way out is ``eth0``'s, or the first if none has one.
 
-    ``netns`` is a file to enter, ``addresses`` and ``gateways`` go by network, ``dns`` is the name server to use
-    and ``address`` the container's main address.
+    ``netns`` is a file to enter, ``entry`` one to enter just now, ``addresses`` and ``gateways`` go by network, ``dns``
+    is the name server to use and ``address`` the container's main address.
     """
 
     netns: Path
+    entry: Path
     addresses: Mapping[str, str]
     gateways: Mapping[str, str]
     dns: str

@@ -168,13 +168,23 @@ class NetworkStack:
         attachments: Sequence[tuple[str, Sequence[str]]],
         *,
         names: Sequence[str] = (),
+        pinned: bool = True,
     ) -> Sandbox:
         """A network sandbox for a container that joins ``attachments`` (network, aliases); none: loopback only.
 
         It answers to its host name, its short id and ``names`` in every network, to the aliases in theirs. A
-        container that has a sandbox gets the same again. Raises NotFound, AddressesExhausted, NetworkFailed.
+        container that has a sandbox gets the same again. Unless ``pinned`` it still needs ``pin``, and ``let_go``
+        when its process has entered. Raises NotFound, AddressesExhausted, NetworkFailed.
         """
-        return self._attachments.attach(container_id, hostname, attachments, names)
+        return self._attachments.attach(container_id, hostname, attachments, names, pinned=pinned)
+
+    def pin(self, container_id: str) -> None:
+        """Let a container's sandbox outlive this process. Raises NetworkFailed."""
+        self._attachments.pin(container_id)
+
+    def let_go(self, container_id: str) -> None:
+        """Its process has entered a sandbox: hold it no longer."""
+        self._attachments.let_go(container_id)
 
     def detach(self, container_id: str) -> None:
         """Take a container's sandbox, addresses and names away; an unknown id is fine."""

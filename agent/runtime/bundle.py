@@ -21,6 +21,7 @@ from agent.store.atomic import write_fresh
 
 OCI_VERSION = "1.0.2"
 CONFIG_NAME, ROOTFS_NAME = "config.json", "rootfs"
+DEFAULT_SHM_SIZE = 64 << 20
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
 
 
@@ -48,7 +49,7 @@ class BundleSpec:
     hostname: str
     mounts: tuple[Mount, ...] = ()
     read_only: bool = False
-    shm_size: int = 64 << 20
+    shm_size: int = DEFAULT_SHM_SIZE
     sysctls: Mapping[str, str] = field(default_factory=dict)
     netns: Path | None = None
     limits: CgroupLimits = NO_LIMITS
@@ -56,8 +57,7 @@ class BundleSpec:
 
 
 def write_bundle(directory: Path, spec: BundleSpec) -> None:
-    """Write config.json and make ``rootfs`` in an existing directory. Raises OSError, Stalled."""
-    (directory / ROOTFS_NAME).mkdir(mode=0o755, exist_ok=True)
+    """Write config.json into the directory of a bundle. Raises OSError, Stalled."""
     text = json.dumps(render_config(spec), separators=(",", ":"))
     write_fresh(directory / CONFIG_NAME, text.encode())
 
@@ -90,6 +90,19 @@ def render_config(spec: BundleSpec) -> dict[str, Any]:
         "hostname": spec.hostname,
         "mounts": [encode_mount(mount) for mount in mounts],
         "linux": linux,
+    }
+
+
+def render_standard() -> dict[str, Any]:
+    """The part of config.json that containers have in common which ask for nothing else."""
+    return {
+        "process": {"args": ["true"], "cwd": "/"},
+        "mounts": [encode_mount(mount) for mount in _order_mounts(compute_mounts(DEFAULT_SHM_SIZE))],
+        "linux": {
+            "namespaces": [{"type": kind} for kind in (*_NAMESPACES, "network")],
+            "maskedPaths": list(MASKED_PATHS),
+            "readonlyPaths": list(READONLY_PATHS),
+        },
     }
 
 

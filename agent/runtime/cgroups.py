@@ -44,13 +44,12 @@ class Cgroups:
         has no room, Conflict when the id is in use.
         """
         _check_id(container_id)
-        check_limits(limits)
         made: list[Path] = []
         try:
             with _explained(f"make the cgroups of {container_id}"):
                 self._tree.ensure()
                 made.extend(self._make(parent / container_id) for parent in self._tree.directories)
-            self._limit(container_id, limits)
+            self.limit(container_id, limits)
         except BaseException:
             for directory in reversed(made):
                 with suppress(OSError):
@@ -76,7 +75,9 @@ class Cgroups:
             raise Conflict(f"cgroup {directory} is in use: {error.strerror}", reason="CgroupInUse") from None
         directory.mkdir(mode=0o755)
 
-    def _limit(self, container_id: str, limits: CgroupLimits) -> None:
+    def limit(self, container_id: str, limits: CgroupLimits) -> None:
+        """Put limits into force in cgroups that exist and have none. Raises Unsupported, Stalled."""
+        check_limits(limits)
         needed = limits.controllers
         if any(self._tree.find(controller) is None for controller in needed):
             with _explained("hand the controllers down"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,12 +17,17 @@ from agent.runtime.protocol import (
     ExecRequest,
     KeeperEvent,
     KeeperState,
+    OverlaySpec,
+    ReserveRequest,
     decode_event,
     decode_state,
     encode_create,
     encode_exec,
+    encode_overlay,
+    encode_reserve,
 )
 
+Reply = Future[tuple[dict[str, Any], list[int]]]
 _PATIENCE_SECONDS = 60.0
 _CONNECT_ATTEMPTS = 5
 _RECONNECT_SECONDS = 0.2
@@ -58,7 +64,7 @@ class KeeperClient:
         self._on_event = on_event
         self._spawn = spawn
         self._lock = threading.Lock()
-        self._calls: dict[int, Future[tuple[dict[str, Any], list[int]]]] = {}
+        self._calls: dict[int, Reply] = {}
         self._seq = 0
         self._running: set[str] = set()
         self._execs: dict[str, str] = {}
@@ -102,6 +108,18 @@ class KeeperClient:
         if connection is not None:
             connection.close()
 
+    def create_start(self, request: CreateRequest, meanwhile: Callable[[], None]) -> int:
+        """Create and start, with ``meanwhile`` carried out in between, while the container sets itself up: what it
+        raises keeps the container from starting. Returns the pid on the host."""
+        created = self._send("create", request=encode_create(request))
+        meanwhile()
+        try:
+            return int(self._call("start", id=request.id)[0]["pid"])
+        except HoldfastError:
+            if created.done() and (error := created.exception()) is not None:
+                raise error from None  # it ended before it could be started, and this says why
+            raise
+
     def create(self, request: CreateRequest) -> int:
         """Set a container up, up to the point of running its program. Returns the pid on the host."""
         return int(self._call("create", request=encode_create(request))[0]["pid"])
@@ -109,6 +127,17 @@ class KeeperClient:
     def start(self, container_id: str) -> None:
         """Run a created container's program. Raises CommandFailed when there is none to run."""
         self._call("start", id=container_id)
+
+    def reserve(self, request: ReserveRequest) -> int:
+        """Fork an init ahead; it ends with this connection. Returns its pid on the host."""
+        return int(self._call("reserve", request=encode_reserve(request))[0]["pid"])
+
+    def board(self, container_id: str, rootfs: OverlaySpec, netns: Path) -> None:
+        """Tell a reserve where it will live, for it to go ahead; does not wait, and it is no loss if nobody listens."""
+        request = {"id": container_id, "rootfs": encode_overlay(rootfs), "netns": str(netns)}
+        with self._lock, contextlib.suppress(OSError):
+            if self._connection is not None:
+                self._connection.send({"seq": None, "do": "board", "request": request}, [])
 
     def run(self, request: CreateRequest) -> int:
         """Create and start in one message. Returns the pid on the host."""
@@ -164,7 +193,16 @@ class KeeperClient:
             self._reader.join(_HANG_UP_SECONDS)
 
     def _call(self, name: str, fds: list[int] | None = None, **fields: Any) -> tuple[dict[str, Any], list[int]]:
-        future: Future[tuple[dict[str, Any], list[int]]] = Future()
+        future = self._send(name, fds, **fields)
+        try:
+            return future.result(_PATIENCE_SECONDS)
+        except FutureTimeout:
+            with self._lock:
+                self._calls = {seq: call for seq, call in self._calls.items() if call is not future}
+            raise Waiting(f"the keeper did not answer {name}", reason="KeeperTimeout") from None
+
+    def _send(self, name: str, fds: list[int] | None = None, **fields: Any) -> Reply:
+        future: Reply = Future()
         with self._lock:
             if self._connection is None:
                 raise _unavailable()
@@ -176,12 +214,7 @@ class KeeperClient:
             except OSError:
                 del self._calls[seq]
                 raise _unavailable() from None
-        try:
-            return future.result(_PATIENCE_SECONDS)
-        except FutureTimeout:
-            with self._lock:
-                self._calls.pop(seq, None)
-            raise Waiting(f"the keeper did not answer {name}", reason="KeeperTimeout") from None
+        return future
 
     def _read(self) -> None:
         while not self._closed.is_set():

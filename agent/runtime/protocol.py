@@ -72,6 +72,16 @@ class CreateRequest:
 
 
 @dataclass(frozen=True)
+class ReserveRequest:
+    """An init to fork ahead, for a container of this id in the cgroups ``join``. ``config`` is the part of config.json
+    that does not depend on what will run: the kernel's file systems, covered paths and namespaces."""
+
+    id: str
+    join: tuple[Path, ...]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class ExecRequest:
     """A further process in a running container. ``env`` is complete, as ``NAME=value``.
 
@@ -152,11 +162,7 @@ def encode_create(request: CreateRequest) -> dict[str, Any]:
     return {
         "id": request.id,
         "bundle": str(request.bundle),
-        "rootfs": {
-            "lower": [str(path) for path in request.rootfs.lower],
-            "upper": str(request.rootfs.upper),
-            "work": str(request.rootfs.work),
-        },
+        "rootfs": encode_overlay(request.rootfs),
         "netns": str(request.netns) if request.netns else None,
         "cgroup": {
             "join": [str(path) for path in plan.join],
@@ -167,6 +173,20 @@ def encode_create(request: CreateRequest) -> dict[str, Any]:
         "log": {"directory": str(log.directory), "max_size": log.max_size, "files": log.files} if log else None,
         "stop": [request.stop.signal, request.stop.grace],
     }
+
+
+def encode_overlay(rootfs: OverlaySpec) -> dict[str, Any]:
+    """The JSON form of an OverlaySpec."""
+    return {
+        "lower": [str(path) for path in rootfs.lower],
+        "upper": str(rootfs.upper),
+        "work": str(rootfs.work),
+    }
+
+
+def encode_reserve(request: ReserveRequest) -> dict[str, Any]:
+    """The JSON form of a ReserveRequest."""
+    return {"id": request.id, "join": [str(path) for path in request.join], "config": dict(request.config)}
 
 
 def encode_exec(request: ExecRequest) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class DataLayout:
 
     @property
     def containers(self) -> Path:
-        """One directory a container: bundle, writable layer, generated files and logs."""
+        """One directory a container: writable layer and logs."""
         return self.root / "containers"
 
     @property
@@ -86,9 +86,18 @@ class RunLayout:
         """Held by the one agent that uses this run root."""
         return self.root / "agent.lock"
 
+    @property
+    def bundles(self) -> Path:
+        """One OCI bundle a container, with the files generated for it. Environments stand in it."""
+        return self.root / "bundles"
+
+    def bundle(self, container_id: str) -> Path:
+        """The bundle of one container."""
+        return self.bundles / container_id
+
     def create(self) -> None:
-        """Make the directory, closed to everybody but root. Idempotent."""
-        _make_private(self.root)
+        """Make the directories, closed to everybody but root. Idempotent."""
+        _make_private(self.root, self.bundles)
 
 
 def _make_private(*directories: Path) -> None:

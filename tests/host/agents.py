@@ -108,6 +108,10 @@ class Agent:
             )
         return run
 
+    def on_disk(self) -> set[str]:
+        """The ids of all containers that have a bundle; those made ahead for the next ones have none yet."""
+        return {path.parent.name for path in self.run_root.glob("bundles/*/config.json")}
+
     def ps(self) -> list[dict[str, Any]]:
         result: list[dict[str, Any]] = json.loads(self.cli("ps", "--json").stdout)
         return result

@@ -84,8 +84,7 @@ class AttackLab:
     @property
     def leftovers(self) -> set[str]:
         """What exists of containers on disk and in the engine's list."""
-        on_disk = {path.name for path in (self.lab.root / "data/containers").iterdir()}
-        return on_disk | {record.id for record in self.lab.engine.containers.list()}
+        return set(self.lab.on_disk()) | {record.id for record in self.lab.engine.containers.list()}
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from agents import eventually
 from apps import DOCKERFILE
 
 from agent.daemon.assembly import assemble
+from agent.engine.berths import COUNT as BERTHS
 from agent.engine.engine import Engine
 from agent.engine.model import (
     BuildConfig,
@@ -86,6 +88,13 @@ class EngineLab:
         self.engine.containers.remove(record.id)
         assert status.code == 0, f"{status}: {output}"
         return output
+
+    def on_disk(self) -> list[str]:
+        """The ids of all containers that have a directory; those made ahead for the next ones are left out."""
+        containers = self.engine.containers
+        eventually(lambda: len(containers.ready()) == BERTHS, what="the berths")
+        ready = containers.ready()
+        return sorted(path.name for path in (self.root / "data/containers").iterdir() if path.name not in ready)
 
     def exec(self, record: ContainerRecord, *args: str) -> tuple[int | None, str]:
         result = self.engine.execs.output(self.engine.containers.get(record.id), args, WAIT)

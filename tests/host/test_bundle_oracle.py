@@ -49,7 +49,7 @@ class Crun:
     """Runs a container's bundle as it lies on the disk; what the keeper mounts and made before is made here."""
 
     def __init__(self, lab: EngineLab, record: ContainerRecord, scratch: Path) -> None:
-        self.bundle = lab.root / "data/containers" / record.id
+        self.bundle = lab.root / "run/bundles" / record.id
         self.name = f"oracle-{record.id[:12]}"
         self._scratch = scratch
         self._lower = lab.engine._parts.images.lowerdirs(record.config.image)
@@ -297,6 +297,6 @@ def test_every_bundle_is_what_the_specification_says(lab: EngineLab) -> None:
         process = ProcessConfig(command=("true",), **case.process)
         record = lab.start("schema", "x", process=process, **case.changes)
         lab.wait(record)
-        document = json.loads((lab.root / "data/containers" / record.id / "config.json").read_text())
+        document = json.loads((lab.root / "run/bundles" / record.id / "config.json").read_text())
         lab.engine.containers.remove(record.id)
         assert [error.message for error in validator.iter_errors(document)] == []

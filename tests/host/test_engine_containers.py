@@ -128,12 +128,12 @@ def test_user_groups_and_capabilities(lab: EngineLab) -> None:
 
 
 def test_unknown_user_is_refused_and_leaves_nothing(lab: EngineLab) -> None:
-    before = sorted(path.name for path in (lab.root / "data/containers").iterdir())
+    before = lab.on_disk()
     with pytest.raises(Stalled, match="nobody-here"):
         lab.start("ghost", "true", process=process("true", user="nobody-here"))
     with pytest.raises(HoldfastError, match="no-such-program"):
         lab.start("ghost", "no-such-program")
-    assert sorted(path.name for path in (lab.root / "data/containers").iterdir()) == before
+    assert lab.on_disk() == before
     with pytest.raises(NotFound):
         lab.engine.containers.get("ghost")
     assert not list((lab.root / "run/netns").glob("*ghost*"))
@@ -254,7 +254,7 @@ def test_state_directories_are_closed_to_others(lab: EngineLab) -> None:
     for path in (lab.root / "data", lab.root / "run"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
     record = lab.start("closed", "sleep", "86400")
-    bundle = json.loads((lab.root / "data/containers" / record.id / "config.json").read_text())
+    bundle = json.loads((lab.root / "run/bundles" / record.id / "config.json").read_text())
     assert bundle["process"]["capabilities"]["inheritable"] == []
     lab.engine.containers.stop(record.id, 0).result(20)
     lab.engine.containers.remove(record.id)

@@ -97,7 +97,7 @@ def test_no_room_for_a_container_nor_a_record(agent: Agent) -> None:
     assert len(alive(agent, "steady")) == 4
     assert left.items() <= alive(agent, "steady").items()
     ids = {row["id"] for row in agent.ps()}
-    assert {path.name for path in (agent.data_root / "containers").iterdir()} == ids
+    assert agent.on_disk() == ids
     check_database(agent)
 
 

@@ -98,21 +98,22 @@ def test_agent_killed_in_the_middle_of_a_pull(agent: Agent, proxy: Proxy) -> Non
 def test_agent_killed_in_the_middle_of_a_build(agent: Agent) -> None:
     """The step that ran ends with its agent's next start, and nothing of it is left."""
     steady = alive(agent, "steady")
-    running = set(agent.run_root.glob("keeper/*"))
+    running = set(agent.run_root.glob("keeper/*/state.json"))
     agent.write("built/Dockerfile", f"{DOCKERFILE}RUN sleep 3; echo done > /made\n")
     write_app(agent, "built", sleeper(1))
-    eventually(lambda: set(agent.run_root.glob("keeper/*")) - running, what="the step runs")
+    eventually(lambda: set(agent.run_root.glob("keeper/*/state.json")) - running, what="the step runs")
     agent.kill()
     agent.start()
     agent.converge(60)
     assert alive(agent, "steady") == steady
     assert agent.cli("exec", "built-web-1", "cat", "/made").stdout == "done\n"
     ids = {row["id"] for row in agent.ps()}
-    assert {path.name for path in (agent.data_root / "containers").iterdir()} == ids
+    assert agent.on_disk() == ids
     cgroups = [path.name for path in Path("/sys/fs/cgroup").glob("**/holdfast/*/*") if path.is_dir()]
     builds = [path for path in agent.data_root.rglob("sleep*") if "build" in str(path)]
     assert builds == []
     eventually(
-        lambda: {path.name for path in agent.run_root.glob("keeper/*")} == ids, what="the keeper forgets the step"
+        lambda: {path.parent.name for path in agent.run_root.glob("keeper/*/state.json")} == ids,
+        what="the keeper forgets the step",
     )
     assert ids <= set(cgroups)

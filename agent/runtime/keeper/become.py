@@ -158,6 +158,7 @@ def execute(args: list[str], env: list[str], report: Reporter) -> None:
     denied: OSError | None = None
     for candidate in _candidates(name, environment.get("PATH", DEFAULT_PATH)):
         try:
+            os.lstat(candidate)  # a fraction of what an execve of nothing costs
             os.execve(candidate, args, environment)
         except (FileNotFoundError, NotADirectoryError) as error:
             denied = denied or _missing_interpreter(candidate, error)

@@ -26,6 +26,7 @@ class Commands:
     kill           ``id signal everyone`` -> {}  resize         ``exec_id rows columns`` -> {}
     subscribe      -> pid                        exec_kill      ``exec_id signal`` -> {}
     upgrade        ``python root`` -> {}         shutdown       -> {}
+    reserve        ``request`` -> pid            board          ``request`` (no answer)
     """
 
     def __init__(self, supervisor: Supervisor, execs: Execs, upgrade: Callable[..., None]) -> None:
@@ -41,11 +42,20 @@ class Commands:
         elif name == "subscribe":
             client.subscribed = True
             ticket.answer({"pid": os.getpid()})
+        elif name == "reserve":
+            supervisor = self._supervisor
+            ticket.answer({"pid": supervisor.reserves.make(message["request"], client, supervisor.containers)})
+        elif name == "board":
+            self._supervisor.reserves.board(message["request"])
         else:
             action = getattr(self, f"_do_{name}", None)
             if action is None:
                 raise Failure("UnknownCommand", f"the keeper knows no {name}")
             action(message, ticket)
+
+    def on_close(self, client: Client) -> None:
+        """A connection has ended, and with it what was reserved on it."""
+        self._supervisor.reserves.drop_all(client)
 
     def _do_create(self, message: dict[str, Any], ticket: Ticket) -> None:
         self._supervisor.create(Order(message["request"]), ticket, autostart=False)
@@ -88,5 +98,6 @@ class Commands:
         alive = [one.id for one in self._supervisor.containers.values() if one.exit is None]
         if alive:
             raise Failure("Conflict", f"{len(alive)} containers still run")
+        self._supervisor.reserves.drop_all()
         ticket.answer({})
         self._supervisor.loop.stop()

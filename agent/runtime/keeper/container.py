@@ -27,7 +27,7 @@ class Container:
 
     __slots__ = (
         "autostart", "deletion", "exit", "failure", "line", "oom", "order", "own", "pid", "pidfd", "private_pids",
-        "pumps", "start_time", "started", "status", "ticket", "writer",
+        "pumps", "reserved", "start_time", "started", "status", "ticket", "writer",
     )  # fmt: skip
 
     def __init__(self, order: Order) -> None:
@@ -40,6 +40,7 @@ class Container:
         self.own = True
         self.private_pids = True
         self.autostart = False
+        self.reserved = False
         self.line: Line | None = None
         self.ticket: Ticket | None = None
         self.deletion: Ticket | None = None

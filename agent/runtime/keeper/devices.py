@@ -27,6 +27,7 @@ _LINKS = (
     ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 )
+NAMES = frozenset({*DEVICES, *(name for name, _ in _LINKS), "console", "pts", "shm", "mqueue"})
 
 
 def clone_devices() -> dict[str, int]:

@@ -22,6 +22,7 @@ from agent.runtime.keeper.report import Reporter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent.runtime.keeper.hierarchies import Hierarchy
+    from agent.runtime.keeper.mountplan import MountPlan
     from agent.runtime.keeper.order import Order
 
 MAX_FILTER = 64 << 10
@@ -35,8 +36,11 @@ class Init:
         "root", "slave", "standing", "stdio", "tasks",
     )  # fmt: skip
 
-    def __init__(self, order: Order, plan: ContainerPlan, directory: str, report: Reporter) -> None:
-        self.order = order
+    order: Order
+
+    def __init__(self, order: Order | None, plan: ContainerPlan, directory: str, report: Reporter) -> None:
+        if order is not None:
+            self.order = order
         self.plan = plan
         self.directory = directory
         self.report = report
@@ -61,6 +65,10 @@ class Init:
         self.fill_dev()
         self.write_proc()
         self.protect()
+        self.await_go()
+
+    def await_go(self) -> None:
+        """The last steps: wait for the word, become the program."""
         self.name_host()
         self.enter_directory()
         self.report.ready(self.master if self.plan.process.terminal else None)
@@ -84,17 +92,24 @@ class Init:
         """Open everything that comes from the host: log pipes, the filter, devices, bind sources."""
         self.report.step = "take the ordinary OOM score"
         self.standing.shed()
+        self.open_stdio(piped=self.order.log_directory is not None and not self.plan.process.terminal)
+        self.report.step = "take the host's devices"
+        self.devices = dev.clone_devices()
+        self.take_asked()
+
+    def open_stdio(self, *, piped: bool) -> None:
+        """The descriptors that become the standard ones."""
         self.report.step = "open the log pipes"
-        piped = self.order.log_directory and not self.plan.process.terminal
         self.stdio = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)]
         for name in ("stdout", "stderr"):
             path = f"{self.directory}/{name}" if piped else "/dev/null"
             self.stdio.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    def take_asked(self) -> None:
+        """What the order names on the host: the filter and the sources of binds."""
         if self.order.seccomp:
             self.report.step = "read the seccomp filter"
             self.program = read_small_file(self.order.seccomp, MAX_FILTER)
-        self.report.step = "take the host's devices"
-        self.devices = dev.clone_devices()
         for index, plan in enumerate(self.plan.mounts):
             if plan.kind == "bind":
                 self.report.step = f"mount {plan.destination}"
@@ -111,13 +126,17 @@ class Init:
         """Join the network namespace that was made ahead; make the cgroup namespace now that the cgroups are joined."""
         netns = self.order.netns or self.plan.netns
         if netns:
-            self.report.step = f"join network namespace {netns}"
-            descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-            ns.enter(descriptor, ns.CLONE_NEWNET)
-            os.close(descriptor)
+            self.join_network(netns)
         if self.plan.namespaces & ns.CLONE_NEWCGROUP:
             self.report.step = "make a cgroup namespace"
             ns.unshare(ns.CLONE_NEWCGROUP)
+
+    def join_network(self, netns: str) -> None:
+        """Enter a network namespace by its path."""
+        self.report.step = f"join network namespace {netns}"
+        descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        ns.enter(descriptor, ns.CLONE_NEWNET)
+        os.close(descriptor)
 
     def enter_root(self) -> None:
         """Mount the overlay in our own mount namespace only, and leave the host's tree behind."""
@@ -131,20 +150,28 @@ class Init:
     def mount_all(self) -> None:
         """The mounts of config.json in their order."""
         for index, plan in enumerate(self.plan.mounts):
-            self.report.step = f"mount {plan.destination}"
-            if plan.kind == "bind":
-                rootfs.attach_bind(self.root, plan, self.binds[index])
-            elif plan.kind == "cgroup":
-                private = bool(self.plan.namespaces & ns.CLONE_NEWCGROUP)
-                rootfs.mount_cgroups(self.root, plan, self.hierarchies, private=private)
-            else:
-                self.mounted[plan.destination] = rootfs.mount_filesystem(self.root, plan)
+            self.mount_one(index, plan)
+
+    def mount_one(self, index: int, plan: MountPlan) -> None:
+        """One of them; ``index`` is its place in the list."""
+        self.report.step = f"mount {plan.destination}"
+        if plan.kind == "bind":
+            rootfs.attach_bind(self.root, plan, self.binds[index])
+        elif plan.kind == "cgroup":
+            private = bool(self.plan.namespaces & ns.CLONE_NEWCGROUP)
+            self.mounted[plan.destination] = rootfs.mount_cgroups(self.root, plan, self.hierarchies, private=private)
+        else:
+            self.mounted[plan.destination] = rootfs.mount_filesystem(self.root, plan)
 
     def fill_dev(self) -> None:
         """Devices and console, when /dev is a fresh tmpfs of ours."""
         if "/dev" in self.mounted:
             self.report.step = "fill /dev"
             dev.fill_dev(self.mounted["/dev"], self.devices)
+        self.make_terminal()
+
+    def make_terminal(self) -> None:
+        """The terminal and the console, where they are asked for."""
         if self.plan.process.terminal:
             self.report.step = "make the terminal"
             if "/dev/pts" not in self.mounted or "/dev" not in self.mounted:
@@ -158,9 +185,7 @@ class Init:
         score = self.plan.process.oom_score_adj
         if not self.plan.sysctls and score is None:
             return
-        proc = self.mounted.get("/proc")
-        if proc is None:
-            proc = m.create_filesystem("proc", (), m.ATTR_NOSUID | m.ATTR_NODEV | m.ATTR_NOEXEC)
+        proc = self.writable_proc()
         for key, value in self.plan.sysctls.items():
             self.report.step = f"set sysctl {key}"
             masks.write_proc(proc, f"sys/{compute_sysctl_path(key)}", value)
@@ -172,13 +197,26 @@ class Init:
                 if score > 0:
                     raise
 
+    def writable_proc(self) -> int:
+        """A procfs of these namespaces in which nothing is read-only."""
+        mounted = self.mounted.get("/proc")
+        return create_private_proc() if mounted is None else mounted
+
     def protect(self) -> None:
         """Mask paths, make paths read-only, and the root itself when it is to be."""
+        self.cover(self.plan.masked, self.plan.readonly_paths)
+        self.finish_root()
+
+    def cover(self, masked: list[str], readonly: list[str]) -> None:
+        """Hide the one and make the other read-only."""
         self.report.step = "mask paths"
         null = masks.Cover(self.devices["null"], attached="/dev" in self.mounted)
-        masks.mask(self.root, self.plan.masked, null)
+        masks.mask(self.root, masked, null)
         self.report.step = "make paths read-only"
-        masks.make_readonly(self.root, self.plan.readonly_paths)
+        masks.make_readonly(self.root, readonly)
+
+    def finish_root(self) -> None:
+        """Make the working directory, then the root read-only when it is to be."""
         self.report.step = f"change to directory {self.plan.process.cwd}"
         os.close(ensure_directory(self.root, self.plan.process.cwd))
         if self.plan.readonly:
@@ -207,3 +245,8 @@ class Init:
             take_terminal(self.slave)
         else:
             set_stdio(*self.stdio)
+
+
+def create_private_proc() -> int:
+    """A procfs of the current namespaces that is mounted nowhere."""
+    return m.create_filesystem("proc", (), m.ATTR_NOSUID | m.ATTR_NODEV | m.ATTR_NOEXEC)

@@ -14,6 +14,7 @@ from agent.runtime.keeper.hierarchies import Hierarchy, find_hierarchy, read_hie
 from agent.runtime.keeper.init import Init
 from agent.runtime.keeper.order import Order
 from agent.runtime.keeper.report import Line, Reporter, create_line
+from agent.runtime.keeper.reserved import ReservedInit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Launcher:
     def __init__(self) -> None:
         self.standing = Standing()
         self._hierarchies = read_hierarchies()
+        self._mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def sort_cgroups(self, join: list[str]) -> tuple[list[Hierarchy], list[str], str | None]:
         """The hierarchies of ``join``, its v1 directories and its v2 directory. Raises Failure for a stray path."""
@@ -54,6 +56,17 @@ class Launcher:
         if order.netns or plan.netns:
             flags &= ~ns.CLONE_NEWNET
         pid, pidfd = fork(flags, unified, report, init.run)
+        return pid, pidfd, line
+
+    def launch_reserve(self, join: list[str], plan: ContainerPlan, directory: str) -> tuple[int, int, Line]:
+        """Fork the init of a reserve, whose order comes later: ``(pid, pidfd, line)``. Raises Failure."""
+        hierarchies, tasks, unified = self.sort_cgroups(join)
+        line, report = create_line()
+        init = ReservedInit(None, plan, directory, report)
+        init.hierarchies, init.tasks, init.standing = hierarchies, tasks, self.standing
+        init.host = self._mounts
+        flags = plan.namespaces & ~(ns.CLONE_NEWCGROUP | ns.CLONE_NEWNET)
+        pid, pidfd = fork(flags, unified, report, init.run, (self._mounts,))
         return pid, pidfd, line
 
 

@@ -61,6 +61,18 @@ class MountPlan:
         self.propagation_recursive = True
         self.data: list[tuple[str, str | None]] = []
 
+    def at(self, destination: str) -> MountPlan:
+        """The same mount in another place."""
+        moved = MountPlan(self.kind, self.source, destination)
+        for name in MountPlan.__slots__:
+            if name != "destination":
+                setattr(moved, name, getattr(self, name))
+        return moved
+
+    def equals(self, other: MountPlan) -> bool:
+        """Whether both make the same mount in the same place."""
+        return all(getattr(self, name) == getattr(other, name) for name in MountPlan.__slots__)
+
 
 def parse_mount(entry: dict[str, Any]) -> MountPlan:
     """The plan of one entry. Raises Failure for what is unsupported or would hide /proc (attack row 4)."""

@@ -46,6 +46,43 @@ class Order:
             raise Failure("InvalidRequest", "create: rootfs.lower is empty")
 
 
+class Board:
+    """Where a reserve goes aboard: its root filesystem and its network, which are known before its order."""
+
+    __slots__ = ("lower", "netns", "upper", "work")
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        """Raises Failure as ``Order`` does."""
+        try:
+            rootfs = document["rootfs"]
+            self.lower = [_path(path) for path in rootfs["lower"]]
+            self.upper, self.work = _path(rootfs["upper"]), _path(rootfs["work"])
+            self.netns = _path(document["netns"])
+        except (KeyError, TypeError) as error:
+            raise Failure("InvalidRequest", f"board: {type(error).__name__}: {error}") from None
+        if not self.lower:
+            raise Failure("InvalidRequest", "board: rootfs.lower is empty")
+
+    def fits(self, order: Order) -> bool:
+        """Whether an order is for the same place."""
+        return all(getattr(self, name) == getattr(order, name) for name in Board.__slots__)
+
+
+class Reservation:
+    """``protocol.ReserveRequest`` on the keeper's side."""
+
+    __slots__ = ("config", "id", "join")
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        """Raises Failure as ``Order`` does."""
+        try:
+            self.id = check_id(document["id"])
+            self.join = [_path(path) for path in document["join"]]
+            self.config: dict[str, Any] = document["config"]
+        except (KeyError, TypeError) as error:
+            raise Failure("InvalidRequest", f"reserve: {type(error).__name__}: {error}") from None
+
+
 def check_id(value: object) -> str:
     """A container id that is safe as a file name. Raises Failure."""
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME or value[0] in ".-" or not _NAME.issuperset(value):

@@ -38,4 +38,4 @@ class Keeper:
     def serve(self, listener: _socket.socket, upgrade: Callable[..., None]) -> None:
         """Accept requests from now on; ``upgrade(keeper, python, root, ticket)`` replaces this process's program."""
         commands = Commands(self.supervisor, self.execs, lambda *request: upgrade(self, *request))
-        self.server = Server(self.loop, listener, commands.handle)
+        self.server = Server(self.loop, listener, commands.handle, commands.on_close)

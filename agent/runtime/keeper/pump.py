@@ -66,13 +66,16 @@ class Pump:
             self.fd = -1
 
 
-def make_pipes(directory: str, uid: int, gid: int) -> None:
-    """Make the two FIFOs of a container. They belong to its user, who may so reopen /dev/stdout."""
+def make_pipes(directory: str) -> None:
+    """Make the two FIFOs of a container."""
     for name, _ in STREAMS:
-        path = f"{directory}/{name}"
-        os.mkfifo(path, 0o600)
-        if uid or gid:
-            os.chown(path, uid, gid)
+        os.mkfifo(f"{directory}/{name}", 0o600)
+
+
+def give_pipes(directory: str, uid: int, gid: int) -> None:
+    """Give them to the container's user, who may so reopen /dev/stdout."""
+    for name, _ in STREAMS if uid or gid else ():
+        os.chown(f"{directory}/{name}", uid, gid)
 
 
 def open_pipes(loop: Loop, directory: str, writer: FrameWriter) -> list[Pump]:

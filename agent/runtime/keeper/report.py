@@ -1,6 +1,8 @@
 """The line between a child and the keeper while the child sets itself up: one SOCK_SEQPACKET pair.
 
 child -> keeper   r            set up, waiting (may carry the terminal's master)
+keeper -> child   b + JSON     to a reserve: the root and the network namespace it will have
+keeper -> child   o + JSON     to a reserve: the order it is for
 keeper -> child   g            go (may be there before the child asks)
 child -> keeper   x            about to execve
 child -> keeper   e + JSON     failed: reason, message; the child exits
@@ -14,7 +16,13 @@ import _socket
 from agent.runtime.keeper.failure import Failure, explain
 from agent.runtime.wire import decode, encode, pack_rights, unpack_rights
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 READY, GO, LAUNCH, ERROR = b"r", b"g", b"x", b"e"
+BOARD, ORDER = b"b", b"o"
+MAX_WORD = 64 << 10
 _MAX = 4096
 
 
@@ -43,6 +51,11 @@ class Reporter:
     def wait_go(self) -> bool:
         """Block until the keeper says go; False when it has died."""
         return self._socket.recv(16) == GO
+
+    def wait_word(self) -> tuple[bytes, bytes]:
+        """Block until the keeper says something: its kind and the rest; the kind is empty when it has died."""
+        data = self._socket.recv(MAX_WORD)
+        return data[:1], data[1:]
 
     def launching(self) -> None:
         """Say that only execve is left."""
@@ -76,6 +89,14 @@ class Line:
             self._socket.send(GO)
         except OSError:
             return
+
+    def say(self, kind: bytes, message: dict[str, Any]) -> bool:
+        """Send a reserve a word with a message; False when it has gone or the message is too long."""
+        data = kind + encode(message)
+        try:
+            return len(data) <= MAX_WORD and self._socket.send(data) == len(data)
+        except OSError:
+            return False
 
     def receive(self) -> tuple[str, int, Failure | None] | None:
         """``(kind, terminal or -1, failure)`` with kind ready, error or end; None when there is nothing yet."""

@@ -15,7 +15,7 @@ from agent.runtime.keeper.paths import ensure_directory, ensure_file, open_insid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent.runtime.keeper.hierarchies import Hierarchy
-    from agent.runtime.keeper.order import Order
+    from agent.runtime.keeper.order import Board, Order
 
 _MAX_DATA = 4095
 
@@ -32,7 +32,7 @@ def clone_bind(plan: MountPlan) -> int:
     return descriptor
 
 
-def mount_overlay(order: Order, target: str) -> None:
+def mount_overlay(order: Order | Board, target: str) -> None:
     """Mount the snapshot layers at ``target``; leaves the working directory somewhere on the host.
 
     Layers are named relative to their common parent: mount(2) takes one page of options. Device nodes of an image
@@ -46,6 +46,17 @@ def mount_overlay(order: Order, target: str) -> None:
     if len(os.fsencode(data)) > _MAX_DATA:
         raise OSError(7, "too many layers for one mount", order.lower[0])
     m.mount("overlay", target, "overlay", m.MS_NODEV, data)
+
+
+def forget_mount(work: str) -> None:
+    """Let a writable layer in which nothing has been written be mounted again: overlayfs refuses a volatile one."""
+    place = f"{work}/work/incompat"
+    try:
+        os.unlink(f"{place}/volatile/dirty")
+        os.rmdir(f"{place}/volatile")
+        os.rmdir(place)
+    except FileNotFoundError:
+        return
 
 
 def _escape(path: str, special: str) -> str:
@@ -78,12 +89,17 @@ def mount_filesystem(root: int, plan: MountPlan) -> int:
     alive = plan.kind == "devpts" or plan.off & m.ATTR_NODEV
     attributes = plan.on | (0 if alive else m.ATTR_NODEV)
     source = m.create_filesystem(plan.kind, plan.data, attributes, None if plan.kind == "sysfs" else plan.source)
+    place(root, plan, source)
+    return source
+
+
+def place(root: int, plan: MountPlan, source: int) -> None:
+    """Attach a filesystem where its plan says; one that is attached elsewhere moves, with all that is mounted in it."""
     ensured = ensure_directory(root, plan.destination)
     if plan.kind in ("proc", "sysfs"):
         os.close(ensured)
         ensured = open_inside(root, plan.destination, os.O_DIRECTORY, links=False)
     _attach(plan, source, ensured)
-    return source
 
 
 def _attach(plan: MountPlan, source: int, target: int) -> None:
@@ -93,15 +109,16 @@ def _attach(plan: MountPlan, source: int, target: int) -> None:
     os.close(target)
 
 
-def mount_cgroups(root: int, plan: MountPlan, hierarchies: list[Hierarchy], *, private: bool) -> None:
-    """Show the container its own cgroups: cgroup2 itself, or one directory per joined hierarchy.
+def mount_cgroups(root: int, plan: MountPlan, hierarchies: list[Hierarchy], *, private: bool) -> int:
+    """Show the container its own cgroups: cgroup2 itself, or one directory per joined hierarchy. Returns a descriptor.
 
     Without a cgroup namespace (``private`` off) they are read-only whatever was asked (attack row 15).
     """
     attributes = plan.on | (0 if private else m.ATTR_RDONLY)
     if len(hierarchies) == 1 and hierarchies[0].version == 2:
-        _attach(plan, m.create_filesystem("cgroup2", (), attributes), ensure_directory(root, plan.destination))
-        return
+        only = m.create_filesystem("cgroup2", (), attributes)
+        _attach(plan, only, ensure_directory(root, plan.destination))
+        return only
     quiet = m.ATTR_NOSUID | m.ATTR_NODEV | m.ATTR_NOEXEC
     top = m.create_filesystem("tmpfs", (("mode", "755"), ("size", "64k")), quiet)
     _attach(plan, top, ensure_directory(root, plan.destination))
@@ -116,4 +133,4 @@ def mount_cgroups(root: int, plan: MountPlan, hierarchies: list[Hierarchy], *, p
         for alias in hierarchy.name.split(",") if "," in hierarchy.name else ():
             os.symlink(hierarchy.name, alias, dir_fd=top)
     m.set_attributes(top, m.ATTR_RDONLY)
-    os.close(top)
+    return top

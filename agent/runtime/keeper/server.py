@@ -108,6 +108,7 @@ class Client:
             _close_all(fds)
         self._queue = []
         self._server.clients.discard(self)
+        self._server.on_close(self)
 
 
 class Ticket:
@@ -136,13 +137,17 @@ class Ticket:
 
 
 class Server:
-    """Listens, and hands each request to ``handle(name, message, fds, ticket, client)``."""
+    """Listens, and hands each request to ``handle(name, message, fds, ticket, client)``; ``on_close`` is told of each
+    connection that has ended."""
 
-    def __init__(self, loop: Loop, listener: _socket.socket, handle: Callable[..., None]) -> None:
+    def __init__(
+        self, loop: Loop, listener: _socket.socket, handle: Callable[..., None], on_close: Callable[[Client], None]
+    ) -> None:
         self.loop = loop
         self.listener = listener
         self.clients: set[Client] = set()
         self._handle = handle
+        self.on_close = on_close
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         listener.setblocking(False)
         loop.watch(listener.fileno(), self._accept)

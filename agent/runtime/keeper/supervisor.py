@@ -24,8 +24,11 @@ from agent.runtime.keeper.launch import Launcher
 from agent.runtime.keeper.loop import HANGUP, READ, Loop
 from agent.runtime.keeper.oom import OomWatch
 from agent.runtime.keeper.order import Order
-from agent.runtime.keeper.pump import Pump, make_pipes, open_pipes
+from agent.runtime.keeper.pump import Pump, give_pipes, make_pipes, open_pipes
 from agent.runtime.keeper.record import Records
+from agent.runtime.keeper.reserved import UNFIT
+from agent.runtime.keeper.reserves import Reserves, end_process
+from agent.runtime.keeper.rootfs import forget_mount
 from agent.runtime.logframe import STDOUT
 
 TYPE_CHECKING = False
@@ -47,6 +50,7 @@ class Supervisor:
         self.loop = loop
         self.records = records
         self.launcher = launcher
+        self.reserves = Reserves(loop, records, launcher)
         self.containers: dict[str, Container] = {}
         self._announce = announce
 
@@ -61,15 +65,26 @@ class Supervisor:
         """Fork the init; the ticket is answered when it is set up, or with ``autostart`` when it runs."""
         if order.id in self.containers:
             raise Failure("Conflict", f"container {order.id} exists")
-        plan = read_config(order.bundle)
-        if plan.seccomp and not order.seccomp:
-            raise Failure("InvalidRequest", "config.json wants a seccomp filter and none was given")
         container = Container(order)
         container.autostart, container.ticket = autostart, ticket
-        container.private_pids = bool(plan.namespaces & CLONE_NEWPID)
+        reserve = self.reserves.take(order)
+        if reserve is not None:
+            container.reserved = True
+            container.pid, container.pidfd, container.line = reserve.pid, reserve.pidfd, reserve.line
+        self._create(container)
+
+    def _create(self, container: Container) -> None:
+        """With an init from the reserves, which is at work already, or one that is forked now."""
+        order = container.order
         try:
+            plan = read_config(order.bundle)
+            if plan.seccomp and not order.seccomp:
+                raise Failure("InvalidRequest", "config.json wants a seccomp filter and none was given")
+            container.private_pids = bool(plan.namespaces & CLONE_NEWPID)
             self._launch(container, plan)
         except (Failure, OSError) as error:
+            if container.reserved:
+                end_process(container.pidfd)
             self._discard(container)
             if isinstance(error, Failure):
                 raise
@@ -77,11 +92,15 @@ class Supervisor:
 
     def _launch(self, container: Container, plan: ContainerPlan) -> None:
         order = container.order
-        directory = self.records.create(order.id)
+        directory = self.records.path(order.id)
+        if not container.reserved:
+            self.records.create(order.id)
+            make_pipes(directory)
         if container.writer is not None and not plan.process.terminal:
-            make_pipes(directory, plan.process.uid, plan.process.gid)
+            give_pipes(directory, plan.process.uid, plan.process.gid)
             container.pumps = open_pipes(self.loop, directory, container.writer)
-        container.pid, container.pidfd, container.line = self.launcher.launch(order, plan, directory)
+        if not container.reserved:
+            container.pid, container.pidfd, container.line = self.launcher.launch(order, plan, directory)
         self.containers[order.id] = container
         container.start_time = pf.read_start_time(container.pid)
         self.watch(container)
@@ -139,20 +158,22 @@ class Supervisor:
             container.pumps.append(Pump(self.loop, terminal, STDOUT, container.writer))
         elif terminal >= 0:
             os.close(terminal)
-        if not container.autostart:
+        if container.status == states.CREATING:
             container.status = states.CREATED
             self._answer(container)
 
     def start(self, container_id: object, ticket: Ticket) -> None:
-        """Let a created container run; the ticket is answered when its program has been executed."""
+        """Let a container run that is created, or being so; the ticket is answered when its program is executed."""
         container = self.find(container_id)
-        if container.status != states.CREATED:
+        if container.status not in (states.CREATING, states.CREATED) or container.autostart:
             raise Failure("Conflict", f"container {container.id} is {container.status}")
+        if container.status == states.CREATING:
+            self._answer(container)
         container.ticket = ticket
         self._start(container)
 
     def _start(self, container: Container) -> None:
-        first, container.status = container.status == states.CREATING, states.STARTING
+        first, container.status = container.autostart, states.STARTING
         container.started = time.time()
         self.records.write_state(container.id, container.remember(), first=first)
         if container.line is not None:
@@ -182,7 +203,10 @@ class Supervisor:
             self._abort(container, *status)
 
     def _abort(self, container: Container, code: int | None, signal: int | None) -> None:
-        """It never ran: tell the caller why, and leave nothing."""
+        """It never ran: tell the caller why, and leave nothing. Where a reserve did not fit a fresh init tries."""
+        if container.failure is not None and container.failure.reason == UNFIT and container.deletion is None:
+            self._create_again(container)
+            return
         how = f"signal {signal}" if signal else f"code {code}"
         failure = container.failure or Failure("SetupFailed", f"the set-up was ended by {how}")
         self._discard(container)
@@ -190,6 +214,20 @@ class Supervisor:
             container.ticket.refuse(failure)
         if container.deletion is not None:
             container.deletion.answer({})
+
+    def _create_again(self, container: Container) -> None:
+        fresh = Container(container.order)
+        fresh.autostart = container.autostart or container.status == states.STARTING
+        fresh.ticket = container.ticket
+        del self.containers[container.id]
+        container.release(self.loop, drain=False)
+        try:
+            forget_mount(container.order.work)
+            self._create(fresh)
+        except (Failure, OSError) as error:
+            failure = error if isinstance(error, Failure) else Failure("SetupFailed", explain(error))
+            if fresh.ticket is not None:
+                fresh.ticket.refuse(failure)
 
     def _discard(self, container: Container) -> None:
         self.containers.pop(container.id, None)
@@ -229,7 +267,10 @@ class Supervisor:
         kill_process(container.pidfd, number, container.id)
 
     def delete(self, container_id: object, ticket: Ticket) -> None:
-        """Forget an ended container, or end one that was never started. Raises Failure while it runs."""
+        """Forget an ended container, or end a reserve or one that was never started. Raises Failure while it runs."""
+        if isinstance(container_id, str) and self.reserves.drop(container_id):
+            ticket.answer({})
+            return
         container = self.find(container_id)
         if container.status == states.RUNNING:
             raise Failure("Conflict", f"container {container.id} is running")

@@ -44,6 +44,7 @@ def upgrade(keeper: Keeper, python: str, root: str, ticket: Ticket) -> None:
         raise Failure("Busy", f"{len(busy)} set-ups are under way")
     python, root = python or sys.executable, root or find_package_root()
     _check(python, root)
+    keeper.supervisor.reserves.drop_all()
     ticket.answer({})
     handover = _write_handover(keeper)
     kept = [handover]

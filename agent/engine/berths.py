@@ -1,0 +1,133 @@
+"""What is the same for every container, made before it is asked for: an id, directories, cgroups, and an init that
+waits for its order.
+
+A container that is started takes a berth; the next is made a moment later, when the processors have nothing better
+to do. What a dead agent leaves of them has no record and is swept as all such things are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.engine.directories import ContainerDirectories
+from agent.engine.parts import Parts
+from agent.errors import HoldfastError
+from agent.runtime.bundle import render_standard
+from agent.runtime.protocol import CgroupPlan, ReserveRequest
+from agent.telemetry.logging import get_logger
+
+log = get_logger("engine")
+COUNT = 2
+_QUIET_SECONDS = 0.05
+_RETRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Berth:
+    """A container that is not one yet. ``reserved``: the keeper holds an init for it."""
+
+    id: str
+    directory: Path
+    cgroup: CgroupPlan
+    reserved: bool = False
+
+
+class BerthMaker:
+    """Makes berths; on any error nothing of one is left."""
+
+    def __init__(self, parts: Parts, directories: ContainerDirectories) -> None:
+        self._parts = parts
+        self._directories = directories
+        self._standard = render_standard()
+
+    def make(self, *, reserve: bool) -> Berth:
+        """One berth, with an init when ``reserve``. Raises OSError, HoldfastError."""
+        berth_id = secrets.token_hex(32)
+        with contextlib.ExitStack() as undo:
+            cgroup = self._parts.cgroups.create(berth_id)
+            undo.callback(self._parts.cgroups.remove, berth_id)
+            directory = self._directories.make(berth_id)
+            if reserve:
+                self._parts.keeper.reserve(ReserveRequest(berth_id, cgroup.join, self._standard))
+            undo.pop_all()
+        return Berth(berth_id, directory, cgroup, reserve)
+
+
+class Berths:
+    """Keeps ``COUNT`` ready once started. Thread-safe. ``erase`` takes one of an id away again."""
+
+    def __init__(self, maker: BerthMaker, erase: Callable[[str], None]) -> None:
+        self._maker = maker
+        self._erase = erase
+        self._condition = threading.Condition()
+        self._ready: deque[Berth] = deque()
+        self._taken = 0.0
+        self._closed = True
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to make them ahead."""
+        with self._condition:
+            self._closed = False
+        self._thread = threading.Thread(target=self._refill, name="berths", daemon=True)
+        self._thread.start()
+
+    def take(self) -> Berth:
+        """One that is ready, or one made now, without an init then. Raises OSError, HoldfastError."""
+        with self._condition:
+            self._taken = time.monotonic()
+            self._condition.notify_all()
+            if self._ready:
+                return self._ready.popleft()
+        return self._maker.make(reserve=False)
+
+    def ready(self) -> frozenset[str]:
+        """The ids of those that wait."""
+        with self._condition:
+            return frozenset(berth.id for berth in self._ready)
+
+    def close(self) -> None:
+        """Stop, and take away what is ready."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        while self._ready:
+            self._erase(self._ready.popleft().id)
+
+    def _refill(self) -> None:
+        while self._await_need():
+            try:
+                berth = self._maker.make(reserve=True)
+            except (OSError, HoldfastError) as error:
+                log.debug("nothing could be made ahead", error=str(error))
+                self._pause(_RETRY_SECONDS)
+                continue
+            with self._condition:
+                self._ready.append(berth)
+
+    def _await_need(self) -> bool:
+        """Wait until one is short, and for a quiet moment; False when closed."""
+        with self._condition:
+            while not self._closed:
+                rest = self._taken + _QUIET_SECONDS - time.monotonic()
+                if len(self._ready) >= COUNT:
+                    self._condition.wait()
+                elif rest > 0:
+                    self._condition.wait(rest)
+                else:
+                    return True
+            return False
+
+    def _pause(self, seconds: float) -> None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed, seconds)
