@@ -11,6 +11,7 @@ DEFAULT_RUN_ROOT = Path("/run/holdfast")
 DEFAULT_HOST = "unix:///run/holdfast/holdfast.sock"
 DEFAULT_METRICS = "127.0.0.1:9180"
 DEFAULT_REGISTRIES = Path("/etc/holdfast/registries.yaml")
+DEFAULT_POLICY = Path("/etc/holdfast/policy.yaml")
 DEFAULT_WATERMARKS = (85.0, 80.0)
 
 
@@ -29,6 +30,7 @@ class Settings:
     metrics: str | None = DEFAULT_METRICS
     insecure_registries: tuple[str, ...] = ()
     registries: Path | None = None
+    policy: Path | None = None
     spawn_keeper: bool = True
     image_watermarks: tuple[float, float] = DEFAULT_WATERMARKS
     docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")

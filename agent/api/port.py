@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -153,6 +153,38 @@ class ImagesPort(Protocol):
         """Bring a local image to a registry (blocking); returns ``image.pusher.PushReport``."""
 
 
+class ArchivesPort(Protocol):
+    """Images and containers to and from tars; see ``engine.archives``."""
+
+    def save(self, names: Sequence[str], form: str) -> Generator[bytes, None, None]:
+        """The tar of some images, blocking."""
+
+    def load(
+        self,
+        chunks: Generator[bytes, None, None],
+        names: Sequence[str],
+        *,
+        everything: bool = False,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Sequence[Any]:
+        """Every image of an archive, blocking: ``engine.archives.LoadOutcome``."""
+
+    def import_tar(
+        self,
+        chunks: Generator[bytes, None, None],
+        name: str | None,
+        changes: Sequence[str] = (),
+        *,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> ImageRecord:
+        """An image made of a root file system, blocking."""
+
+    def export(self, record: ContainerRecord) -> Generator[bytes, None, None]:
+        """The tar of a container's root file system, blocking."""
+
+
 class EnginePort(Protocol):
     """The engine, as the API sees it."""
 
@@ -167,6 +199,10 @@ class EnginePort(Protocol):
     @property
     def images(self) -> ImagesPort:
         """Images."""
+
+    @property
+    def archives(self) -> ArchivesPort:
+        """Images and containers as tars."""
 
     @property
     def connected(self) -> bool:

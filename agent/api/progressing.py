@@ -28,14 +28,15 @@ async def relay(
     running.add_done_callback(lambda _: latest.wake())
     try:
         async with JsonLines(request) as lines:
-            await _tell(lines, running, latest)
+            await tell(lines, running, latest)
             await lines.send([describe(running.result())])
         return lines.response
     finally:
         cancel.set()
 
 
-async def _tell(lines: JsonLines, running: asyncio.Future[Any], latest: Latest) -> None:
+async def tell(lines: JsonLines, running: asyncio.Future[Any], latest: Latest) -> None:
+    """Write the newest reports until the work is done."""
     while not running.done():
         report = await latest.take()
         if report is not None:

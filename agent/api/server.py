@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from agent.api.downstream import DownStream
+from agent.api.archives import ArchiveSite
 from agent.api.eventstream import EventStream
 from agent.api.exec import ExecStream
 from agent.api.failures import errors_as_json
@@ -76,7 +77,7 @@ class ApiServer:
         )
         sites = (
             Queries(parts, threads),
-            *(site(parts.engine, threads) for site in (PullStream, ExecStream, ImageSite)),
+            *(site(parts.engine, threads) for site in (PullStream, ExecStream, ImageSite, ArchiveSite)),
         )
         for site in sites:
             application.add_routes(site.routes())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import registries_option
+from agent.cli.options import policy_option, registries_option
 from agent.errors import Refused
 from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, Settings
 
@@ -65,6 +65,7 @@ def parse_watermarks(text: str) -> tuple[float, float]:
     help="Speak plain HTTP to it (loopback always may); repeatable.",
 )
 @registries_option
+@policy_option
 @click.option(
     "--image-watermarks",
     "watermarks",
@@ -102,10 +103,11 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
 
     configure_logging(level=log_level)
     hosts, insecure, metrics = options["hosts"], options["insecure"], str(options["metrics"])
-    registries = options["registries"]
+    registries, policy = options["registries"], options["policy"]
     assert isinstance(hosts, tuple)
     assert isinstance(insecure, tuple)
     assert isinstance(registries, Path)
+    assert isinstance(policy, Path)
     settings = Settings(
         state=state.absolute(),
         data_root=data_root.absolute(),
@@ -114,6 +116,7 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
         metrics=None if metrics in ("", "off", "none") else metrics,
         insecure_registries=insecure,
         registries=registries.absolute(),
+        policy=policy.absolute(),
         image_watermarks=parse_watermarks(str(options["watermarks"])),
         spawn_keeper=options["keeper"] == "start",
     )

@@ -114,7 +114,7 @@ class Client:
             ) from None
         if answer.status >= 400:
             with answer:
-                raise make_error(_read_error(answer))
+                raise make_error(read_error(answer))
         return answer
 
     def _break(self, error: Exception) -> AgentUnreachable:
@@ -125,7 +125,8 @@ def _render(value: Any) -> str:
     return ("1" if value else "0") if isinstance(value, bool) else str(value)
 
 
-def _read_error(answer: Answer) -> Any:
+def read_error(answer: Answer) -> Any:
+    """The JSON of an answer that is an error."""
     try:
         return json.loads(answer.read())
     except (BrokenAnswer, OSError, ValueError):

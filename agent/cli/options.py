@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.settings import DEFAULT_HOST, DEFAULT_REGISTRIES
+from agent.settings import DEFAULT_HOST, DEFAULT_POLICY, DEFAULT_REGISTRIES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,8 +39,22 @@ def registries_option(command: F) -> F:
     return option(command)
 
 
+def policy_option(command: F) -> F:
+    """``--policy FILE``; one that is named must exist."""
+    option = click.option(
+        "--policy",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_POLICY,
+        show_default=True,
+        callback=_check_exists,
+        help="Which images may come in, and whose signatures they need; deploy/policy.yaml is an example.",
+    )
+    return option(command)
+
+
 def _check_exists(_context: click.Context, _parameter: click.Parameter, value: Path) -> Path:
-    if value != DEFAULT_REGISTRIES and not value.is_file():
+    if value not in (DEFAULT_REGISTRIES, DEFAULT_POLICY) and not value.is_file():
         raise click.BadParameter(f"there is no file {value}")
     return value
 

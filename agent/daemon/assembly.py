@@ -11,7 +11,7 @@ from agent.builder.builder import Builder, BuilderParts
 from agent.controller.controller import Controller
 from agent.controller.lastgood import KIND as APP_KIND
 from agent.controller.parts import SPEC_KIND
-from agent.daemon.registries import announce_registries
+from agent.daemon.registries import announce_registries, open_policy
 from agent.engine.collector import Watermarks
 from agent.engine.engine import Engine
 from agent.engine.parts import Parts
@@ -66,7 +66,7 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
             registries=settings.registries,
         )
         announce_registries(config)
-        images = ImageStore(layout.root, database, config)
+        images = ImageStore(layout.root, database, config, open_policy(settings.policy))
         owned.callback(images.close)
         networks = NetworkStack(settings.instance, settings.run_root, database)
         owned.callback(networks.close)

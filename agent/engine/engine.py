@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from agent.engine.archives import Archives
 from agent.engine.collector import ImageCollection
 from agent.engine.containers import Containers
 from agent.engine.entering import ExecResolver
@@ -35,6 +36,7 @@ class Engine:
         self.execs = Execs(parts.keeper, ExecResolver(parts.run))
         collection = ImageCollection(parts.images, self._image_users, parts.builder.kept_by_cache, parts.watermarks)
         self.images = Images(parts.images, parts.builder, collection, self._image_users)
+        self.archives = Archives(parts.images, parts.layout, self.images)
         self.networks = Networks(parts.networks)
 
     @property

@@ -81,11 +81,13 @@ def _compile(pattern: str) -> re.Pattern[str]:
 class PolicyFile:
     """The policy in a file, read again when the file or one of its keys has changed. Thread-safe.
 
-    A file that has become wrong refuses every image until it is corrected.
+    A file that has become wrong refuses every image until it is corrected. One that is not ``required`` may be absent:
+    then everything may come in.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, required: bool = True) -> None:
         self.path = path
+        self._required = required
         self._lock = threading.Lock()
         self._stamps: dict[Path, tuple[int, ...]] | None = None
         self._policy: Policy | InvalidSpec
@@ -110,6 +112,8 @@ class PolicyFile:
             self._policy = _Parser(self.path, read).parse()
         except InvalidSpec as error:
             self._policy = error
+        if not self._required and stamps == {self.path: ()}:
+            self._policy = Policy((Rule("**", "accept", str(self.path)),))
         self._stamps = stamps
 
 

@@ -1,0 +1,57 @@
+"""save and export: an image, or a container's root file system, as a tar."""
+
+from __future__ import annotations
+
+import click
+
+from agent.cli.main import DONE
+from agent.cli.options import host_option
+from agent.cli.tarfiles import write_layout, write_target
+from agent.cli.tartransfer import download
+from agent.cli.transferbar import counted, transfer_bar
+
+_DIRECTORY = "oci-dir"
+
+
+@click.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="FILE", help="Write to a file (or directory), not to standard output.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["docker-archive", "oci", _DIRECTORY]),
+    default="docker-archive",
+    show_default=True,
+    help="`docker-archive` is read by docker load, podman and skopeo, and is an OCI layout as well; `oci` is only "
+    "that; `oci-dir` writes it as a directory.",
+)
+@host_option
+def save(images: tuple[str, ...], output: str | None, form: str, host: str) -> int:
+    """Write images with all their layers to a tar, for `holdfast load` and everything else that reads images.
+
+    \b
+    holdfast save -o web.tar registry.example/shop/web:1.4
+    holdfast save web:1 db:2 | zstd > both.tar.zst
+    holdfast save --format oci-dir -o layout web:1
+    """
+    parameters = [*(("name", name) for name in images), ("format", "oci" if form == _DIRECTORY else form)]
+    write = write_layout if form == _DIRECTORY else write_target
+    with transfer_bar("saving", None) as count:
+        write(output, counted(download(host, "/image/save", parameters), count))
+    return DONE
+
+
+@click.command()
+@click.argument("container")
+@click.option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
+@host_option
+def export(container: str, output: str | None, host: str) -> int:
+    """Write the root file system of a container, running or not, to a tar. Volumes and other mounts are left out.
+
+    \b
+    holdfast export -o root.tar shop-web-1
+    holdfast export shop-web-1 | tar -tv
+    """
+    with transfer_bar("exporting", None) as count:
+        write_target(output, counted(download(host, "/export", [("target", container)]), count))
+    return DONE

@@ -1,0 +1,254 @@
+"""save, load, import and export through a real agent; and desired states whose images are files of the host."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agents import ROOT, Agent, eventually
+from registry import Layout, busybox_layer
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+
+LOOP = "until [ -e /stop ]; do mv /d/l /d/f; ln -sf DECOY /d/l; mv -T /d/l /d/f; echo inner > /d/l; done"
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Agent]:
+    place = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
+    policy = place / "policy.yaml"
+    policy.write_text("default: accept\n")
+    with Agent("--policy", str(policy)) as running:
+        yield running
+    shutil.rmtree(place)
+
+
+@pytest.fixture(scope="module")
+def layout(agent: Agent) -> Layout:
+    made = Layout(agent.base / "layout")
+    made.name(image(made, "one"), "v1")
+    return made
+
+
+def image(layout: Layout, word: str) -> dict[str, object]:
+    run = {"Cmd": ["sleep", "86400"], "Env": ["PATH=/bin", f"WORD={word}"], "StopSignal": "KILL"}
+    return layout.image([busybox_layer({"word": word.encode()})], config=run)
+
+
+def image_command(agent: Agent, command: str, *arguments: str) -> str:
+    line = [sys.executable, "-m", "agent", "image", command, "--host", agent.host, *arguments]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def ids(agent: Agent, app: str) -> list[str]:
+    return [row["id"] for row in agent.ps() if row["app"] == app]
+
+
+def read_word(agent: Agent, app: str) -> str:
+    return agent.cli("exec", f"{app}-web-1", "cat", "/word").stdout
+
+
+def condition(agent: Agent, app: str, kind: str = "Stalled") -> str:
+    found = next(entry for entry in agent.status()["apps"] if entry["name"] == app)
+    return next((f"{c['reason']}: {c['message']}" for c in found["conditions"] if c["type"] == kind), "")
+
+
+def test_an_oci_layout_runs_and_its_change_is_noticed(agent: Agent, layout: Layout) -> None:
+    """A directory beside the Compose file; content decides, not times; what is broken leaves what runs alone."""
+    inside = agent.state / "shop" / "image"
+    shutil.copytree(layout.path, inside)
+    agent.write("shop/compose.yaml", "services: {web: {image: 'oci:./image:v1'}}\n")
+    agent.converge()
+    assert read_word(agent, "shop") == "one"
+    (first,) = ids(agent, "shop")
+    os.utime(inside / "index.json")
+    assert agent.cli("sync", "--wait", "20").returncode == 0
+    assert ids(agent, "shop") == [first]
+    good = (inside / "index.json").read_bytes()
+    (inside / "index.json").write_bytes(good.replace(b"sha256:", b"sha256:0")[: len(good)])
+    eventually(lambda: "InvalidManifest: image oci:" in condition(agent, "shop"), what="the refusal")
+    assert ids(agent, "shop") == [first]
+    made = Layout(agent.base / "second")
+    made.name(image(made, "two"), "v1")
+    shutil.copytree(made.path / "blobs", inside / "blobs", dirs_exist_ok=True)
+    (inside / "index.json").write_bytes((made.path / "index.json").read_bytes())
+    eventually(lambda: ids(agent, "shop") not in ([first], []), what="replacement")
+    agent.converge()
+    assert read_word(agent, "shop") == "two"
+    shutil.rmtree(agent.state / "shop")
+    agent.converge()
+
+
+@pytest.mark.parametrize("kind", ["docker-archive", "oci", "dir"])
+def test_images_at_absolute_paths(agent: Agent, layout: Layout, kind: str) -> None:
+    place = agent.base / f"files-{kind}"
+    if kind == "dir":
+        with tarfile.open(fileobj=io.BytesIO(busybox_layer({"word": b"one"}))) as archive:
+            archive.extractall(place, filter="tar")
+    else:
+        form = {"docker-archive": "docker-archive", "oci": "oci-archive"}[kind]
+        command = ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{layout.path}:v1", f"{form}:{place}"]
+        subprocess.run(command, check=True)
+    service = f"{{image: '{kind}:{place}', command: [/bin/sleep, '86400'], stop_signal: KILL}}"
+    agent.write("abs/compose.yaml", f"services: {{web: {service}}}\n")
+    agent.converge()
+    assert read_word(agent, "abs") == "one"
+    (agent.state / "abs/compose.yaml").unlink()
+    agent.converge()
+
+
+def test_sources_that_may_not_be(agent: Agent, layout: Layout) -> None:
+    (agent.state / "bad").mkdir()
+    (agent.state / "bad" / "out").symlink_to(layout.path)
+    bad = {
+        "oci:../../layout": "outside of the state directory",
+        "oci:./out": "leads out of the state directory",
+        "oci:./absent": "there is no such",
+        "oci:layout:v1:x": "not an image reference",
+    }
+    for source, said in bad.items():
+        agent.write("bad/compose.yaml", f"services:\n  web:\n    image: {source}\n")
+        run = validate(agent)
+        assert "compose.yaml:3:12" in run.stdout, run.stdout
+        assert said in run.stdout
+    agent.write("bad/compose.yaml", "services: {web: {image: 'dir:/absent/root'}}\n")
+    eventually(lambda: "/absent/root" in json.dumps(agent.status()), what="the missing path")
+    shutil.rmtree(agent.state / "bad")
+    agent.converge()
+
+
+def validate(agent: Agent) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agent", "validate", str(agent.state)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_save_and_load_by_the_command_line(agent: Agent, layout: Layout, tmp_path: Path) -> None:
+    shown = agent.cli("load", "-i", str(layout.path)).stdout
+    identity = shown.partition(": ")[0]
+    assert "no name" in shown
+    assert agent.cli("load", "-q", "-i", str(layout.path), "--name", "shop/web:1").stdout.strip() == identity
+    path = tmp_path / "web.tar"
+    agent.cli("save", "-o", str(path), "shop/web:1")
+    config = subprocess.run(
+        ["skopeo", "inspect", "--config", f"docker-archive:{path}"], capture_output=True, check=True
+    ).stdout
+    assert json.loads(config)["config"]["Env"][1] == "WORD=one"
+    run = agent.cli("save", "shop/web:1", text=False)
+    assert run.stdout == path.read_bytes()
+    image_command(agent, "rm", "shop/web:1")
+    packed = subprocess.run(["gzip", "-1"], input=run.stdout, capture_output=True, check=True).stdout
+    shown = agent.cli("load", input=packed, text=False).stdout.decode()
+    assert "the archive calls it shop/web:1" in shown
+    lines = agent.cli("load", "--json", "--all-names", "-i", str(path)).stdout.splitlines()
+    assert json.loads(lines[-1])["images"][0]["image"]["names"] == ["shop/web:1"]
+    directory = tmp_path / "dir"
+    agent.cli("save", "--format", "oci-dir", "-o", str(directory), "shop/web:1")
+    assert subprocess.run(["skopeo", "inspect", f"oci:{directory}"], capture_output=True, check=False).returncode == 0
+    for arguments in (["save", "-o", str(path), "nothing:1"], ["load", "-i", str(tmp_path / "none")]):
+        run = agent.cli(*arguments, check=False)
+        assert (run.returncode, run.stderr[:6]) == (1, "error:")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["dir", "web.tar"]
+    again = agent.cli("save", "--format", "oci-dir", "-o", str(directory), "shop/web:1", check=False)
+    assert "is there already" in again.stderr
+
+
+def test_a_refused_upload_ends_at_once(agent: Agent) -> None:
+    """The agent answers in the middle of an endless body; the sender stops."""
+    with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as zeros:
+        run = agent.cli("import", "-", "Bad//Name", check=False, stdin=zeros.stdout)
+        zeros.kill()
+    assert run.returncode == 1
+    assert "not an image reference" in run.stderr
+
+
+@pytest.mark.parametrize("command", [["save", "x"], ["export", "x"], ["load"], ["import", "-"]])
+def test_no_tar_on_a_terminal(agent: Agent, command: list[str]) -> None:
+    inner, outer = pty.openpty()
+    line = [sys.executable, "-m", "agent", command[0], "--host", agent.host, *command[1:]]
+    run = subprocess.run(line, cwd=ROOT, stdin=outer, stdout=outer, stderr=subprocess.PIPE, text=True, check=False)
+    assert run.returncode == 1
+    assert "terminal" in run.stderr
+    os.close(inner)
+    os.close(outer)
+
+
+def test_import_says_what_it_is_told(agent: Agent) -> None:
+    changes = ['CMD ["sleep", "9"]', "ENV A=1 B='2 3'", "EXPOSE 80 53/udp", "LABEL x=y", "USER 5:6", "WORKDIR /tmp"]
+    options = [word for change in [*changes, "ENTRYPOINT /bin/run it"] for word in ("-c", change)]
+    root = busybox_layer()
+    shown = agent.cli("import", *options, "-", "mine:1", input=root, text=False).stdout.decode()
+    config = json.loads(image_command(agent, "inspect", "--json", "mine:1"))
+    text = json.dumps(config)
+    assert "mine:1" in shown
+    for wanted in ('"A=1"', '"B=2 3"', "80/tcp", "53/udp", '"5:6"', "/bin/run it", '"/tmp"'):
+        assert wanted in text, text
+    for bad in ("RUN x", "FROM y", "EXPOSE 99999", "", "ENV A=1\nRUN x"):
+        run = agent.cli("import", "-c", bad, "-", "mine:2", input=root, text=False, check=False)
+        assert run.returncode == 1, bad
+    assert "mine:2" not in agent.cli("images").stdout
+
+
+def test_export_never_follows_what_is_swapped(agent: Agent, layout: Layout) -> None:
+    """Attack row 27: a file in the container and one in a volume turn into links to a file of the host, and back."""
+    decoy = agent.base / "decoy"
+    decoy.write_text("the host's secret")
+    swap = LOOP.replace("DECOY", str(decoy))
+    service = {
+        "image": f"oci:{layout.path}",
+        "command": [
+            "sh",
+            "-c",
+            f"mkdir /d; echo inner > /d/l; ln -s {decoy} /d/s; mkfifo /d/p; touch /up; {swap}".replace("$", "$$"),
+        ],
+        "volumes": ["vol:/vol"],
+        "stop_signal": "KILL",
+    }
+    document = {"services": {"web": service}, "volumes": {"vol": {}}}
+    agent.write("swap/compose.yaml", json.dumps(document))
+    agent.converge()
+    agent.cli("exec", "swap-web-1", "sh", "-c", "until [ -e /up ]; do :; done; echo kept > /vol/f; mknod /d/dev c 1 5")
+    for _ in range(4):
+        data = agent.cli("export", "swap-web-1", text=False).stdout
+        assert b"the host's secret" not in data
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            names = archive.getnames()
+            assert "vol/f" not in names
+            assert {"bin/busybox", "d/s", "d/p", "vol", "word"} <= set(names)
+            assert archive.getmember("d/s").linkname == str(decoy)
+            assert archive.getmember("d/dev").devminor == 5
+    agent.cli("exec", "swap-web-1", "sh", "-c", "rm /d/dev; touch /stop")
+    path = agent.base / "root.tar"
+    agent.cli("export", "-o", str(path), "swap-web-1")
+    agent.cli("import", "-c", "CMD sleep 1", str(path), "snapshot:1")
+    assert agent.cli("export", "nothing", check=False).returncode == 1
+    (agent.state / "swap/compose.yaml").unlink()
+    agent.converge()
+
+
+def test_a_policy_speaks_in_conditions(agent: Agent, layout: Layout) -> None:
+    """The rule's file and line is what people see; what runs goes on."""
+    policy = Path(agent.arguments[1])
+    agent.write("early/compose.yaml", f"services: {{web: {{image: 'oci:{layout.path}'}}}}\n")
+    agent.converge()
+    (first,) = ids(agent, "early")
+    policy.write_text('default: accept\nrules:\n  - {match: "oci:/**", policy: reject}\n')
+    agent.write("late/compose.yaml", f"services: {{web: {{image: 'oci:{layout.path}'}}}}\n")
+    eventually(lambda: f"{policy}:3" in condition(agent, "late"), what="the rule that refuses")
+    assert ids(agent, "early") == [first]
+    policy.write_text("default: maybe\n")
+    command = [sys.executable, "-m", "agent", "agent", "--state", str(agent.state), "--policy", str(policy)]
+    command += ["--data-root", str(agent.base / "d"), "--run-root", str(agent.base / "r"), "--metrics", "off"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    assert run.returncode == 1
+    assert f"{policy}:1:10" in run.stderr
+    policy.write_text("default: accept\n")
