@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from agent.errors import HoldfastError, Unsupported
 from agent.image.records import ImageEntry
@@ -39,10 +40,12 @@ def platform_of(config: ImageConfig) -> Platform | None:
     return Platform(config.os, config.architecture, config.variant)
 
 
-def is_foreign(config: ImageConfig) -> bool:
-    """Whether an image says that it is made for what this host cannot run by itself."""
+def is_made_for(config: ImageConfig, wanted: Platform) -> bool:
+    """Whether an image suits a platform, as far as it says: many say no variant, where their index does."""
     offered = platform_of(config)
-    return offered is not None and compute_rank(offered, host_platform()) is None
+    if offered is None:
+        return True
+    return compute_rank(replace(offered, variant=offered.variant or wanted.variant), wanted) is not None
 
 
 def find_platform(
@@ -51,9 +54,12 @@ def find_platform(
     wanted: Platform,
     read: Callable[[ImageEntry], ImageConfig],
 ) -> ImageEntry | None:
-    """The local image of a reference that suits ``wanted`` best: under its name, or its name and a digest."""
+    """The local image of a reference that suits ``wanted`` best: under its name, or its name and a digest.
+
+    Of equals, one that says its variant, and the one that was pulled last.
+    """
     name = str(reference)
-    ranked: list[tuple[int, float, ImageEntry]] = []
+    ranked: list[tuple[int, bool, float, ImageEntry]] = []
     for entry in entries:
         if not any(known == name or known.startswith(f"{name}@") for known in entry.names):
             continue
@@ -62,6 +68,6 @@ def find_platform(
         except HoldfastError:
             continue
         rank = compute_rank(offered, wanted) if offered is not None else None
-        if rank is not None:
-            ranked.append((rank, -entry.pulled, entry))
-    return min(ranked, key=lambda found: found[:2])[2] if ranked else None
+        if offered is not None and rank is not None:
+            ranked.append((rank, not offered.variant, -entry.pulled, entry))
+    return min(ranked, key=lambda found: found[:3])[3] if ranked else None

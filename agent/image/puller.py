@@ -17,7 +17,7 @@ from agent.image.errors import DigestMismatch, InsufficientStorage
 from agent.image.flight import Flights, Leases
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
-from agent.image.platforms import host_platform, is_foreign, platform_of
+from agent.image.platforms import host_platform, is_made_for, platform_of
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
@@ -29,7 +29,7 @@ from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.document import InvalidDocument, decode_document
 from agent.oci.imageconfig import ImageConfig, decode_image_config
 from agent.oci.manifest import Index, Manifest, decode_manifest, encode_manifest, select_manifest
-from agent.oci.platform import Platform, compute_rank
+from agent.oci.platform import Platform
 from agent.oci.reference import Reference
 
 REPORT_INTERVAL = 0.25
@@ -163,10 +163,9 @@ class Pull:
             raise InvalidDocument(
                 f"the manifest has {len(manifest.layers)} layers, the image config {len(config.diff_ids)}"
             )
-        offered = platform_of(config)
-        if offered is not None and compute_rank(offered, self._platform) is None:
+        if not is_made_for(config, self._platform):
             raise Stalled(
-                f"{self._reference.familiar()} is made for {offered}, wanted is {self._platform}",
+                f"{self._reference.familiar()} is made for {platform_of(config)}, wanted is {self._platform}",
                 reason="PlatformNotFound",
             )
 
@@ -313,7 +312,8 @@ class Pull:
 
     def _name(self, image: ResolvedImage) -> Reference:
         """What the image is called here. A tag stays with the image that this host can run."""
-        return self._reference.with_digest(image.digest) if is_foreign(image.config) else self._reference
+        own = is_made_for(image.config, host_platform())
+        return self._reference if own else self._reference.with_digest(image.digest)
 
     def _clean_up(self, image: ResolvedImage | None) -> None:
         """Leave nothing of an image that was refused, save what other images or pulls use."""

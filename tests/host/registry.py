@@ -118,6 +118,7 @@ class Layout:
         compression: str = "gzip",
         config: Mapping[str, Any] | None = None,
         architecture: str = HOST_ARCHITECTURE,
+        variant: str = "",
     ) -> dict[str, Any]:
         """Write one image of uncompressed layer tars and return its manifest's descriptor."""
         tars = list(layers)
@@ -126,7 +127,7 @@ class Layout:
             "os": "linux",
             "config": dict(config or {}),
             "rootfs": {"type": "layers", "diff_ids": [digest_of(tar) for tar in tars]},
-        }
+        } | ({"variant": variant} if variant else {})
         manifest = {
             "schemaVersion": 2,
             "mediaType": TYPES["manifest"],

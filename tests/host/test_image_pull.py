@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import HoldfastError, Stalled
+from agent.errors import HoldfastError, Stalled, Unsupported
 from agent.image.config import RegistryConfig
 from agent.image.errors import ImageNotFound, PullCancelled, RegistryUnauthorized, RegistryUnreachable
 from agent.image.progress import PullProgress
@@ -101,6 +101,45 @@ def test_index_gives_the_image_for_this_host(registry: Registry, store: ImageSto
     image = store.pull(reference)
     assert image.digest == ours["digest"]
     assert (store.lowerdirs(image.id)[0] / "d" / "ours").exists()
+
+
+def test_other_platforms_are_kept_beside_the_hosts(registry: Registry, store: ImageStore) -> None:
+    layout = registry.layout()
+    machines = {(HOST_ARCHITECTURE, ""): "ours", ("s390x", ""): "z", ("arm", "v6"): "old", ("arm", "v7"): "new"}
+    machines["arm", "v5"] = "silent"
+    images = {
+        key: layout.image([layer(name)], architecture=key[0], variant=key[1] if name != "silent" else "")
+        for key, name in machines.items()
+    }
+    index = layout.index([(image, *key) for key, image in images.items()])
+    reference = registry.push(layout, index, "platforms:1")
+
+    def pull(platform: str | None, policy: str = "always") -> str:
+        image = store.pull(reference, platform=platform, policy=policy)
+        return next(path.name for path in (store.lowerdirs(image.id)[0] / "d").iterdir())
+
+    assert pull("linux/s390x") == "z"
+    assert store.find(reference) is None, "the tag is for this host's own"
+    assert pull(None) == "ours"
+    assert (pull("linux/arm/v7"), pull("linux/arm/v6"), pull("linux/arm")) == ("new", "old", "new")
+    assert pull(f"linux/{HOST_ARCHITECTURE}") == "ours"
+    assert pull("linux/arm/v5") == "silent", "an image may leave its variant to its index"
+    registry.kill()
+    try:
+        found = [pull(p, "missing") for p in (None, "linux/s390x", "linux/arm/v6", "linux/arm/v7")]
+        assert found == ["ours", "z", "old", "new"]
+        with pytest.raises(ImageNotFound):
+            pull("linux/riscv64", "never")
+    finally:
+        registry.start()
+    names = sorted(name for image in store.all() for name in image.names)
+    assert len(names) == 5
+    assert [name for name in names if "@" not in name] == [reference]
+    with pytest.raises(Stalled, match="not made for linux/riscv64") as caught:
+        pull("linux/riscv64")
+    assert "linux/s390x" in str(caught.value.hint)
+    with pytest.raises(Unsupported, match="is no platform"):
+        pull("a/b/c/d")
 
 
 def test_wrong_platform_is_refused(registry: Registry, store: ImageStore) -> None:
