@@ -55,16 +55,14 @@ class Copier:
         Raises Refused for a directory in place of a file or the reverse, ContextChanged.
         """
         if source.is_directory:
-            top, made = self.ensure(destination)
+            top = self.ensure(destination)
             try:
-                if made:
-                    self._finish(top, source.entries[0])
                 _Filler(self, tree, source, top).fill()
             finally:
                 os.close(top)
             return
         directory, name = self._choose(source, destination)
-        parent, _ = self.ensure(directory)
+        parent = self.ensure(directory)
         try:
             self.write(tree, source, source.entries[0], parent, name)
         finally:
@@ -84,36 +82,39 @@ class Copier:
             return False
         return True
 
-    def ensure(self, path: str) -> tuple[int, bool]:
-        """Open a directory of the image, and whether it was made; parents are made too. Raises Refused."""
+    def ensure(self, path: str) -> int:
+        """Open a directory of the image, made with its parents where it is missing. Raises Refused.
+
+        One that is made is the copy's owner's, with the same mode whatever is copied into it, as for Docker.
+        """
         parts = [part for part in path.split("/") if part]
         try:
-            return self._open(parts), False
+            return self._open(parts)
         except FileNotFoundError:
             pass
         except OSError as error:
             raise _refuse(path, error.strerror) from None
         try:
             for end in range(1, len(parts) + 1):
-                fd, made = self._step(parts[:end])
+                fd = self._step(parts[:end])
                 if end < len(parts):
                     os.close(fd)
         except OSError as error:
             raise _refuse(path, error.strerror) from None
-        return fd, made
+        return fd
 
     def _open(self, parts: list[str]) -> int:
         return openat2(self._root, "/".join(parts) or ".", _DIRECTORY, _CONFINED)
 
-    def _step(self, parts: list[str]) -> tuple[int, bool]:
+    def _step(self, parts: list[str]) -> int:
         try:
-            return self._open(parts), False
+            return self._open(parts)
         except FileNotFoundError:
             os.close(ensure_directory(self._root, "/".join(parts), PARENT_MODE))
         fd = self._open(parts)
         os.fchown(fd, *self._dress.parent)
         os.fchmod(fd, PARENT_MODE)
-        return fd, True
+        return fd
 
     def write(self, tree: FileTree, source: Source, entry: Entry, parent: int, name: str) -> None:
         """Write a file or a link as ``name`` in the directory ``parent``, in place of what is there."""
@@ -218,10 +219,9 @@ class _Filler:
             self._copier.write(self._tree, self._source, entry, parent, name)
 
 
-def make_working_directory(root: int, path: str) -> None:
-    """WORKDIR's directory, root's own, made where it is missing. Raises Refused."""
-    fd, _ = Copier(root, Dress()).ensure(path)
-    os.close(fd)
+def make_working_directory(root: int, path: str, owner: tuple[int, int]) -> None:
+    """WORKDIR's directory, made with its parents where they are missing. Raises Refused."""
+    os.close(Copier(root, Dress(owner)).ensure(path))
 
 
 def _refuse(path: str, why: str | None) -> Refused:

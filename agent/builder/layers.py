@@ -96,14 +96,17 @@ class LayerMaker:
         with merged_view(self.lower(layers)) as view:
             if _exists(view, step.path):
                 return Made(None)
+            identity = read_identity(view, step.user)
+        owner = (identity.uid, identity.gid)
 
         def make() -> LayerBlob:
             with self.working(layers) as directory:
                 with directory.mounted() as root:
-                    make_working_directory(root, step.path)
+                    make_working_directory(root, step.path, owner)
                 return self.commit(directory, layers)
 
-        return self.find_or_make(compute_key(kind="directory", below=top_of(layers), path=step.path), make, check)
+        key = compute_key(kind="directory", below=top_of(layers), path=step.path, owner=list(owner))
+        return self.find_or_make(key, make, check)
 
     @contextmanager
     def spooled(self) -> Iterator[Path]:

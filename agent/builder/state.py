@@ -206,7 +206,7 @@ class StageState:
     def _change_directory(self, instruction: ins.Workdir) -> DirectoryStep | None:
         path = _clean(posixpath.join(self._directory, self._some(instruction, instruction.path)))
         self.config = replace(self.config, working_dir=path)
-        return DirectoryStep(path) if path != "/" else None
+        return DirectoryStep(path, self.config.user) if path != "/" else None
 
     def _ports(self, instruction: ins.Expose, text: str) -> list[str]:
         word = self._some(instruction, text)

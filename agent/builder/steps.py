@@ -89,9 +89,10 @@ class CopyStep:
 
 @dataclass(frozen=True)
 class DirectoryStep:
-    """A working directory that has to be there, made as root's."""
+    """A working directory that has to be there; one that is made belongs to ``user``, root where that is empty."""
 
     path: str
+    user: str = ""
 
     @property
     def origins(self) -> tuple[Origin, ...]:
