@@ -148,7 +148,7 @@ class Controller:
     def _worker(self, name: str) -> AppWorker:
         worker = self._workers.get(name)
         if worker is None:
-            images = AppImages(name, self._engine.images, self._documents.pop(name, {}))
+            images = AppImages(name, self._engine.images, self._documents.pop(name, {}), self._clock)
             worker = AppWorker(name, self._shared, images, self._slots.pop(name, {}))
             self._workers[name] = worker
             self._tasks[name] = asyncio.get_running_loop().create_task(worker.run(), name=f"app {name}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from agent.plan.wants import DesiredApp, ImageWant, build_tag
 
 KIND = "image_state"
 NEVER = float("inf")
+_PULLS = {"every": "always"}
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,19 @@ class Resolved:
 class AppImages:
     """Image states of one app by image key. Lives on the loop; ``resolve`` is the blocking part, for a thread."""
 
-    def __init__(self, app: str, images: ImagesPort, documents: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        app: str,
+        images: ImagesPort,
+        documents: Mapping[str, Mapping[str, Any]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._app = app
         self._images = images
         self._documents = {key: dict(document) for key, document in documents.items()}
         self._failures: dict[str, int] = {}
+        self._intervals: dict[str, float] = {}
+        self._clock = clock
         self.states: Mapping[str, ImageState] = {}
         self.epoch = 0
 
@@ -44,6 +54,7 @@ class AppImages:
         """Start over for a revision: look at what is local; builds and ``always`` have to be resolved again."""
         self._failures.clear()
         self.epoch += 1
+        self._intervals = {key: want.interval for key, want in desired.images.items() if want.interval}
         self.states = {key: self._look(want, desired) for key, want in desired.images.items()}
 
     def recheck(self, desired: DesiredApp) -> None:
@@ -64,8 +75,18 @@ class AppImages:
         known = self._images.find(str(document["id"])) if "id" in document else None
         if known is None and want.policy == "always" and not want.platform:
             known = self._images.find(want.reference)
+        if want.policy == "every":
+            return self._look_timed(want, known, document)
         resolved = known is not None and want.policy == "always" and document.get("revision") == desired.revision
         return ImageState(known.id if known else None, current=resolved)
+
+    def _look_timed(self, want: ImageWant, known: ImageRecord | None, document: Mapping[str, Any]) -> ImageState:
+        """What was resolved last is good until its time is up; a clock that was set back does not prolong that."""
+        known = known or self._images.find_admitted(want.reference, want.platform or None)
+        if known is None:
+            return ImageState()
+        asked = float(document.get("asked", known.pulled))
+        return ImageState(known.id, current=True, due=min(asked, self._clock()) + want.interval)
 
     def resolve(self, want: ImageWant, desired: DesiredApp, cancel: threading.Event) -> Resolved:
         """Make an image local; blocks for as long as that takes. Raises HoldfastError."""
@@ -77,7 +98,11 @@ class AppImages:
         platform = want.platform or None
         before = self._images.find_admitted(want.reference, platform) if platform else self._images.find(want.reference)
         record = self._images.pull(
-            want.reference, policy=want.policy, platform=platform, progress=reporter.note, cancel=cancel
+            want.reference,
+            policy=_PULLS.get(want.policy, want.policy),
+            platform=platform,
+            progress=reporter.note,
+            cancel=cancel,
         )
         return Resolved(record, fetched=reporter.fetched, worked=before is None or before.id != record.id)
 
@@ -111,10 +136,18 @@ class AppImages:
         What was asked for anew meanwhile has to be resolved once more.
         """
         self._failures.pop(want.key, None)
-        document = {"id": resolved.image.id, "built_from": resolved.built_from, "revision": desired.revision}
+        now = self._clock()
+        document: dict[str, Any] = {
+            "id": resolved.image.id,
+            "built_from": resolved.built_from,
+            "revision": desired.revision,
+            "asked": now,
+        }
         self._documents[want.key] = document
         if epoch == self.epoch or want.key in self.states:
-            self.states = {**self.states, want.key: ImageState(resolved.image.id, current=epoch == self.epoch)}
+            due = now + want.interval if want.interval else NEVER
+            state = ImageState(resolved.image.id, current=epoch == self.epoch, due=due)
+            self.states = {**self.states, want.key: state}
         return f"{self._app}/{want.key}", document
 
     def is_local(self, key: str) -> bool:
@@ -127,10 +160,14 @@ class AppImages:
         return self._failures.get(key, 0) + 1
 
     def fail(self, key: str, failure: Failure, now: float) -> None:
-        """Note a failed resolution; what was local stays."""
+        """Note a failed resolution; what was local stays, and stays good where only its time was up."""
         self._failures[key] = self.next_attempt(key)
         state = self.states.get(key, ImageState())
         wait = failure.retry_after
+        if state.current and state.id and key in self._intervals:
+            due = now + (self._intervals[key] if wait is None else wait)
+            self.states = {**self.states, key: replace(state, due=due)}
+            return
         self.states = {
             **self.states,
             key: replace(

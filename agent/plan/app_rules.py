@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from agent.plan.actions import (
     Cause,
     EnsureImage,
@@ -23,7 +25,9 @@ def ensure_images(draft: Draft) -> None:
         return
     for key, want in draft.desired.images.items():
         state = draft.observed.images.get(key, UNKNOWN_IMAGE)
-        if state.current and state.id:
+        if state.current and state.id and draft.now < state.due:
+            if state.due < math.inf:
+                draft.check_at(state.due)
             continue
         if state.stalled or state.retry_at > draft.now:
             draft.check_at(0.0 if state.stalled else state.retry_at)
@@ -38,6 +42,8 @@ def _image_cause(want: ImageWant, state: ImageState) -> Cause:
         return Cause("BuildNotChecked", f"what {want.reference} is built from has to be checked")
     if want.policy == "file":
         return Cause("FileNotChecked", f"whether {want.reference} has changed has to be checked")
+    if state.current and state.id:
+        return Cause("ImageDue", f"image {want.reference} is to be looked up every {want.interval:.0f} s")
     if state.id is None:
         return Cause("ImageMissing", f"image {want.reference} is not local")
     return Cause("ImageNotResolved", f"image {want.reference} has to be looked up in its registry")

@@ -78,8 +78,9 @@ class ObservedContainer:
 class ImageState:
     """What is known of an image that is wanted. ``id`` is None when it is not local.
 
-    ``current`` is False when it has to be resolved (again) for this revision. After a failure ``retry_at`` says
-    when to try again; ``stalled`` that trying again cannot help.
+    ``current`` is False when it has to be resolved (again) for this revision; at ``due`` (epoch seconds) its registry
+    is to be asked again, while what is local stays good. After a failure ``retry_at`` says when to try again;
+    ``stalled`` that trying again cannot help.
     """
 
     id: str | None = None
@@ -88,6 +89,7 @@ class ImageState:
     stalled: bool = False
     reason: str = ""
     message: str = ""
+    due: float = float("inf")
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,26 @@ from agent.oci.source import parse_local_image
 from agent.plan.observed import ImageState
 from agent.spec.digest import service_digest
 from agent.spec.model import App, Network, Service, Volume
+from agent.spec.pullpolicy import parse_interval
 
 DEFAULT_NETWORK = "default"
 _DIGEST_CACHE_LIMIT = 4096
 _NOT_SHOWN = {"name", "replicas", "build", "pull_policy", "platform", "depends_on", "ports"}
+_EAGERNESS = ("always", "every", "missing", "never")
 
 
 @dataclass(frozen=True)
 class ImageWant:
-    """One image an app needs. ``policy`` is missing, always, never, build, or file: an image of the host, which
-    ``reference`` says. ``service`` is whose build or file it is; ``platform`` is the host's unless it says another."""
+    """One image an app needs. ``policy`` is missing, always, never, every (``interval`` seconds), build, or file: an
+    image of the host, which ``reference`` says. ``service`` is whose build or file it is; ``platform`` is the host's
+    unless it says another."""
 
     key: str
     reference: str
     policy: str
     service: str = ""
     platform: str = ""
+    interval: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,28 @@ class DesiredApp:
     @cached_property
     def images(self) -> Mapping[str, ImageWant]:
         """Every image wanted, by its key: those of the services and those to be kept pulled."""
-        wants = [_image_of(self.app, service) for service in self.app.services.values()]
-        wants += [_pulled(policy.reference, policy.pull_policy) for policy in self.app.images]
-        return {want.key: want for want in wants}
+        return {want.key: want for want in map(self._unified, self._single_wants)}
 
     @cached_property
     def image_keys(self) -> Mapping[str, str]:
         """The image key of each service."""
-        return {name: _image_of(self.app, service).key for name, service in self.app.services.items()}
+        services = self.app.services.items()
+        return {name: self._unified(_image_of(self.app, service)).key for name, service in services}
+
+    @cached_property
+    def _single_wants(self) -> tuple[ImageWant, ...]:
+        wants = [_image_of(self.app, service) for service in self.app.services.values()]
+        return (*wants, *(_pulled(policy.reference, policy.pull_policy) for policy in self.app.images))
+
+    @cached_property
+    def _most_eager(self) -> Mapping[tuple[str, str], ImageWant]:
+        """Of each reference the want that asks its registry most often: a tag is one image in the whole app."""
+        pulled = [want for want in self._single_wants if want.policy in _EAGERNESS]
+        ordered = sorted(pulled, key=lambda want: (_EAGERNESS.index(want.policy), want.interval), reverse=True)
+        return {(want.reference, want.platform): want for want in ordered}
+
+    def _unified(self, want: ImageWant) -> ImageWant:
+        return self._most_eager[want.reference, want.platform] if want.policy in _EAGERNESS else want
 
     @cached_property
     def network_names(self) -> Mapping[str, str]:
@@ -168,9 +186,11 @@ def _image_of(app: App, service: Service) -> ImageWant:
 
 
 def _pulled(reference: str, policy: str, platform: str = "") -> ImageWant:
-    known = policy if policy in ("always", "never") else "missing"
-    key = f"{known}:{reference} {platform}" if platform else f"{known}:{reference}"
-    return ImageWant(key, reference, known, platform=platform)
+    interval = parse_interval(policy) or 0
+    known = "every" if interval else policy if policy in ("always", "never") else "missing"
+    word = f"{known}_{interval}s" if interval else known
+    key = f"{word}:{reference} {platform}" if platform else f"{word}:{reference}"
+    return ImageWant(key, reference, known, platform=platform, interval=interval)
 
 
 def _sorted_services(services: Mapping[str, Service]) -> Iterator[str]:

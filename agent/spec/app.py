@@ -12,15 +12,15 @@ from agent.spec.maps import read_labels
 from agent.spec.model import DEFAULT_NETWORK, App, ImagePolicy, Network, Service, Volume
 from agent.spec.mounts import VOLUME_NAME
 from agent.spec.ports import check_claims
+from agent.spec.pullpolicy import read_pull_policy
 from agent.spec.reading import Reading
 from agent.spec.secrets import read_secrets
-from agent.spec.service import Scope, check_reference, normal_policy, read_service
+from agent.spec.service import Scope, check_reference, read_service
 from agent.spec.tree import Mapping, Node, Scalar, Sequence, describe, quote
 
 SERVICE_LIMIT = 2000
 COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,50}\Z", re.ASCII)
-_POLICIES = frozenset({"always", "missing", "if_not_present", "never"})
 
 
 def default_name(path: Path, root: Path) -> str:
@@ -157,4 +157,4 @@ def _read_image(reading: Reading, item: Node, path: str) -> ImagePolicy | None:
             fields.complain(name, "an image reference is missing")
         return None
     check_reference(fields, name, text)
-    return ImagePolicy(reference=text, pull_policy=normal_policy(fields.choice("pull_policy", _POLICIES)))
+    return ImagePolicy(reference=text, pull_policy=read_pull_policy(fields))

@@ -23,7 +23,8 @@ class _Frozen(BaseModel):
 
 
 class ImagePolicy(_Frozen):
-    """An image to keep local although no service need use it. ``pull_policy``: missing, always or never."""
+    """An image to keep local although no service need use it. ``pull_policy``: missing, always, never or
+    ``every_<seconds>s``."""
 
     reference: str
     pull_policy: str = "missing"

@@ -23,6 +23,7 @@ from agent.spec.maps import read_labels
 from agent.spec.model import DEFAULT_NETWORK, DEFAULT_SHM_SIZE, DEFAULT_STOP_GRACE, Service
 from agent.spec.mounts import MountReader
 from agent.spec.ports import Claim, read_ports
+from agent.spec.pullpolicy import read_pull_policy
 from agent.spec.reading import Reading, show_name
 from agent.spec.secrets import Secrets
 from agent.spec.security import parse_signal, parse_user, read_capabilities, read_security, read_sysctls
@@ -32,7 +33,6 @@ NAME_LIMIT = 63
 SERVICE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*\Z", re.ASCII)
 _HOSTNAME = re.compile(r"(?=.{1,63}\Z)[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?\Z", re.ASCII)
 _ALIAS = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9_](?:[a-zA-Z0-9._-]*[a-zA-Z0-9_])?\Z", re.ASCII)
-_PULL_POLICIES = frozenset({"always", "never", "missing", "if_not_present", "build"})
 _SHELL_COST = 8
 
 
@@ -101,7 +101,9 @@ def _read_image(fields: Fields, key: Scalar, scope: Scope) -> dict[str, Any]:
             parse_reference(f"{scope.app}-{fields.path.removeprefix('services.')}")
         except InvalidReference:
             fields.reading.complain(key, f"{fields.path}: give the image that is built a name with image:")
-    policy = fields.choice("pull_policy", _PULL_POLICIES) if not _is_timed(fields) else None
+    policy = read_pull_policy(fields, build=True)
+    if policy.startswith("every_") and (build is not None or local is not None):
+        fields.complain("pull_policy", "only an image of a registry is looked up again after a time: leave it out")
     if policy == "build" and not fields.node_of("build"):
         fields.complain("pull_policy", "there is no build")
     if local is not None and policy == "never":
@@ -111,25 +113,12 @@ def _read_image(fields: Fields, key: Scalar, scope: Scope) -> dict[str, Any]:
         fields.complain("platform", "an image of the host has the platform that it has: leave it out")
     if build is not None and platform:
         build = build.model_copy(update={"platforms": build.platforms or (platform,)})
-    return {"image": image, "build": build, "platform": platform, "pull_policy": normal_policy(policy)}
+    return {"image": image, "build": build, "platform": platform, "pull_policy": policy}
 
 
 def _parse_platform(text: str) -> str | None:
     found = parse_platform(text)
     return str(found) if found is not None else None
-
-
-def normal_policy(policy: str | None) -> str:
-    """``if_not_present`` is another word for ``missing``, the default."""
-    return "missing" if policy in (None, "if_not_present") else str(policy)
-
-
-def _is_timed(fields: Fields) -> bool:
-    policy = fields.text("pull_policy") or ""
-    timed = policy in ("daily", "weekly", "refresh") or policy.startswith("every_")
-    if timed:
-        fields.complain("pull_policy", "pulling again after a time is not supported yet")
-    return timed
 
 
 def check_reference(fields: Fields, name: str, text: str) -> None:

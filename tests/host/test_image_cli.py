@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from agents import ROOT, Agent
+from agents import ROOT, Agent, eventually
 
 from tests.host.registry import Registry, entry, make_tar
 
@@ -135,3 +135,22 @@ def test_metrics_of_the_store(agent: Agent) -> None:
     assert float(lines['holdfast_image_store_bytes{kind="blobs"}']) > 1 << 16
     for name in ("runs", "short", "images", "freed_bytes"):
         assert float(lines[f"holdfast_image_gc_{name}_total"]) == 0
+
+
+def test_a_moved_tag_is_noticed_when_its_time_is_up(agent: Agent, registry: Registry) -> None:
+    reference = registry.push_busybox("moving:1", Cmd=["sleep", "300"], Labels={"version": "1"})
+    service = f"{{image: '{reference}', pull_policy: every_1s}}"
+    agent.write("moving.yaml", f"services: {{web: {service}, side: {service}}}\n")
+    agent.converge()
+    (old,) = ask(agent, "image", "inspect", reference)
+    assert old["containers"] == ["moving-side-1", "moving-web-1"]
+    registry.push_busybox("moving:1", Cmd=["sleep", "300"], Labels={"version": "2"})
+
+    def both_moved() -> bool:
+        (found,) = ask(agent, "image", "inspect", reference)
+        return found["id"] != old["id"] and found["containers"] == ["moving-side-1", "moving-web-1"]
+
+    eventually(both_moved, what="both run on the new version")
+    (agent.state / "moving.yaml").unlink()
+    agent.converge()
+    assert old["id"][7:19] in run(agent, "image", "prune"), "the older version has no name and no container any more"

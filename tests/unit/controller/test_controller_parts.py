@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import Files, Revision
+from fake_engine import FakeImages, Files, Revision
 from loop_bench import make_app
 
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions
@@ -16,9 +17,10 @@ from agent.controller.endpoints import AppEndpoints, compute_published
 from agent.controller.faults import REPEAT_LIMIT, Faults
 from agent.controller.gate import Gate
 from agent.controller.healthplan import HealthPlan, HealthRecord, compute_health_plan, compute_record
+from agent.controller.images import AppImages
 from agent.controller.journal import Journal
 from agent.controller.lastgood import LastGood
-from agent.controller.outcome import LONGEST_RETRY, compute_failure
+from agent.controller.outcome import LONGEST_RETRY, Failure, compute_failure
 from agent.controller.slots import decode_history, encode_history
 from agent.controller.targets import compute_targets
 from agent.engine.model import MountConfig, MountKind, NetworkAttachment
@@ -26,7 +28,7 @@ from agent.errors import NotFound, Problem, Stalled, Waiting
 from agent.oci.imageconfig import ImageConfig
 from agent.plan.actions import Cause, EnsureNetwork, Hold, Plan, StartContainer
 from agent.plan.history import ContainerExit, SlotHistory
-from agent.plan.observed import Health
+from agent.plan.observed import Health, ImageState
 from agent.plan.wants import DesiredApp
 from agent.store.database import Database
 
@@ -252,3 +254,29 @@ def test_journal_writes_the_newest_value(tmp_path: Path) -> None:
         assert database.all("slot") == {"a": {"n": 49}}
 
     asyncio.run(body())
+
+
+def test_timed_image_states() -> None:
+    """Asked again when its time is up, whoever pulled it; a failure leaves what is local good until the next try."""
+    images, now = FakeImages(), [1000.0]
+    app = make_app(services={"web": {"image": "example/web:1", "pull_policy": "every_60s"}})
+    desired = DesiredApp(app, "r1")
+    (want,) = desired.images.values()
+    states = AppImages("shop", images, {}, lambda: now[0])
+    states.begin(desired)
+    assert states.states[want.key] == ImageState()
+    resolved = states.resolve(want, desired, threading.Event())
+    _, document = states.succeed(want, desired, resolved, states.epoch)
+    assert images.calls == ["pull example/web:1 always"]
+    assert (states.states[want.key].current, states.states[want.key].due) == (True, 1060.0)
+    now[0] = 1061.0
+    states.fail(want.key, Failure("RegistryUnreachable", "it is down", 5.0), now[0])
+    assert states.states[want.key] == ImageState(resolved.image.id, current=True, due=1066.0)
+    states.fail(want.key, Failure("RegistryUnauthorized", "no", None), now[0])
+    assert states.states[want.key].due == 1121.0
+    again = AppImages("shop", images, {want.key: document}, lambda: now[0])
+    again.begin(desired)
+    assert again.states[want.key] == ImageState(resolved.image.id, current=True, due=1060.0)
+    now[0] = 100.0
+    again.recheck(desired)
+    assert again.states[want.key].due == 160.0, "a clock that was set back does not put it off"

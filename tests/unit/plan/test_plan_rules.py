@@ -336,6 +336,29 @@ def test_policy_always_holds_new_containers_until_resolved_but_not_restarts() ->
     assert ready(plan) == ["image/always:web:1", "start/shop-web-1"]
 
 
+def test_image_is_looked_up_again_when_its_time_is_up_and_nothing_waits_for_it() -> None:
+    app = desired({"web": {"pull_policy": "every_3600s", "replicas": 2}})
+    waiting = compute_plan(app, observed(app, container(app), images=images(app, due=NOW + 50)), NOW)
+    assert (ready(waiting), waiting.next_check) == (["start/shop-web-2"], NOW + 50)
+    due = compute_plan(app, observed(app, container(app), images=images(app, due=NOW)), NOW)
+    assert ready(due) == ["image/every_3600s:web:1", "start/shop-web-2"]
+    assert "ImageDue" in causes(due)
+    assert due.holds == ()
+
+
+def test_one_tag_is_one_image_in_the_whole_app() -> None:
+    """Services with different policies never run two versions of a tag: the most eager policy decides."""
+    services = {
+        name: {"image": "shared:1", "pull_policy": policy}
+        for name, policy in (("a", "never"), ("b", "every_600s"), ("c", "missing"), ("d", "every_60s"))
+    }
+    app = desired({**services, "e": {"image": "shared:1", "platform": "linux/arm64"}})
+    assert sorted(app.images) == ["every_60s:shared:1", "missing:shared:1 linux/arm64"]
+    assert {app.image_keys[name] for name in "abcd"} == {"every_60s:shared:1"}
+    kept = desired({"a": {"image": "kept:1"}}, images=[{"reference": "kept:1", "pull_policy": "always"}])
+    assert kept.image_keys["a"] == "always:kept:1"
+
+
 def test_clock_set_back_does_not_hold_a_restart() -> None:
     app = desired({"web": {}})
     history = {("web", 1): SlotHistory(digest(app), failures=12, at=NOW + 3600, counted=("web1",))}

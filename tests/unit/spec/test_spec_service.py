@@ -305,7 +305,12 @@ def test_all_problems_come_at_once_in_file_order() -> None:
         "labels: word",
         "pull_policy: sometimes",
         "pull_policy: build",
-        "pull_policy: daily",
+        "pull_policy: refresh",
+        "pull_policy: every_",
+        "pull_policy: every_0s",
+        "pull_policy: every_5",
+        "pull_policy: every_999999999w",
+        "pull_policy: hourly",
         "platform: linux",
         "environment: [=x]",
         "healthcheck: {interval: 5}",
@@ -334,3 +339,27 @@ def test_platform() -> None:
     other = app.services["a"].model_copy(update={"platform": "linux/arm64"})
     digests = {service_digest(service, image_id="i", contents={}) for service in (app.services["a"], other)}
     assert len(digests) == 1, "it decides which image; the image counts"
+
+
+@pytest.mark.parametrize(
+    ("policy", "known"),
+    [
+        ("daily", "every_86400s"),
+        ("weekly", "every_604800s"),
+        ("every_1w2d3h4m5s", "every_788645s"),
+        ("every_90m", "every_5400s"),
+        ("if_not_present", "missing"),
+        ("never", "never"),
+    ],
+)
+def test_pull_policies(policy: str, known: str) -> None:
+    app = load(
+        f"services: {{web: {{image: a, pull_policy: {policy}}}}}\nimages: [{{name: b, pull_policy: {policy}}}]\n"
+    )
+    assert (app.services["web"].pull_policy, app.images[0].pull_policy) == (known, known)
+
+
+@pytest.mark.parametrize("what", ["build: .", "image: 'oci:/srv/web'"])
+def test_only_images_of_registries_are_looked_up_again(what: str) -> None:
+    problems = problems_of(f"services: {{web: {{{what}, pull_policy: daily}}}}")
+    assert any("only an image of a registry is looked up again" in problem for problem in problems)
