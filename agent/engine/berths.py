@@ -42,22 +42,29 @@ class Berth:
 class BerthMaker:
     """Makes berths; on any error nothing of one is left."""
 
-    def __init__(self, parts: Parts, directories: ContainerDirectories) -> None:
+    def __init__(self, parts: Parts, directories: ContainerDirectories, erase: Callable[[str], None]) -> None:
         self._parts = parts
         self._directories = directories
+        self._erase = erase
         self._standard = render_standard()
 
     def make(self, *, reserve: bool) -> Berth:
-        """One berth, with an init when ``reserve``. Raises OSError, HoldfastError."""
+        """One berth, with an init when ``reserve`` and the keeper can. Raises OSError, HoldfastError."""
         berth_id = secrets.token_hex(32)
         with contextlib.ExitStack() as undo:
+            undo.callback(self._erase, berth_id)
             cgroup = self._parts.cgroups.create(berth_id)
-            undo.callback(self._parts.cgroups.remove, berth_id)
             directory = self._directories.make(berth_id)
-            if reserve:
-                self._parts.keeper.reserve(ReserveRequest(berth_id, cgroup.join, self._standard))
             undo.pop_all()
-        return Berth(berth_id, directory, cgroup, reserve)
+        return Berth(berth_id, directory, cgroup, reserve and self._reserve(berth_id, cgroup))
+
+    def _reserve(self, berth_id: str, cgroup: CgroupPlan) -> bool:
+        try:
+            self._parts.keeper.reserve(ReserveRequest(berth_id, cgroup.join, self._standard))
+        except HoldfastError as error:  # also a keeper of an earlier version, which knows no reserves
+            log.debug("no init could be made ahead", error=str(error))
+            return False
+        return True
 
 
 class Berths:
@@ -69,19 +76,24 @@ class Berths:
         self._condition = threading.Condition()
         self._ready: deque[Berth] = deque()
         self._taken = 0.0
-        self._closed = True
+        self._closed = self._ended = True
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to make them ahead."""
         with self._condition:
-            self._closed = False
+            self._begin()
+
+    def _begin(self) -> None:
+        self._closed = self._ended = False
         self._thread = threading.Thread(target=self._refill, name="berths", daemon=True)
         self._thread.start()
 
     def take(self) -> Berth:
         """One that is ready, or one made now, without an init then. Raises OSError, HoldfastError."""
         with self._condition:
+            if self._closed and not self._ended:
+                self._begin()
             self._taken = time.monotonic()
             self._condition.notify_all()
             if self._ready:
@@ -93,8 +105,8 @@ class Berths:
         with self._condition:
             return frozenset(berth.id for berth in self._ready)
 
-    def close(self) -> None:
-        """Stop, and take away what is ready."""
+    def clear(self) -> None:
+        """Take away what is ready, and make no more until one is taken."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
@@ -102,7 +114,16 @@ class Berths:
             self._thread.join()
             self._thread = None
         while self._ready:
-            self._erase(self._ready.popleft().id)
+            berth = self._ready.popleft()
+            try:
+                self._erase(berth.id)
+            except (OSError, HoldfastError) as error:
+                log.warning("left for the next start to sweep", container=berth.id[:12], error=str(error))
+
+    def close(self) -> None:
+        """Take away what is ready, and make no more."""
+        self._ended = True
+        self.clear()
 
     def _refill(self) -> None:
         while self._await_need():

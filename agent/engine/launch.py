@@ -45,7 +45,7 @@ class Launcher:
         self._cleaner = cleaner
         self._mounter = Mounter(parts.volumes)
         self._directories = ContainerDirectories(parts.layout, parts.run)
-        self._berths = Berths(BerthMaker(parts, self._directories), cleaner.scrap)
+        self._berths = Berths(BerthMaker(parts, self._directories, cleaner.scrap), cleaner.scrap)
         self._identities: dict[tuple[str, str], Identity] = {}
 
     def prepare(self) -> None:
@@ -56,6 +56,10 @@ class Launcher:
     def start(self) -> None:
         """Begin to make ahead what can be."""
         self._berths.start()
+
+    def clear(self) -> None:
+        """Take away what is made ahead, until the next launch."""
+        self._berths.clear()
 
     def close(self) -> None:
         """Make nothing ahead any more, and take away what waits."""

@@ -115,10 +115,9 @@ class KeeperClient:
         meanwhile()
         try:
             return int(self._call("start", id=request.id)[0]["pid"])
-        except HoldfastError:
-            if created.done() and (error := created.exception()) is not None:
-                raise error from None  # it ended before it could be started, and this says why
-            raise
+        except (NotFound, Conflict):
+            self._wait(created, "create")  # raises why it ended; or an earlier keeper wants to be waited for
+            return int(self._call("start", id=request.id)[0]["pid"])
 
     def create(self, request: CreateRequest) -> int:
         """Set a container up, up to the point of running its program. Returns the pid on the host."""
@@ -193,7 +192,9 @@ class KeeperClient:
             self._reader.join(_HANG_UP_SECONDS)
 
     def _call(self, name: str, fds: list[int] | None = None, **fields: Any) -> tuple[dict[str, Any], list[int]]:
-        future = self._send(name, fds, **fields)
+        return self._wait(self._send(name, fds, **fields), name)
+
+    def _wait(self, future: Reply, name: str) -> tuple[dict[str, Any], list[int]]:
         try:
             return future.result(_PATIENCE_SECONDS)
         except FutureTimeout:
