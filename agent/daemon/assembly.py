@@ -50,6 +50,12 @@ class Agent:
 def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
     """An agent's parts for the length of a block. Raises HoldfastError when one of them cannot be made."""
     with contextlib.ExitStack() as owned:
+        config = RegistryConfig(
+            insecure_registries=settings.insecure_registries,
+            docker_config=settings.docker_config,
+            registries=settings.registries,
+        )
+        announce_registries(config)
         database = Database(layout.database, Seal(load_key(layout.key)), WITH_ENVIRONMENTS)
         owned.callback(database.close)
         events = EventLog(database)
@@ -60,12 +66,6 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
 
         keeper = KeeperClient(settings.run_root, forward, spawn=settings.spawn_keeper)
         owned.callback(keeper.close)
-        config = RegistryConfig(
-            insecure_registries=settings.insecure_registries,
-            docker_config=settings.docker_config,
-            registries=settings.registries,
-        )
-        announce_registries(config)
         images = ImageStore(layout.root, database, config, open_policy(settings.policy))
         owned.callback(images.close)
         networks = NetworkStack(settings.instance, settings.run_root, database)

@@ -102,7 +102,10 @@ def write_auth(path: Path, registry: str, entry: Mapping[str, str] | None) -> bo
     def change(document: Document) -> None:
         auths = take_object(document, "auths")
         kept = {key: value for key, value in auths.items() if registry_of(key) != registry}
-        document["auths"] = kept if entry is None else {**kept, key_of(registry): dict(entry)}
+        if entry is not None:
+            document["auths"] = {**kept, key_of(registry): dict(entry)}
+        elif kept != auths:
+            document["auths"] = kept
 
     return _update(path, change)
 

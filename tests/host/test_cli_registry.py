@@ -1,0 +1,105 @@
+"""pull, push, login and logout on a real agent, with a registry that wants a password."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agents import ROOT, Agent
+
+from tests.host.registry import HOST_ARCHITECTURE, Registry, entry, make_tar
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+PASSWORD = "planted-password"
+
+
+@pytest.fixture(scope="module")
+def private() -> Iterator[Registry]:
+    with Registry(users={"joe": PASSWORD}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def agent(private: Registry, home: Path) -> Iterator[Agent]:
+    file = home / "registries.yaml"
+    file.write_text(json.dumps({"registries": {"lab.example": {"skip_verify": True}}}))
+    with Agent("--registries", str(file), environment={"HOME": str(home)}) as running:
+        yield running
+
+
+def local(home: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """A command that needs no agent."""
+    command = [sys.executable, "-m", "agent", *arguments]
+    environment = {**os.environ, "HOME": str(home)}
+    return subprocess.run(
+        command, input=given, capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=60
+    )
+
+
+def test_from_login_to_logout(agent: Agent, private: Registry, home: Path) -> None:
+    layout = private.layout()
+    images = [
+        layout.image([make_tar([entry("f", name.encode())])], architecture=name)
+        for name in ("s390x", HOST_ARCHITECTURE)
+    ]
+    index = layout.index([(images[0], "s390x", ""), (images[1], HOST_ARCHITECTURE, "")])
+    reference = private.push(layout, index, "team/app:1")
+    refused = agent.cli("pull", reference, check=False)
+    assert refused.returncode == 1
+    assert f"holdfast login {private.address}" in refused.stderr
+    login = local(home, "login", private.address, "-u", "joe", "--password-stdin", given=f"{PASSWORD}\n")
+    assert login.returncode == 0, login.stderr
+    assert f"is kept in {home}/.docker/config.json" in login.stdout
+    lines = [json.loads(line) for line in agent.cli("pull", "--json", reference).stdout.splitlines()]
+    assert lines[-1]["image"]["names"] == [reference]
+    (layer,) = lines[-2]["progress"]["layers"]
+    assert (layer["state"], layer["bytes_done"]) == ("done", layer["bytes_total"])
+    foreign = json.loads(agent.cli("pull", "--json", "--platform", "linux/s390x", reference).stdout.splitlines()[-1])
+    assert foreign["image"]["names"] == [f"{reference}@{images[0]['digest']}"]
+    pushed = agent.cli("push", foreign["image"]["id"], f"{private.address}/team/z:1").stdout
+    assert f"{private.address}/team/z:1: {images[0]['digest']}" in pushed
+    assert "1 mounted" in pushed
+    assert images[0]["digest"] == inspect(private, "team/z:1")
+    out = local(home, "logout", private.address)
+    assert out.stdout == f"the credentials of {private.address} were removed\n"
+    again = agent.cli("push", reference, f"{private.address}/team/x:1", check=False)
+    assert again.returncode == 1
+    assert "asks for a password" in again.stderr
+    everything = agent.log.read_text() + login.stdout + login.stderr + again.stderr + pushed
+    assert PASSWORD not in everything
+    assert "am9l" not in everything, "not in base64 either"
+
+
+def inspect(registry: Registry, name: str) -> str:
+    command = ["skopeo", "inspect", "--tls-verify=false", "--creds", f"joe:{PASSWORD}", "--format", "{{.Digest}}"]
+    command += ["--override-arch", "s390x", f"docker://{registry.address}/{name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_unsafe_settings_are_said(agent: Agent, home: Path) -> None:
+    said = "any certificate is taken for lab.example (skip_verify)"
+    assert said in agent.log.read_text()
+    findings = json.loads(local(home, "doctor", "--json", "--registries", str(home / "registries.yaml")).stdout)[
+        "checks"
+    ]
+    (finding,) = [found for found in findings if found["check"] == "registry settings"]
+    assert (finding["verdict"], finding["message"]) == ("warn", said)
+
+
+def test_an_agent_does_not_start_with_a_broken_registries_file(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "registries.yaml"
+    file.write_text("registries:\n  a.example:\n    mirror: []\n")
+    roots = ["--data-root", str(tmp_path / "data"), "--run-root", str(tmp_path / "run"), "--metrics", "off"]
+    run = local(home, "agent", "--state", str(home), *roots, "--registries", str(file))
+    assert run.returncode == 1
+    assert f"{file}:3:5: a.example: unknown key 'mirror'; the nearest known one is 'mirrors'" in run.stderr

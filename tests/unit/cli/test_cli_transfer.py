@@ -1,0 +1,117 @@
+"""How pulls and pushes are shown, and how passwords are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_agent import FakeAgent
+from test_cli_commands import holdfast
+
+from agent.cli.transfer import follow, render_left
+
+
+@pytest.fixture
+def agent() -> Iterator[FakeAgent]:
+    with FakeAgent() as running:
+        yield running
+
+
+def test_push_says_what_was_sent(agent: FakeAgent) -> None:
+    run = holdfast(agent, "push", "shop/web:1", "r.example/web:2")
+    assert run.returncode == 0
+    assert "r.example/web:2: pushing, 1/2 layers, 50 B of 100 B" in run.stdout
+    assert run.stdout.endswith("(1 uploaded, 1 present, 50 B sent)\n")
+    assert holdfast(agent, "push", "-q", "shop/web:1").stdout.startswith("sha256:")
+    lines = [json.loads(line) for line in holdfast(agent, "push", "--json", "shop/web:1").stdout.splitlines()]
+    assert [set(line) for line in lines] == [{"progress"}, {"pushed"}]
+
+
+def layer(state: str, done: int, eta: float | None) -> dict[str, Any]:
+    rate = 10.0 if state == "running" else 0.0
+    return {
+        "digest": f"sha256:{state[0] * 64}",
+        "state": state,
+        "bytes_total": 100,
+        "bytes_done": done,
+        "rate": rate,
+        "eta": eta,
+    }
+
+
+def reports() -> Iterator[dict[str, Any]]:
+    for first, second, eta in ((0, 0, None), (50, 20, 13.0), (100, 60, 4.0), (100, 100, 0.0)):
+        layers = [layer("done" if done == 100 else "running", done, eta) for done in (first, second)]
+        report = {"reference": "app:1", "phase": "pulling", "layers_total": 2, "layers_done": 0}
+        report |= {"bytes_total": 200, "bytes_done": first + second, "rate": 10.0, "eta": eta, "layers": layers}
+        yield {"progress": report}
+    yield {"image": {"id": "x"}}
+
+
+def test_lines_say_rate_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow(reports(), "image", "app:1", "show") == {"id": "x"}
+    assert capsys.readouterr().out == "app:1: pulling, 0/2 layers, 0 B of 200 B, 10 B/s\n"
+    assert follow(reports(), "image", "app:1", "quiet") == {"id": "x"}
+    assert capsys.readouterr().out == ""
+
+
+def test_each_layer_has_a_bar_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for name, value in {"COLUMNS": "120", "TERM": "xterm", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("rich.progress.Progress.update", _update_at_once())
+    assert follow(reports(), "image", "app\x1b[2J:1", "show") == {"id": "x"}
+    shown = capsys.readouterr().out
+    for part in ("app\\x1b[2J:1", "rrrrrrrrrrrr", "70 B of 200 B", "13s left", "60 B of 100 B"):
+        assert part in shown
+
+
+def _update_at_once() -> Any:
+    from rich.progress import Progress
+
+    update = Progress.update
+
+    def refreshing(self: Progress, *arguments: Any, **options: Any) -> None:
+        update(self, *arguments, **options, refresh=True)
+
+    return refreshing
+
+
+def test_times_that_are_left() -> None:
+    cases = {None: "", 0.0: "", 0.2: "1s left", 59.0: "59s left", 65.0: "1m05s left", 7300.0: "2h01m left"}
+    assert {seconds: render_left(seconds) for seconds in cases} == cases
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "said"),
+    [
+        (["-u", "joe", "--password-stdin"], "", "holds no password"),
+        (["-u", "joe", "--password-stdin"], "a\nb\n", "holds no password"),
+        (["-u", "joe"], "", "no terminal to ask on"),
+        (["--password-stdin"], "x", "whose password"),
+        (["-u", "a:b", "--password-stdin"], "x", "no colon"),
+    ],
+)
+def test_logins_that_cannot_be(tmp_path: Path, arguments: list[str], given: str, said: str) -> None:
+    config = ["--config", str(tmp_path / "config.json")]
+    run = holdfast(None, "login", "127.0.0.1:1", *arguments, *config, input=given)
+    assert run.returncode == 1
+    assert said in run.stderr
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_login_and_logout_name_what_they_do_not_know(tmp_path: Path) -> None:
+    config = ["--config", str(tmp_path / "config.json")]
+    dead = holdfast(None, "login", "127.0.0.1:1", "-u", "joe", "--password-stdin", *config, input="hunter2\n")
+    assert dead.returncode == 1
+    assert "127.0.0.1:1 cannot be reached" in dead.stderr
+    assert "hunter2" not in dead.stderr
+    assert "is no registry" in holdfast(None, "logout", "team/x", *config).stderr
+    none = holdfast(None, "logout", "127.0.0.1:1", *config)
+    assert (none.returncode, none.stdout) == (0, "there were none of 127.0.0.1:1\n")
+    assert "there is no file" in holdfast(None, "logout", "--registries", str(tmp_path / "x"), *config).stderr
