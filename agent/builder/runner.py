@@ -46,6 +46,7 @@ TAIL_LINES, MAX_LINE = 40, 2000
 _POLL_SECONDS = 0.05
 _VISIBLE = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "?")
 _END_SECONDS = 5.0
+_WAKE = "step-ended"
 _ATTEMPTS, _RETRY_SECONDS = 20, 0.1
 
 
@@ -230,6 +231,7 @@ class _Output:
     def __init__(
         self, directory: Path, ended: Future[KeeperEvent], say: Callable[[str], None], redaction: Redaction
     ) -> None:
+        self._directory = directory
         self._reader = LogReader(directory)
         self._ended = ended
         self._say = say
@@ -253,6 +255,7 @@ class _Output:
             self._stop.set()
             raise
         finally:
+            (self._directory / _WAKE).touch()  # the reader looks up when anything changes there
             thread.join()
 
     def _follow(self) -> None:
