@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from agent.errors import InvalidSpec, Stalled, Unsupported, Waiting
+from agent.errors import HoldfastError, InvalidSpec, Stalled, Unsupported, Waiting
 from agent.image.archives import ImageArchives
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
@@ -17,7 +17,7 @@ from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.flight import Flights, Leases
-from agent.image.platforms import find_platform, require_platform
+from agent.image.platforms import find_platform, platform_of, require_platform
 from agent.image.policy import PolicyFile
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
@@ -347,10 +347,11 @@ class ImageStore:
             if not entry.local:
                 lost, hint = "it has no name, so nobody knows its registry", "holdfast image prune, if it is not used"
             raise ImageNotFound(lost, hint=hint)
+        platform = self._platform_name(entry)
         for number, name in enumerate(entry.names, 1):
             pinned = str(replace(parse_reference(name), tag=None, digest=entry.digest))
             try:
-                self.pull(pinned, policy="always", cancel=cancel)
+                self.pull(pinned, policy="always", platform=platform, cancel=cancel)
             except (ImageNotFound, Waiting, Stalled):
                 if number == len(entry.names):
                     raise
@@ -358,6 +359,14 @@ class ImageStore:
             if pinned not in entry.names:
                 self._images.remove(pinned)
             return
+
+    def _platform_name(self, entry: ImageEntry) -> str | None:
+        """What an image is made for; None when it does not say, or its config is what is damaged."""
+        try:
+            offered = platform_of(decode_image_config(self._read(entry.id)))
+        except HoldfastError:
+            return None
+        return str(offered) if offered is not None else None
 
     def prune(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,16 @@ def test_what_cannot_be_repaired_is_said(registry: Registry, store: ImageStore, 
     assert "no name" in found[str(gone.id)[:19]].advice
     assert "connection refused" in found[lost.names[0]].advice
     assert made.local
+
+
+def test_image_of_another_platform_is_pulled_again(registry: Registry, store: ImageStore) -> None:
+    layout = registry.layout()
+    reference = registry.push(layout, layout.image(LAYERS, architecture="arm64"), "foreign:1")
+    image = store.pull(reference, platform="linux/arm64")
+    store.content.path(image.blobs[-1]).unlink()
+    (found,) = verify(store)
+    assert found.repaired, found
+    assert store.find(image.id) == replace(image, pulled=store.all()[0].pulled)
 
 
 def test_what_no_image_needs_is_dropped(store: ImageStore, reference: str) -> None:
