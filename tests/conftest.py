@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from tests.stallwatch import StallWatch
 
-OURS = ("agent.runtime.keeper", "-m agent agent", "docker-registry", "holdfast-test-")
+OURS = ("agent.runtime.keeper", "agent.network.nameserver", "-m agent agent", "docker-registry", "holdfast-test-")
 PLACES = tuple(map(Path, ("/tmp", "/run", "/var/lib", "/etc")))
 BEFORE = pytest.StashKey[dict[str, frozenset[str]]]()
 WATCH = StallWatch()

@@ -29,6 +29,7 @@ def make_snapshot(status: Mapping[str, Any], converged: bool, engine: EnginePort
         disk=_sample_disk(data_root),
         store=engine.images.sample(),
         converged=converged,
+        names_answered=not status.get("names"),
     )
 
 

@@ -27,16 +27,16 @@ def plan(as_json: bool, host: str) -> int:
     """
     found = Client(host).get("/plan")
     count = sum(len(app.get("actions", ())) for app in found["apps"])
-    troubled = bool(found.get("source") or found.get("network") or any(app.get("holds") for app in found["apps"]))
+    faults = [part for part in ("source", "network", "names") if found.get(part)]
+    troubled = bool(faults or any(app.get("holds") for app in found["apps"]))
     if as_json:
         print_json(found)
     else:
         for app in found["apps"]:
             for line in _describe_app(app):
                 print(line)
-        for part in ("source", "network"):
-            if found.get(part):
-                print(f"{part}: {paint(safe(found[part]), 'red')}")
+        for part in faults:
+            print(f"{part}: {paint(safe(found[part]), 'red')}")
         print(_summarise(count, troubled))
     return PENDING if count or troubled else DONE
 

@@ -42,7 +42,7 @@ def print_status(found: dict[str, Any]) -> None:
         print_table(("APP", "SERVICE", "DESIRED", "RUNNING", "READY", "IMAGE"), rows)
     for app in found["apps"]:
         _print_conditions(app["name"], app.get("conditions", ()))
-    for part in ("source", "network"):
+    for part in ("source", "network", "names"):
         if found.get(part):
             print(f"{part}: {paint(safe(found[part]), 'red')}")
     if found.get("suspended"):

@@ -53,6 +53,7 @@ class Findings:
     repeats: str = ""
     suspended: bool = False
     looking: bool = False
+    names: str = ""
 
 
 def compute_conditions(findings: Findings) -> tuple[Condition, ...]:
@@ -90,6 +91,8 @@ def _ready(findings: Findings, faults: Sequence[Hold], stalled: tuple[str, str] 
         return Condition(READY, "False", "Reconciling", _progress(findings))
     if findings.blind:
         return Condition(READY, "Unknown", "NotRead", "the desired state has not been read yet")
+    if findings.names and findings.containers:
+        return Condition(READY, "False", "NamesUnavailable", findings.names)
     return Condition(READY, "True", "Converged", "everything is as desired")
 
 

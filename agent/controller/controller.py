@@ -55,7 +55,7 @@ class Controller:
         self._leaving: set[str] = set()
         self._revision: str | None = None
         self._targets_known = False
-        self._source_fault = ""
+        self._source_fault = self._names_fault = ""
         self._change = asyncio.Event()
         self._shared = Shared(
             engine=engine,
@@ -81,6 +81,8 @@ class Controller:
         self._shared.health.load(self._records)
         self._shared.suspended = self._records.get(AGENT_KIND, SUSPENDED_KEY) is not None
         self._engine.subscribe(lambda event: _hand_over(loop, self._on_event, event))
+        self._engine.networks.watch_names(lambda: _hand_over(loop, self._on_names))
+        self._on_names()
         publishing = loop.create_task(self._shared.publisher.run(), name="publisher")
         try:
             await self._follow()
@@ -203,6 +205,18 @@ class Controller:
         )
         self._poke(owner.app)
 
+    def _on_names(self) -> None:
+        """The name server came or went: every app's condition may say so."""
+        before, self._names_fault = self._names_fault, self._engine.networks.names_fault
+        if before == self._names_fault:
+            return
+        reason = "NamesUnavailable" if self._names_fault else "NamesAnswered"
+        message = self._names_fault or "names are answered again"
+        self._shared.events.record("network", reason=reason, message=message)
+        for worker in [*self._workers.values()]:
+            worker.poke()
+        self._on_change()
+
     def _poke(self, app: str) -> None:
         worker = self._workers.get(app)
         if worker is not None:
@@ -297,8 +311,9 @@ class Controller:
     @property
     def converged(self) -> bool:
         """Whether everything is as desired, what is desired can be read, nothing is under way or held down."""
-        settled = self._shared.publisher.settled and not self._shared.suspended and not self._source_fault
-        return self.synced and settled and all(worker.converged for worker in self._workers.values())
+        settled = self._shared.publisher.settled and not self._shared.suspended
+        faults = self._source_fault or self._names_fault
+        return self.synced and settled and not faults and all(worker.converged for worker in self._workers.values())
 
     def needed_images(self) -> frozenset[str] | None:
         """References and ids of the images of all apps in force; None until the desired state was read. From any
@@ -309,14 +324,15 @@ class Controller:
         return frozenset().union(*(worker.needed_images() for worker in workers))
 
     def status(self) -> dict[str, Any]:
-        """``{"apps": [{name, revision, conditions, services}], ...}``; ``source`` and ``network`` say what is wrong
-        with those, ``suspended`` whether ``down`` is in force."""
+        """``{"apps": [{name, revision, conditions, services}], ...}``; ``source``, ``network`` and ``names`` say what
+        is wrong with those, ``suspended`` whether ``down`` is in force."""
         return {
             **render_status(self._workers[name] for name in sorted(self._workers)),
             "revision": self._revision or "",
             "suspended": self._shared.suspended,
             "source": self._source_fault,
             "network": self._shared.publisher.failure,
+            "names": self._names_fault,
         }
 
     def containers(self) -> list[dict[str, Any]]:
@@ -325,22 +341,21 @@ class Controller:
 
     def pending_plan(self) -> dict[str, Any]:
         """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check, warnings}], "source",
-        "network"}``; the last two say what is wrong with those."""
+        "network", "names"}``; the last three say what is wrong with those."""
         now = self._clock()
         self._shared.inventory.refresh()
         return {
             **render_plans((self._workers[name] for name in sorted(self._workers)), now),
             "source": self._source_fault,
             "network": self._shared.publisher.failure,
+            "names": self._names_fault,
         }
 
 
-def _hand_over(
-    loop: asyncio.AbstractEventLoop, callback: Callable[[ContainerEvent], None], event: ContainerEvent
-) -> None:
+def _hand_over(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
     """From an engine's thread to the loop; a loop that has ended wants no events."""
     try:
-        loop.call_soon_threadsafe(callback, event)
+        loop.call_soon_threadsafe(callback, *arguments)
     except RuntimeError:
         if not loop.is_closed():
             raise

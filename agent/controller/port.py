@@ -109,6 +109,13 @@ class NetworksPort(Protocol):
     def set_service_names(self, network: str, names: Mapping[str, tuple[str, ...]]) -> None:
         """Replace the service names of one network: name to addresses."""
 
+    @property
+    def names_fault(self) -> str:
+        """Why names are not answered at the moment; empty when they are. From memory."""
+
+    def watch_names(self, callback: Callable[[], None]) -> None:
+        """Call back, in a thread of the engine, whenever ``names_fault`` may have changed."""
+
 
 class VolumesPort(Protocol):
     """Named volumes."""

@@ -326,6 +326,7 @@ class AppWorker:
             repeats=self._faults.repeats,
             suspended=self._shared.suspended,
             looking=self._is_looking(),
+            names=self._shared.engine.networks.names_fault,
         )
 
     def _is_looking(self) -> bool:

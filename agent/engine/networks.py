@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.engine.model import PublishedPort
 from agent.network.model import NetworkInfo, PortConflict
@@ -40,6 +40,15 @@ class Networks:
             port = problem.port
             refused[port.host_ip or "0.0.0.0", port.host_port, port.protocol] = str(problem)
         return refused
+
+    @property
+    def names_fault(self) -> str:
+        """Why names are not answered at the moment, in all networks or in some; empty when they are."""
+        return self._stack.names_fault
+
+    def watch_names(self, callback: Callable[[], None]) -> None:
+        """Call back, in a thread of the engine, whenever ``names_fault`` may have changed."""
+        self._stack.watch_names(callback)
 
     def set_service_names(self, network: str, names: Mapping[str, tuple[str, ...]]) -> None:
         """Replace the service names of one network."""

@@ -7,13 +7,13 @@ fail for others, as ours fails when others were first.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from agent.network.dns_message import DNS_PORT
 from agent.network.model import Port, PortConflict
+from agent.network.nameserver.message import DNS_PORT
+from agent.network.nameserver.protocol import PROCESS_NAME as NAME_SERVER
 
 Key = tuple[str, int, str]
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -21,7 +21,7 @@ _LISTEN_STATE = "0A"
 
 
 class Claims:
-    """One bound socket a published port, none for port 53 (our own name servers are there).
+    """One bound socket a published port, none for port 53 when only name servers are there.
 
     Not thread-safe: the balancer calls it under its lock.
     """
@@ -70,10 +70,10 @@ class Claims:
         rival = next((other for other in self._held if _overlap(other, port.key)), None)
         if rival is not None:
             return PortConflict(port, f"port {port} is already published on {rival[0] or 'every address'}")
-        holder = find_listener(port)
-        if port.host_port == DNS_PORT and holder.endswith(f"(pid {os.getpid()})"):
+        if port.host_port == DNS_PORT and _is_name_servers(port):
             self._held[port.key] = None
             return None
+        holder = find_listener(port)
         if not holder and port.protocol == "tcp":
             try:
                 self._held[port.key] = _bind(port, reuse=True)
@@ -102,14 +102,34 @@ def _bind(port: Port, *, reuse: bool) -> socket.socket:
 
 def find_listener(port: Port) -> str:
     """Which process has the port, as ``nginx (pid 12)``; empty when nobody listens there."""
-    inodes = {
+    inodes = _find_inodes(port)
+    if not inodes:
+        return ""
+    return _find_process(inodes) or "another process"
+
+
+def _is_name_servers(port: Port) -> bool:
+    """Whether whatever listens on the port is a name server of ours or of another agent, each on its own gateways."""
+    held = _targets_of(Path("/proc/self"))
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "comm").read_text().strip() == NAME_SERVER:
+                held |= _targets_of(process)
+        except OSError:
+            continue
+    return all(f"socket:[{inode}]" in held for inode in _find_inodes(port))
+
+
+def _targets_of(process: Path) -> set[str]:
+    return {_target(link) for link in (process / "fd").iterdir()}
+
+
+def _find_inodes(port: Port) -> set[str]:
+    return {
         inode
         for suffix in ("", "6")
         for inode in _listening(Path(f"/proc/net/{port.protocol}{suffix}"), port.host_port, port.protocol)
     }
-    if not inodes:
-        return ""
-    return _find_process(inodes) or "another process"
 
 
 def _listening(table: Path, number: int, protocol: str) -> list[str]:
@@ -129,7 +149,7 @@ def _find_process(inodes: set[str]) -> str:
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(_target(link) in wanted for link in (process / "fd").iterdir()):
+            if wanted & _targets_of(process):
                 return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:
             continue

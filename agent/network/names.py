@@ -1,128 +1,102 @@
-"""Who is called what in which network: containers by host name and alias, services by name. In memory only."""
+"""Who is called what in which network, as the name server is to know it: containers and services."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from agent.network.model import NetworkInfo
 from agent.network.records import SandboxRecord
 
+if TYPE_CHECKING:
+    from agent.network.nameserver.zone import Change
+
 _SHORT_ID = 12
+_MAX_NAME = 253
+_NAMES_PER_CHANGE = 32
+
+Key = tuple[str, ...]
 
 
 class NameTable:
-    """Thread-safe. Names are matched without regard to case or a final dot, and only within the asker's networks."""
+    """What is wanted of the name server, thing by thing; thread-safe. A thing's ``changes`` say the whole of it.
+
+    ``on_change`` is called, in the caller's thread, with the keys of what has changed; it must be quick.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._networks: dict[str, NetworkInfo] = {}
-        self._containers: dict[str, dict[str, dict[str, str]]] = {}
+        self._changes: dict[Key, tuple[Change, ...]] = {}
         self._services: dict[str, dict[str, tuple[str, ...]]] = {}
-        self._members: dict[str, SandboxRecord] = {}
-        self._turn = 0
+        self.on_change: Callable[[Iterable[Key]], None] = lambda keys: None
 
     def add_network(self, info: NetworkInfo) -> None:
         """Know a network."""
-        with self._lock:
-            self._networks[info.name] = info
+        self._put(("network", info.name), ["network", info.name, info.gateway, info.subnet, info.internal])
 
     def remove_network(self, name: str) -> None:
-        """Forget a network and every name in it."""
-        with self._lock:
-            for table in (self._networks, self._containers, self._services):
-                table.pop(name, None)
+        """Forget a network and every service name in it."""
+        self.set_services(name, {})
+        self._drop(("network", name))
 
     def add_container(self, record: SandboxRecord) -> None:
         """Know a container under its host name, short id, extra names and the aliases of each network."""
-        with self._lock:
-            for network, address in record.addresses.items():
-                self._members[address] = record
-                table = self._containers.setdefault(network, {})
-                for name in _names(record, network):
-                    table.setdefault(name, {})[record.container] = address
+        changes: list[Change] = [["member", record.container, record.hostname, dict(record.addresses)]]
+        for network in record.addresses:
+            names = _compute_names(record, network)
+            parts = (names[start : start + _NAMES_PER_CHANGE] for start in range(0, len(names), _NAMES_PER_CHANGE))
+            changes += [["names", record.container, network, part] for part in parts]
+        self._put(("member", record.container), *changes)
 
     def remove_container(self, record: SandboxRecord) -> None:
         """Forget a container's names."""
-        with self._lock:
-            for network, address in record.addresses.items():
-                if self._members.get(address) == record:
-                    del self._members[address]
-                table = self._containers.get(network, {})
-                for name in _names(record, network):
-                    holders = table.get(name, {})
-                    holders.pop(record.container, None)
-                    if not holders:
-                        table.pop(name, None)
+        self._drop(("member", record.container))
 
     def set_services(self, network: str, names: Mapping[str, Iterable[str]]) -> None:
         """Replace a network's service names; one with no address is still known, and hides containers so called."""
+        wanted = {_fold(name): tuple(addresses) for name, addresses in names.items() if len(name) <= _MAX_NAME}
         with self._lock:
-            self._services[network] = {_fold(name): tuple(addresses) for name, addresses in names.items()}
+            before = self._services.pop(network, {})
+            if wanted:
+                self._services[network] = wanted
+            changed = [name for name in {**before, **wanted} if before.get(name) != wanted.get(name)]
+            for name in changed:
+                key = ("service", network, name)
+                if name in wanted:
+                    self._changes[key] = (["service", network, name, list(wanted[name])],)
+                else:
+                    self._changes.pop(key, None)
+        if changed:
+            self.on_change([("service", network, name) for name in changed])
 
-    def resolve(self, network: str, client: str, name: str) -> tuple[str, ...] | None:
-        """The addresses of ``name`` for ``client``, each time another one first; None when nobody is called that."""
-        folded = _fold(name)
+    def changes(self, key: Key) -> tuple[Change, ...]:
+        """What establishes one thing, or takes it away when it is not known any more."""
         with self._lock:
-            found: list[tuple[str, ...]] = []
-            for where in self._reachable(network, client):
-                bare = folded.removesuffix(f".{where.lower()}")
-                services = self._services.get(where, {})
-                containers = self._containers.get(where, {})
-                for candidate in dict.fromkeys((folded, bare)):
-                    if candidate in services:
-                        found.append(services[candidate])
-                    elif candidate in containers:
-                        found.append(tuple(containers[candidate].values()))
-            if not found:
-                return None
-            self._turn += 1
-            return _rotate(tuple(dict.fromkeys(address for part in found for address in part)), self._turn)
+            return self._changes.get(key) or ([f"no-{key[0]}", *key[1:]],)
 
-    def reverse(self, network: str, client: str, address: str) -> str | None:
-        """The host name of the container that has ``address`` in a network of the client's."""
+    def everything(self) -> Iterator[Change]:
+        """What establishes all that is known, from nothing."""
         with self._lock:
-            record = self._members.get(address)
-            reachable = self._reachable(network, client)
-            if record is None or not any(record.addresses.get(where) == address for where in reachable):
-                return None
-            return record.hostname
+            known = tuple(self._changes.values())
+        for changes in known:
+            yield from changes
 
-    def is_local(self, address: str) -> bool:
-        """Whether an address belongs to any of our subnets: nobody outside could know its name."""
-        number = IPv4Address(address)
+    def _put(self, key: Key, *changes: Change) -> None:
         with self._lock:
-            return any(number in IPv4Network(info.subnet) for info in self._networks.values())
+            self._changes[key] = changes
+        self.on_change((key,))
 
-    def is_gateway(self, address: str) -> bool:
-        """Whether an address is that of one of our own name servers."""
+    def _drop(self, key: Key) -> None:
         with self._lock:
-            return any(info.gateway == address for info in self._networks.values())
-
-    def may_forward(self, network: str, client: str) -> bool:
-        """Whether the client's questions may leave this host: not when all its networks are internal."""
-        with self._lock:
-            return any(
-                not self._networks[where].internal
-                for where in self._reachable(network, client)
-                if where in self._networks
-            )
-
-    def _reachable(self, network: str, client: str) -> tuple[str, ...]:
-        record = self._members.get(client)
-        return tuple(record.addresses) if record is not None and network in record.addresses else (network,)
+            self._changes.pop(key, None)
+        self.on_change((key,))
 
 
-def _names(record: SandboxRecord, network: str) -> set[str]:
+def _compute_names(record: SandboxRecord, network: str) -> list[str]:
     plain = (record.hostname, record.container[:_SHORT_ID], *record.names, *record.aliases.get(network, ()))
-    return {_fold(name) for name in plain if name}
+    return sorted({_fold(name) for name in plain if name and len(name) <= _MAX_NAME})
 
 
 def _fold(name: str) -> str:
     return name.rstrip(".").lower()
-
-
-def _rotate(addresses: tuple[str, ...], turn: int) -> tuple[str, ...]:
-    start = turn % len(addresses) if addresses else 0
-    return addresses[start:] + addresses[:start]

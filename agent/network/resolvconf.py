@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
 
-MAX_SERVERS = 3
+from agent.network.nameserver.upstreams import parse_servers
 
 
 @dataclass(frozen=True)
@@ -19,20 +18,17 @@ class ResolvConf:
 
 def parse_resolv_conf(text: str) -> ResolvConf:
     """What resolv.conf says; the last ``search`` or ``domain`` wins, as in the C library."""
-    servers: list[str] = []
     search: tuple[str, ...] = ()
     options: list[str] = []
     for line in text.splitlines():
         words = line.split("#", 1)[0].split(";", 1)[0].split()
         if len(words) < 2:
             continue
-        if words[0] == "nameserver" and _is_ipv4(words[1]):
-            servers.append(words[1])
-        elif words[0] in ("search", "domain"):
+        if words[0] in ("search", "domain"):
             search = tuple(words[1:])
         elif words[0] == "options":
             options += words[1:]
-    return ResolvConf(tuple(servers[:MAX_SERVERS]), search, tuple(options))
+    return ResolvConf(parse_servers(text), search, tuple(options))
 
 
 def render_resolv_conf(server: str, host: ResolvConf) -> str:
@@ -43,11 +39,3 @@ def render_resolv_conf(server: str, host: ResolvConf) -> str:
     options = host.options or ("ndots:0",)
     lines.append("options " + " ".join(options))
     return "\n".join(lines) + "\n"
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        IPv4Address(text)
-    except AddressValueError:
-        return False
-    return True

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.network.dns_message import DNS_PORT
 from agent.network.identity import ADMITTED_MARK
 from agent.network.model import NetworkInfo, Port
+from agent.network.nameserver.message import DNS_PORT
 
 
 @dataclass(frozen=True)

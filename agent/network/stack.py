@@ -6,7 +6,7 @@ import contextlib
 import select
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent.errors import Conflict, HoldfastError, NotFound
@@ -17,13 +17,12 @@ from agent.network.addresses import choose_subnet, compute_gateway
 from agent.network.attachments import Attachments
 from agent.network.balancer import Balancer
 from agent.network.bridges import Bridges
-from agent.network.dns_forward import Forwarder, Upstreams
-from agent.network.dns_server import NameServer
 from agent.network.faults import explained
 from agent.network.forwarding import Forwarding
 from agent.network.identity import Identity
 from agent.network.model import NetworkInfo, PortConflict, PortLike, Sandbox
 from agent.network.names import NameTable
+from agent.network.nameservice import NameService
 from agent.network.reactor import Reactor
 from agent.network.records import HostRecord, NetworkRecords
 from agent.network.sandboxes import Place
@@ -69,8 +68,7 @@ class NetworkStack:
         self._forwarding = Forwarding(self._identity, self._netlink, self._records)
         self._balancer = Balancer(self._identity, self._nftables, self._conntrack, self._records)
         self._attachments = Attachments(self._identity, self._netlink, self._records, self._names, self._directory)
-        forwarder = Forwarder(self._reactor, Upstreams(self._names, upstreams))
-        self._server = NameServer(self._reactor, self._names, forwarder)
+        self._name_service = NameService(run_root, self._names, self._reactor, upstreams)
         self._reactor.watch(self._listener, self._hear)
         self._reactor.start()
 
@@ -81,6 +79,7 @@ class NetworkStack:
         """
         with self._lock, explained("the networks cannot be recovered"):
             self._infos = self._records.load_networks()
+            self._name_service.recover(self._infos.values())
             self._bridges.sweep({info.bridge for info in self._infos.values()})
             self._attachments.recover(frozenset(live_ids))
             if self._infos:
@@ -91,10 +90,22 @@ class NetworkStack:
             self._balancer.recover(self._infos.values(), self._host.links, live)
             for info in self._infos.values():
                 self._put_in_place(info)
+                self._names.add_network(info)
                 self._put_names(info.name, live)
             self._retire()
+            if self._infos:
+                self._name_service.start()
         self._reactor.call_soon(self._sweep_later)
         self._watch_repairs()
+
+    @property
+    def names_fault(self) -> str:
+        """Why names are not answered at the moment, in all networks or in some; empty when they are."""
+        return self._name_service.fault
+
+    def watch_names(self, callback: Callable[[], None]) -> None:
+        """Call back, in a thread of ours, whenever ``names_fault`` may have changed."""
+        self._name_service.watch(callback)
 
     def ensure_network(self, name: str, *, internal: bool = False) -> NetworkInfo:
         """Make a network exist and be whole; one that exists keeps its subnet.
@@ -109,6 +120,7 @@ class NetworkStack:
                         f"network {name} is {'' if info.internal else 'not '}internal", hint="remove it first"
                     )
                 self._put_in_place(info)
+                self._name_service.add(info)
                 return info
             subnet = choose_subnet(self._identity.instance, self._bridges.observe_taken())
             bridge = self._bridges.free_name([known.bridge for known in self._infos.values()])
@@ -120,16 +132,16 @@ class NetworkStack:
                 self._bridges.ensure_rules()
                 self._balancer.set_networks(self._infos.values(), self._host.links)
                 self._put_in_place(info)
+                self._name_service.add(info)
             except BaseException:
                 with contextlib.suppress(OSError, HoldfastError):
                     self._remove(info)
                 raise
+            self._name_service.start()
             return info
 
     def _put_in_place(self, info: NetworkInfo) -> None:
         index = self._bridges.ensure(info)
-        self._names.add_network(info)
-        self._server.listen(info)
         self._attachments.add_place(Place(info, index, self._bridges.find_mtu(info.bridge)))
 
     def remove_network(self, name: str) -> None:
@@ -141,15 +153,18 @@ class NetworkStack:
                 self._retire()
 
     def _retire(self) -> None:
-        """With the last network go the rules that only networks need; the next one brings them back."""
-        if not self._infos and self._balancer.remove_if_idle():
+        """With the last network go its name server and the rules that only networks need; the next one brings them
+        back."""
+        if self._infos:
+            return
+        self._name_service.quit()
+        if self._balancer.remove_if_idle():
             self._bridges.remove_rules()
             self._forwarding.restore()
 
     def _remove(self, info: NetworkInfo) -> None:
         self._attachments.remove_place(info.name)
-        self._server.ignore(info.name)
-        self._names.remove_network(info.name)
+        self._name_service.remove(info)
         self._service_names.pop(info.name, None)
         self._bridges.remove(info)
         del self._infos[info.name]
@@ -247,8 +262,8 @@ class NetworkStack:
         self._closed = True
         self._attachments.close()
         self._balancer.close()
-        self._server.close()
-        self._reactor.stop()
+        self._name_service.close()
+        self._reactor.end()
         self._listener.close()
         self._nftables.close()
         self._netlink.close()
@@ -261,6 +276,7 @@ class NetworkStack:
                 self._attachments.detach(container)
             for info in tuple(self._infos.values()):
                 self._remove(info)
+            self._name_service.quit()
             self._balancer.remove()
             self._bridges.remove_rules()
             self._wait_ports_gone()

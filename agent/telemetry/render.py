@@ -73,6 +73,8 @@ class SnapshotCollector(Collector):
         yield from _render_conditions(snapshot)
         yield from _render_containers(snapshot.containers)
         yield _gauge("holdfast_converged", "1 when the host is as the state directory wants it.", snapshot.converged)
+        text = "1 when containers' name look-ups are answered, or there is no network to answer in."
+        yield _gauge("holdfast_names_answered", text, snapshot.names_answered)
         if snapshot.store is not None:
             yield from _render_store(snapshot.store)
         if snapshot.disk is not None:

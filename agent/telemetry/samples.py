@@ -81,6 +81,7 @@ class Snapshot:
     disk: DiskSample | None = None
     store: StoreSample | None = None
     converged: bool = False
+    names_answered: bool = True
 
 
 SnapshotSource = Callable[[], Snapshot]

@@ -111,10 +111,11 @@ def test_pure_floors_are_pure() -> None:
     assert impure == []
 
 
-def test_keeper_imports_only_the_standard_library() -> None:
-    """The keeper must stay small, and start where no site-packages exist (``-S``)."""
+@pytest.mark.parametrize("program", ["agent.runtime.keeper.main", "agent.network.nameserver.main"])
+def test_small_processes_import_only_the_standard_library(program: str) -> None:
+    """Keeper and name server must stay small, and start where no site-packages exist (``-S``)."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import agent.runtime.keeper.main\n"
+        f"import sys; sys.path.insert(0, sys.argv[1]); import {program}\n"
         "own = {'agent', '__main__'}; std = sys.stdlib_module_names\n"
         "print([n for n in sys.modules if n.split('.')[0] not in own and n.split('.')[0] not in std])"
     )

@@ -49,9 +49,10 @@ class Holdfast(Agent):
         return {"command": f'["sh", "-c", "{SCRIPT}"]', "volumes": f'["{directory}:{INSIDE}"]'}
 
     def processes(self) -> set[int]:
-        """The agent and its keeper."""
+        """The agent, its keeper, and its name server if there is a network."""
         assert self.process is not None
-        return {self.process.pid, self.keeper_pid()}
+        names = self.run_root / "names.pid"
+        return {self.process.pid, self.keeper_pid(), *([int(names.read_text())] if names.exists() else [])}
 
 
 @contextmanager

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.network.dns_answers import answer
-from agent.network.dns_message import (
+from agent.network.nameserver.answers import answer_known, answer_unknown
+from agent.network.nameserver.message import (
     A,
     MalformedQuery,
+    Query,
     Record,
     decode_query,
     encode_address,
@@ -21,9 +22,7 @@ from agent.network.dns_message import (
     udp_limit,
     with_id,
 )
-from agent.network.model import NetworkInfo
-from agent.network.names import NameTable
-from agent.network.records import SandboxRecord
+from agent.network.nameserver.zone import Zone
 
 labels = st.text("abcdefghijklmnopqrstuvwxyzABC0123456789-_", min_size=1, max_size=63)
 names = st.lists(labels, min_size=1, max_size=6).map(".".join).filter(lambda name: len(name) < 250)
@@ -32,11 +31,17 @@ ips = st.tuples(octets, octets, octets, octets).map(lambda parts: ".".join(map(s
 kinds = st.sampled_from(["A", "AAAA", "PTR", "TXT", "MX", "ANY"])
 
 
-def table(internal: bool) -> NameTable:
-    found = NameTable()
-    found.add_network(NetworkInfo("app", "hf0-1", "10.89.0.0/22", "10.89.0.1", internal))
-    found.add_container(SandboxRecord("c" * 12, "web", {"app": "10.89.0.2"}))
+def zone(internal: bool) -> Zone:
+    found = Zone()
+    found.apply(["network", "app", "10.89.0.1", "10.89.0.0/22", internal])
+    found.apply(["member", "c" * 20, "web", {"app": "10.89.0.2"}])
+    found.apply(["names", "c" * 20, "app", ["web", "c" * 12]])
     return found
+
+
+def answer(zone: Zone, query: Query) -> bytes | None:
+    known = answer_known(zone, "app", "10.89.0.2", query)
+    return known or answer_unknown(zone, "app", "10.89.0.2", query)
 
 
 @given(st.binary(max_size=600))
@@ -83,14 +88,14 @@ def test_responses_read_back_with_dnslib_and_keep_their_limit(
 @given(names, kinds)
 def test_internal_networks_always_have_an_answer(name: str, kind: str) -> None:
     query = decode_query(bytes(dnslib.DNSRecord.question(name, kind).pack()))
-    assert answer(table(internal=True), "app", "10.89.0.2", query) is not None
+    assert answer(zone(internal=True), query) is not None
 
 
 @given(names, kinds)
 def test_only_unknown_names_are_passed_on(name: str, kind: str) -> None:
     query = decode_query(bytes(dnslib.DNSRecord.question(name, kind).pack()))
     known = query.name in ("web", "web.app", "c" * 12)
-    assert (answer(table(internal=False), "app", "10.89.0.2", query) is None) == (not known)
+    assert (answer(zone(internal=False), query) is None) == (not known)
 
 
 @given(ips)

@@ -198,6 +198,16 @@ class FakeNetworks:
         self.refused: dict[tuple[str, int, str], str] = {}
         self.services: dict[str, Mapping[str, tuple[str, ...]]] = {}
         self.calls: list[str] = []
+        self.names_fault = ""
+        self._names_watch: Callable[[], None] = lambda: None
+
+    def watch_names(self, callback: Callable[[], None]) -> None:
+        self._names_watch = callback
+
+    def fail_names(self, fault: str) -> None:
+        """What a name server does that cannot run, or, with an empty text, runs again."""
+        self.names_fault = fault
+        self._names_watch()
 
     def list(self) -> Sequence[Thing]:
         return tuple(Thing(name) for name in sorted(self.names))

@@ -385,6 +385,20 @@ async def test_services_may_want_one_image_for_two_platforms(bench: Bench) -> No
 
 
 @on_bench
+async def test_names_that_are_not_answered_are_told(bench: Bench) -> None:
+    await bench.want(make_app())
+    bench.engine.networks.fail_names("names are not answered: no memory")
+    await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "NamesUnavailable")
+    assert not await bench.controller.wait_converged(0.01)
+    assert "no memory" in bench.controller.status()["names"]
+    assert "no memory" in bench.controller.pending_plan()["names"]
+    bench.engine.networks.fail_names("")
+    await bench.until(lambda: bench.condition("shop", "Ready")["status"] == "True")
+    assert await bench.controller.wait_converged(10)
+    assert {event.reason for event in bench.events.recent()} >= {"NamesUnavailable", "NamesAnswered"}
+
+
+@on_bench
 async def test_sync_looks_a_tag_up_again(bench: Bench) -> None:
     await bench.want(make_app(services={"web": {"pull_policy": "always"}}))
     first = bench.engine.containers.named("shop-web-1").config

@@ -20,6 +20,7 @@ FIRST = Boot(
         limit.oom_kill_is_reported_and_healed,
         upgrade.agent_restart_touches_no_container,
         upgrade.agent_kill_touches_no_container,
+        upgrade.names_are_answered_without_an_agent,
         upgrade.upgrade_runs_under_containers,
         upgrade.upgraded_keeper_starts_and_reaps,
         upgrade.keeper_restart_touches_no_container,

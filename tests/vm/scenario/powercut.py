@@ -100,4 +100,5 @@ def units_stop() -> str:
     run("systemctl", "disable", "--now", *UNITS)
     assert not [unit for unit in UNITS if main_pid(unit)]
     assert observe_members() == []
+    assert not list(Path("/run/holdfast").glob("names*")), "a name server is left"
     return ""

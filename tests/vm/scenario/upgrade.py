@@ -44,8 +44,27 @@ def agent_kill_touches_no_container() -> str:
     return f"agent {agent} -> {after}"
 
 
+def name_server_pid() -> int:
+    """The process that answers names."""
+    return int(Path("/run/holdfast/names.pid").read_text())
+
+
+def names_are_answered_without_an_agent() -> str:
+    before, store, names = running()["shop-web-1"], running()["shop-store-1"], name_server_pid()
+    run("systemctl", "stop", "holdfast")
+    try:
+        answer = run("nsenter", "-t", str(before["pid"]), "-m", "-n", "nslookup", "store").stdout
+    finally:
+        run("systemctl", "start", "holdfast")
+        wait_agent()
+    assert store["ip"] in answer, answer
+    assert name_server_pid() == names, "the name server did not outlive its agent"
+    return f"name server {names}"
+
+
 def upgrade_runs_under_containers() -> str:
     before, agent, keeper = observe_processes(), main_pid("holdfast"), main_pid("holdfast-keeper")
+    names = name_server_pid()
     identity = compute_identity(keeper)
     old = json.loads(holdfast("version", "--json").stdout)
     pip_install("/test/upgrade")
@@ -57,6 +76,7 @@ def upgrade_runs_under_containers() -> str:
     assert main_pid("holdfast-keeper") == keeper
     assert compute_identity(keeper) == identity, "the keeper is another process"
     assert b"handover" in Path(f"/proc/{keeper}/cmdline").read_bytes(), "the keeper was not upgraded"
+    eventually(lambda: name_server_pid() != names, "a name server of the new version")
     assert_untouched(before)
     return f"{old['agent']} -> {new['agent']}, keeper still {keeper}"
 

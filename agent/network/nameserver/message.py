@@ -6,10 +6,12 @@ packet can make it loop, recurse or allocate. The general codecs cost 100-200 us
 
 from __future__ import annotations
 
-import socket
+import _socket
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DNS_PORT = 53
 A, PTR, OPT, AAAA, ANY = 1, 12, 41, 28, 255
@@ -31,29 +33,32 @@ class MalformedQuery(ValueError):
         self.reply = reply
 
 
-@dataclass(frozen=True)
 class Query:
     """One question. ``name`` is lower case without the final dot; ``question`` the question section as it came.
 
     ``payload`` is the size of UDP message the asker takes, None without EDNS.
     """
 
-    id: int
-    flags: int
-    name: str
-    kind: int
-    klass: int
-    question: bytes
-    payload: int | None = None
+    __slots__ = ("flags", "id", "kind", "klass", "name", "payload", "question")
+
+    def __init__(self, identity: int, flags: int, name: str, asked: tuple[int, int], question: bytes) -> None:
+        self.id = identity
+        self.flags = flags
+        self.name = name
+        self.kind, self.klass = asked
+        self.question = question
+        self.payload: int | None = None
 
 
-@dataclass(frozen=True)
 class Record:
     """One answer to the question's own name; ``data`` is ready for the wire, ``ttl`` in seconds."""
 
-    kind: int
-    data: bytes
-    ttl: int = 0
+    __slots__ = ("data", "kind", "ttl")
+
+    def __init__(self, kind: int, data: bytes, ttl: int = 0) -> None:
+        self.kind = kind
+        self.data = data
+        self.ttl = ttl
 
 
 def decode_query(packet: bytes) -> Query:
@@ -75,7 +80,9 @@ def decode_query(packet: bytes) -> Query:
         payload = _decode_edns(packet, end) if additional and not authorities else None
     except (struct.error, IndexError, ValueError) as error:
         raise MalformedQuery(f"bad question: {error}", malformed) from error
-    return Query(identity, flags, name, kind, klass, packet[_HEADER.size : end], payload)
+    query = Query(identity, flags, name, (kind, klass), packet[_HEADER.size : end])
+    query.payload = payload
+    return query
 
 
 def _decode_name(packet: bytes, offset: int) -> tuple[str, int]:
@@ -128,7 +135,7 @@ def udp_limit(query: Query) -> int:
 
 def encode_address(address: str) -> bytes:
     """The data of an A record."""
-    return socket.inet_aton(address)
+    return _socket.inet_aton(address)
 
 
 def encode_domain(name: str) -> bytes:

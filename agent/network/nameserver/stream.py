@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
+import _socket
 
-from agent.network.dns_message import MAX_MESSAGE_BYTES
-from agent.network.reactor import Reactor, Timer
+from agent.network.nameserver.message import MAX_MESSAGE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.network.nameserver.loop import Loop, Timer
+
+    Handle = Callable[[str, bytes, Callable[[bytes | None], None]], None]
 
 IDLE_SECONDS = 10.0
 MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT = 128, 32
@@ -14,48 +20,55 @@ _READ_BYTES = 4096
 _PAUSE_SECONDS = 0.1
 _MAX_BUFFERED = MAX_MESSAGE_BYTES + 2
 
-Handle = Callable[[str, bytes, Callable[[bytes | None], None]], None]
-
 
 class StreamServer:
     """One listening socket. ``handle`` gets client address, question and a callback for the reply (None: hang up)."""
 
-    def __init__(self, reactor: Reactor, listener: socket.socket, handle: Handle) -> None:
-        self._reactor = reactor
+    def __init__(self, loop: Loop, listener: _socket.socket, handle: Handle) -> None:
+        self._loop = loop
         self._listener = listener
+        self._paused = False
         self.handle = handle
         self._connections: dict[_Connection, str] = {}
-        reactor.watch(listener, self._accept)
+        loop.watch(listener, self._accept)
+
+    def pause(self) -> None:
+        """Accept nobody any more; those who are connected stay so."""
+        self._paused = True
+        self._loop.forget(self._listener)
 
     def close(self) -> None:
         """Stop listening and hang up on everybody."""
-        self._reactor.forget(self._listener)
+        self._loop.forget(self._listener)
         self._listener.close()
         for connection in tuple(self._connections):
             connection.close()
 
     def _accept(self) -> None:
         try:
-            accepted, (client, _) = self._listener.accept()
-        except OSError:
-            self._pause()
+            descriptor, (client, _) = self._listener._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
             return
+        except OSError:
+            self._rest()
+            return
+        accepted = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, descriptor)
         clients = list(self._connections.values())
         if len(clients) >= MAX_CONNECTIONS or clients.count(client) >= MAX_CONNECTIONS_PER_CLIENT:
             accepted.close()
             return
         accepted.setblocking(False)
-        connection = _Connection(self._reactor, accepted, client, self)
+        connection = _Connection(self._loop, accepted, client, self)
         self._connections[connection] = client
 
-    def _pause(self) -> None:
+    def _rest(self) -> None:
         """No descriptors are left, or the client has gone: do not spin."""
-        self._reactor.forget(self._listener)
-        self._reactor.call_later(_PAUSE_SECONDS, self._resume)
+        self._loop.forget(self._listener)
+        self._loop.call_later(_PAUSE_SECONDS, self._resume)
 
     def _resume(self) -> None:
-        if self._listener.fileno() >= 0:
-            self._reactor.watch(self._listener, self._accept)
+        if self._listener.fileno() >= 0 and not self._paused:
+            self._loop.watch(self._listener, self._accept)
 
     def ended(self, connection: _Connection) -> None:
         """A connection is over."""
@@ -63,8 +76,8 @@ class StreamServer:
 
 
 class _Connection:
-    def __init__(self, reactor: Reactor, stream: socket.socket, client: str, server: StreamServer) -> None:
-        self._reactor = reactor
+    def __init__(self, loop: Loop, stream: _socket.socket, client: str, server: StreamServer) -> None:
+        self._loop = loop
         self._stream = stream
         self._client = client
         self._server = server
@@ -72,13 +85,13 @@ class _Connection:
         self._out = b""
         self._busy = False
         self._open = True
-        self._timer: Timer = reactor.call_later(IDLE_SECONDS, self.close)
-        reactor.watch(stream, self._read)
+        self._timer: Timer = loop.call_later(IDLE_SECONDS, self.close)
+        loop.watch(stream, self._read)
 
     def close(self) -> None:
         self._open = False
         self._timer.cancel()
-        self._reactor.forget(self._stream)
+        self._loop.forget(self._stream)
         self._stream.close()
         self._server.ended(self)
 
@@ -102,7 +115,7 @@ class _Connection:
         packet = bytes(self._in[2 : 2 + length])
         del self._in[: 2 + length]
         self._busy = True
-        self._reactor.forget(self._stream)
+        self._loop.forget(self._stream)
         self._server.handle(self._client, packet, self._reply)
 
     def _reply(self, answer: bytes | None) -> None:
@@ -113,7 +126,7 @@ class _Connection:
             return
         self._out = len(answer).to_bytes(2, "big") + answer
         self._timer.cancel()
-        self._timer = self._reactor.call_later(IDLE_SECONDS, self.close)
+        self._timer = self._loop.call_later(IDLE_SECONDS, self.close)
         self._write()
 
     def _write(self) -> None:
@@ -125,11 +138,11 @@ class _Connection:
             self.close()
             return
         if self._out:
-            self._reactor.watch(self._stream, self._write, write=True)
+            self._loop.watch(self._stream, self._write, write=True)
             return
         self._busy = False
-        self._reactor.watch(self._stream, self._read)
-        self._reactor.call_soon(self._continue)
+        self._loop.watch(self._stream, self._read)
+        self._loop.call_soon(self._continue)
 
     def _continue(self) -> None:
         if self._open:

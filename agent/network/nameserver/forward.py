@@ -2,103 +2,77 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
-import secrets
-import socket
+import os
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
-from agent.network.dns_message import (
-    DNS_PORT,
+from agent.network.nameserver.message import (
     MAX_MESSAGE_BYTES,
     SERVER_FAILURE,
-    Query,
     encode_response,
     matches,
     with_id,
 )
-from agent.network.names import NameTable
-from agent.network.reactor import Reactor, Timer
-from agent.network.resolvconf import parse_resolv_conf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.network.nameserver.loop import Loop, Timer
+    from agent.network.nameserver.message import Query
+
+    Reply = Callable[[bytes], None]
+    Servers = tuple[tuple[str, int], ...]
 
 ATTEMPT_SECONDS = 2.0
 ATTEMPTS = 3
 MAX_PENDING, MAX_PENDING_PER_CLIENT = 256, 48
-_RESOLV_CONF = Path("/etc/resolv.conf")
-
-Reply = Callable[[bytes], None]
-
-
-class Upstreams:
-    """The host's name servers, read again when the file changes. ``fixed`` servers (address, port) replace them."""
-
-    def __init__(self, names: NameTable, fixed: tuple[tuple[str, int], ...] | None = None) -> None:
-        self._names = names
-        self._fixed = fixed
-        self._seen: tuple[int, int] | None = None
-        self._servers: tuple[tuple[str, int], ...] = ()
-
-    def servers(self) -> tuple[tuple[str, int], ...]:
-        """Whom to ask, in order; never ourselves."""
-        if self._fixed is not None:
-            return self._fixed
-        try:
-            status = _RESOLV_CONF.stat()
-            if (status.st_mtime_ns, status.st_ino) != self._seen:
-                found = parse_resolv_conf(_RESOLV_CONF.read_text(errors="replace")).servers
-                self._servers = tuple((server, DNS_PORT) for server in found if not self._names.is_gateway(server))
-                self._seen = status.st_mtime_ns, status.st_ino
-        except OSError:
-            self._servers = ()
-        return self._servers
 
 
 class Forwarder:
-    """Runs on the reactor's thread."""
+    """``find_servers`` says whom to ask, in order; ``idle`` is called whenever nothing waits any more."""
 
-    def __init__(self, reactor: Reactor, upstreams: Upstreams) -> None:
-        self._reactor = reactor
-        self._upstreams = upstreams
-        self._per_client: Counter[str] = Counter()
+    def __init__(self, loop: Loop, find_servers: Callable[[], Servers]) -> None:
+        self._loop = loop
+        self._find_servers = find_servers
+        self._per_client: dict[str, int] = {}
+        self.idle: Callable[[], None] | None = None
 
     @property
     def pending(self) -> int:
         """How many questions wait for an answer."""
-        return self._per_client.total()
+        return sum(self._per_client.values())
 
     def ask(self, client: str, query: Query, packet: bytes, reply: Reply, *, stream: bool = False) -> None:
         """Send ``packet`` on, over TCP if ``stream``; ``reply`` gets the answer or a server failure, exactly once."""
-        servers = self._upstreams.servers()
-        full = self.pending >= MAX_PENDING or self._per_client[client] >= MAX_PENDING_PER_CLIENT
+        servers = self._find_servers()
+        mine = self._per_client.get(client, 0)
+        full = self.pending >= MAX_PENDING or mine >= MAX_PENDING_PER_CLIENT
         if not servers or full:
             reply(encode_response(query, SERVER_FAILURE))
             return
-        self._per_client[client] += 1
+        self._per_client[client] = mine + 1
 
         def finish(answer: bytes | None) -> None:
-            self._per_client[client] -= 1
-            if not self._per_client[client]:
-                del self._per_client[client]
+            left = self._per_client.pop(client) - 1
+            if left:
+                self._per_client[client] = left
             reply(with_id(answer, query.id) if answer is not None else encode_response(query, SERVER_FAILURE))
+            if self.idle is not None and not self._per_client:
+                self.idle()
 
         kind = _StreamAttempt if stream else _DatagramAttempt
-        _Question(self._reactor, servers, query, packet, finish).start(kind)
+        _Question(self._loop, servers, query, packet, finish).start(kind)
 
 
 class _Question:
     """One question on its way through the servers."""
 
     def __init__(
-        self,
-        reactor: Reactor,
-        servers: tuple[tuple[str, int], ...],
-        query: Query,
-        packet: bytes,
-        finish: Callable[[bytes | None], None],
+        self, loop: Loop, servers: Servers, query: Query, packet: bytes, finish: Callable[[bytes | None], None]
     ) -> None:
-        self.reactor = reactor
+        self.loop = loop
         self.query = query
         self._packet = packet
         self._finish = finish
@@ -108,8 +82,11 @@ class _Question:
         """Ask the next server, or give up."""
         while self._order:
             server = self._order.pop(0)
-            identity = secrets.randbelow(1 << 16)
-            attempt = kind(self, identity, with_id(self._packet, identity))
+            identity = int.from_bytes(os.urandom(2), "big")
+            try:
+                attempt = kind(self, identity, with_id(self._packet, identity))
+            except OSError:
+                break  # no descriptor is left
             try:
                 attempt.connect(server)
             except OSError:
@@ -126,14 +103,14 @@ class _Question:
 class _Attempt(ABC):
     """One question put to one server over one socket."""
 
-    type = socket.SOCK_DGRAM
+    type = _socket.SOCK_DGRAM
 
     def __init__(self, question: _Question, identity: int, packet: bytes) -> None:
         self._question = question
         self._identity = identity
         self._packet = packet
-        self._reactor = question.reactor
-        self._socket = socket.socket(socket.AF_INET, self.type | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._loop = question.loop
+        self._socket = _socket.socket(_socket.AF_INET, self.type | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
         self._timer: Timer | None = None
 
     def connect(self, server: tuple[str, int]) -> None:
@@ -141,7 +118,7 @@ class _Attempt(ABC):
         code = self._socket.connect_ex(server)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, "cannot reach the name server")
-        self._timer = self._reactor.call_later(ATTEMPT_SECONDS, self._fail)
+        self._timer = self._loop.call_later(ATTEMPT_SECONDS, self._fail)
         self._send()
 
     @abstractmethod
@@ -152,7 +129,7 @@ class _Attempt(ABC):
         """Give the socket back."""
         if self._timer is not None:
             self._timer.cancel()
-        self._reactor.forget(self._socket)
+        self._loop.forget(self._socket)
         self._socket.close()
 
     def _fail(self) -> None:
@@ -170,7 +147,7 @@ class _Attempt(ABC):
 class _DatagramAttempt(_Attempt):
     def _send(self) -> None:
         self._socket.send(self._packet)
-        self._reactor.watch(self._socket, self._read)
+        self._loop.watch(self._socket, self._read)
 
     def _read(self) -> None:
         try:
@@ -182,12 +159,12 @@ class _DatagramAttempt(_Attempt):
 
 
 class _StreamAttempt(_Attempt):
-    type = socket.SOCK_STREAM
+    type = _socket.SOCK_STREAM
 
     def _send(self) -> None:
         self._out = len(self._packet).to_bytes(2, "big") + self._packet
         self._in = bytearray()
-        self._reactor.watch(self._socket, self._write, write=True)
+        self._loop.watch(self._socket, self._write, write=True)
 
     def _write(self) -> None:
         try:
@@ -198,7 +175,7 @@ class _StreamAttempt(_Attempt):
             self._fail()
             return
         if not self._out:
-            self._reactor.watch(self._socket, self._read)
+            self._loop.watch(self._socket, self._read)
 
     def _read(self) -> None:
         try:
