@@ -25,17 +25,19 @@ def apply_changes(config: ImageConfig, changes: Sequence[str], host: Platform) -
 
     Raises InvalidDockerfile with the number of the change (as the line) that is wrong, Refused for too many.
     """
-    if len(changes) > MAX_CHANGES or any("\n" in change or "\r" in change for change in changes):
+    whole = all(change.strip() and not {"\n", "\r"}.intersection(change) and change[-1] != "\\" for change in changes)
+    if not whole or len(changes) > MAX_CHANGES:
         raise Refused(f"a change is one line, and there are at most {MAX_CHANGES}", reason="InvalidChange")
     if not changes:
         return config
-    padded = [change if change.strip() else "?" for change in changes]
-    dockerfile = parse_dockerfile("\n".join(["FROM scratch", *padded]), FILE)
+    dockerfile = parse_dockerfile("\n".join(["FROM scratch", *changes]), FILE)
     (stage,) = dockerfile.stages[:1]
     wrong = [found for found in stage.instructions if not isinstance(found, ALLOWED)]
     wrong += [other.origin for other in dockerfile.stages[1:]]
     if wrong:
         raise refuse(FILE, wrong[0].line - 1, wrong[0].column, f"only {_NAMES} can be changed")
+    if len(stage.instructions) != len(changes):
+        raise Refused("a change is an instruction, not a comment", reason="InvalidChange")
     plan = compute_plan(dockerfile, BuildOrder(context="/", tag="import"), host)
     state = StageState(FILE, dockerfile.escape, plan, {}, config)
     for instruction in stage.instructions:

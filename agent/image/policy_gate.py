@@ -2,14 +2,15 @@
 
 A registry's image is judged by its repository. Where a signature is required, one of the index or of the manifest that
 was chosen from it will do: the index names the manifest by digest, and what runs was signed either way. What comes from
-a file has no signatures that could be checked: required signatures refuse it. Who was let in is recorded by name, so
-that what became local before the policy, or by another way, is not used under a name that requires signatures.
+a file has no signatures that could be checked: required signatures refuse it. What was verified is recorded, by its
+repository and digest, so that what became local before the policy, or by another way, is not used under a name that
+requires signatures.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agent.errors import Refused, Stalled
@@ -69,9 +70,9 @@ class ImageGate:
         if rule.verdict == "reject":
             raise _reject(reference.familiar(), rule)
         signers = self._verify(rule, reference, digests, tracker)
-        document = {"digest": digests[-1], "keys": sorted(signers)}
-        self._records.put(KIND, str(reference), document)
-        self._signers = {**self._signers, str(reference): document}
+        key, document = _key(reference, digests[-1]), {"keys": sorted(signers)}
+        self._records.put(KIND, key, document)
+        self._signers = {**self._signers, key: document}
 
     def _verify(
         self, rule: Rule, reference: Reference, digests: Sequence[Digest], tracker: PullTracker
@@ -96,9 +97,16 @@ class ImageGate:
         rule = self._find(subject_of(reference))
         if rule is None or rule.verdict == "accept":
             return True
-        document = self._signers.get(str(reference), {})
+        document = self._signers.get(_key(reference, entry.digest), {})
         trusted = {key.fingerprint for key in rule.keys}.intersection(document.get("keys", ()))
-        return rule.verdict == "require" and document.get("digest") == entry.digest and len(trusted) >= rule.signers
+        return rule.verdict == "require" and len(trusted) >= rule.signers
+
+    def forget(self, entries: Iterable[ImageEntry]) -> None:
+        """Drop what is recorded of other images than ``entries``."""
+        local = {entry.digest for entry in entries}
+        gone = [key for key in self._signers if key.partition("@")[2] not in local]
+        self._records.delete(KIND, *gone)
+        self._signers = {key: value for key, value in self._signers.items() if key not in gone}
 
     def refuse_unchecked(self, reference: Reference) -> Stalled:
         """The error for a local image that may be neither used nor pulled."""
@@ -111,6 +119,10 @@ class ImageGate:
 
     def _find(self, subject: str) -> Rule | None:
         return self._policy.current().find(subject) if self._policy is not None else None
+
+
+def _key(reference: Reference, digest: Digest) -> str:
+    return f"{subject_of(reference)}@{digest}"
 
 
 def _reject(what: str, rule: Rule) -> ImageRejected:

@@ -56,6 +56,7 @@ class ImageStore:
         self.snapshots = SnapshotStore(layout.snapshots, database)
         self._images = ImageRecords(database, self.content)
         self._gate = ImageGate(policy, self._config, database)
+        self._gate.forget(self._images.all())
         self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), self._gate)
         self._uses = Uses(self._images)
         self._collector = ImageCollector(self._stores, self._uses)

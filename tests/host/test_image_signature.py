@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from agent.builder.faults import BuildFailed
+from agent.daemon.assembly import assemble
+from agent.engine.model import BuildConfig
 from agent.errors import InvalidSpec, NotFound
 from agent.image.archive_load import Naming
 from agent.image.config import RegistryConfig
@@ -17,7 +20,9 @@ from agent.image.errors import ImageRejected
 from agent.image.policy import PolicyFile
 from agent.image.store import ImageStore
 from agent.oci.source import parse_local_image
+from agent.settings import Settings
 from agent.store.database import Database
+from agent.store.layout import DataLayout, RunLayout
 from tests.host.registry import HOST_ARCHITECTURE, Registry, digest_of, entry, make_tar
 from tests.host.signing import SignatureShelf, Signer, make_payload
 
@@ -28,10 +33,10 @@ LAYER = make_tar([entry("f", b"content")])
 class Lab:
     """A registry with one repository for each test, keys, and stores that obey a policy."""
 
-    def __init__(self, registry: Registry, path: Path, number: int) -> None:
+    def __init__(self, registry: Registry, path: Path, name: str) -> None:
         self.registry = registry
         self.path = path
-        self.name = f"shop/web{number}"
+        self.name = name
         self.shelf = SignatureShelf(f"{registry.address}/{self.name}")
         self.signer, self.other = Signer(), Signer()
         self.signer.write_public(path / "shop.pub")
@@ -76,9 +81,16 @@ NUMBERS = iter(range(1000))
 
 @pytest.fixture
 def lab(registry: Registry, tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(registry, tmp_path, next(NUMBERS))
+    made = Lab(registry, tmp_path, f"shop/web{next(NUMBERS)}")
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def forged(registry: Registry) -> str:
+    """An image whose signatures every test replaces."""
+    registry.push_layers("shop/forged:1", [LAYER])
+    return "shop/forged"
 
 
 def blobs(store: ImageStore) -> int:
@@ -160,14 +172,16 @@ def put(lab: Lab, digest: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("forgery", sorted(FORGERIES))
-def test_forgeries_are_refused(lab: Lab, forgery: str) -> None:
+def test_forgeries_are_refused(registry: Registry, tmp_path: Path, forged: str, forgery: str) -> None:
     forge, said = FORGERIES[forgery]
-    reference, store = lab.push(), lab.open()
+    lab = Lab(registry, tmp_path, forged)
+    reference, store = f"{lab.shelf.repository}:1", lab.open()
     forge(lab, lab.shelf.digest("1"))
     with pytest.raises(ImageRejected, match=said) as refused:
         store.pull(reference)
     assert lab.place in str(refused.value)
     assert (blobs(store), store.all()) == (0, ())
+    lab.close()
 
 
 def test_a_good_signature_among_bad_ones_counts(lab: Lab) -> None:
@@ -243,9 +257,12 @@ def test_what_was_local_before_is_checked_too(lab: Lab) -> None:
         lab.write("policy: require", "keys: [other.pub]")
         store.pull(reference, policy="never")
     lab.write("policy: require", "keys: [shop.pub]")
-    store.tag(image.id, f"{lab.shelf.repository}:2")
+    other = f"{lab.registry.address}/shop/other:1"
+    store.tag(image.id, other)
     with pytest.raises(ImageRejected):
-        store.pull(f"{lab.shelf.repository}:2", policy="never")
+        store.pull(other, policy="never")
+    assert store.find_admitted(other) is None
+    assert store.find_admitted(reference) is not None
 
 
 def test_an_admission_survives_a_restart(lab: Lab) -> None:
@@ -312,6 +329,26 @@ def test_a_broken_policy_lets_nothing_in(lab: Lab) -> None:
     (lab.path / "shop.pub").write_text("no key")
     with pytest.raises(InvalidSpec, match=r"shop\.pub is not a public key"):
         store.pull(reference)
+
+
+def test_a_build_starts_from_no_unsigned_image(lab: Lab) -> None:
+    reference, context = lab.push(), lab.path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(f"FROM {reference}\nLABEL a=b\n")
+    settings = Settings(lab.path / "state", lab.path / "built", lab.path / "run", metrics=None, policy=lab.policy)
+    layout = DataLayout(settings.data_root)
+    layout.create()
+    RunLayout(settings.run_root).create()
+    with assemble(settings, layout) as agent:
+        agent.engine.start()
+        order = BuildConfig(str(context), "built:1")
+        with pytest.raises(BuildFailed, match="is not signed") as refused:
+            agent.engine.images.build(order)
+        assert lab.place in str(refused.value)
+        assert agent.engine.images.list() == ()
+        lab.shelf.sign(lab.shelf.digest("1"), lab.signer)
+        assert agent.engine.images.build(order).names == ("built:1",)
+        agent.engine.down()
 
 
 def test_cryptography_is_loaded_for_keys_only() -> None:
