@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,43 +23,66 @@ _PATIENCE = 2.0
 """How many read timeouts the head of an answer may take in all: each byte of it may take one otherwise."""
 
 
+class Running:
+    """The connections on which a request is sent or an answer awaited. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: set[HTTPConnection] = set()
+
+    @contextmanager
+    def holding(self, connection: HTTPConnection) -> Iterator[None]:
+        """For the length of a block."""
+        with self._lock:
+            self._connections.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+
+    def cut(self) -> None:
+        """Break all of them, from any thread."""
+        with self._lock:
+            for connection in self._connections:
+                cut_connection(connection)
+
+
+def cut_connection(connection: HTTPConnection) -> None:
+    """Make whoever waits for the connection fail at once, from any thread."""
+    connected = connection.sock
+    if connected is not None:
+        with suppress(OSError):
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
 class _Punctual(HTTPConnection):
-    """Cuts itself when the head of an answer trickles."""
+    """Can be cut from outside, and cuts itself when the head of an answer trickles."""
+
+    def __init__(self, *arguments: Any, running: Running, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._running = running
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        """As the base class does."""
+        with self._running.holding(self):
+            super().request(*arguments, **options)
 
     def getresponse(self) -> Any:
         """As the base class does; raises urllib3.exceptions.ProtocolError or OSError when it was cut."""
-        timeout = self.timeout
-        if not isinstance(timeout, int | float):
-            return super().getresponse()
-        timer = threading.Timer(timeout * _PATIENCE, self._cut)
+        timeout = self.timeout if isinstance(self.timeout, int | float) else threading.TIMEOUT_MAX / _PATIENCE
+        timer = threading.Timer(timeout * _PATIENCE, cut_connection, (self,))
         timer.daemon = True
         timer.start()
         try:
-            return super().getresponse()
+            with self._running.holding(self):
+                return super().getresponse()
         finally:
             timer.cancel()
-
-    def _cut(self) -> None:
-        connected = self.sock
-        if connected is not None:
-            with suppress(OSError):
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 class _PunctualTls(_Punctual, HTTPSConnection):
     """The same, encrypted."""
-
-
-class _PlainPool(urllib3.HTTPConnectionPool):
-    """Plain connections."""
-
-    ConnectionCls = _Punctual
-
-
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    """Encrypted connections."""
-
-    ConnectionCls = _PunctualTls
 
 
 class Tls(NamedTuple):
@@ -76,6 +101,7 @@ class Pools:
         self._config = config
         self._lock = threading.Lock()
         self._managers: dict[Tls, urllib3.PoolManager] = {}
+        self.running = Running()
 
     def get(self, tls: Tls) -> urllib3.PoolManager:
         """The manager for ``tls``. Raises Stalled when its files cannot be used."""
@@ -94,8 +120,18 @@ class Pools:
             headers={"User-Agent": "holdfast", "Accept-Encoding": "identity"},
             **special,
         )
-        manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+        manager.pool_classes_by_scheme = {"http": self._make_plain, "https": self._make_tls}  # type: ignore[dict-item]
         return manager
+
+    def _make_plain(self, *arguments: Any, **options: Any) -> urllib3.HTTPConnectionPool:
+        pool = urllib3.HTTPConnectionPool(*arguments, **options)
+        pool.ConnectionCls = partial(_Punctual, running=self.running)  # type: ignore[assignment]
+        return pool
+
+    def _make_tls(self, *arguments: Any, **options: Any) -> urllib3.HTTPSConnectionPool:
+        pool = urllib3.HTTPSConnectionPool(*arguments, **options)
+        pool.ConnectionCls = partial(_PunctualTls, running=self.running)  # type: ignore[assignment]
+        return pool
 
     def close(self) -> None:
         """Close idle connections."""

@@ -149,6 +149,7 @@ class Transport:
         with self._lock:
             self._aborted = True
             running = list(self._open)
+        self._pools.running.cut()
         for response in running:
             with suppress(ValueError, RuntimeError, OSError):  # it may have been released meanwhile
                 response.shutdown()

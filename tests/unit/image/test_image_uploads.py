@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -220,3 +222,48 @@ def test_cancel_in_the_middle(registry: UploadRegistry, tmp_path: Path) -> None:
     with pytest.raises(PullCancelled, match="the push of app was cancelled"):
         BlobUpload(content, client, descriptor, config, meter).run(())
     assert registry.blobs == {}
+
+
+def test_cancel_while_the_registry_says_nothing(tmp_path: Path) -> None:
+    """A push does not outlive its cancellation by the minutes that a registry may take to store a blob."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        waiting, stop = threading.Event(), threading.Event()
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        head = connection.recv(65536)
+                        if head.startswith(b"HEAD"):
+                            waiting.set()
+                            stop.wait(30)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        config = RegistryConfig(docker_config=tmp_path / "none")
+        tracker = PullTracker("app", None, None, "push")
+        reference = parse_reference(f"127.0.0.1:{server.getsockname()[1]}/team/app:1")
+        client = RegistryClient(reference, config, tracker, "pull,push")
+        descriptor = Descriptor("x", DIGEST, len(DATA))
+        (meter,) = tracker.expect([descriptor])
+        upload = BlobUpload(ContentStore(tmp_path / "content"), client, descriptor, config, meter)
+        failed: list[BaseException] = []
+
+        def push() -> None:
+            try:
+                upload.run(())
+            except BaseException as error:
+                failed.append(error)
+
+        pushing = threading.Thread(target=push)
+        pushing.start()
+        assert waiting.wait(10)
+        tracker.abandon()
+        client.transport.abort()
+        pushing.join(10)
+        assert not pushing.is_alive()
+        assert isinstance(failed[0], PullCancelled)
+        stop.set()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
