@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 from agent.builder.cache import compute_key
 from agent.builder.globclasses import BadPattern
 from agent.builder.layers import Layers, Made, top_of
+from agent.builder.leaks import find_leak
 from agent.builder.mounting import Mounting
 from agent.builder.order import BuildOrder
 from agent.builder.patterns import IgnoreRules
@@ -118,9 +120,20 @@ class Carrier:
                 if end.code != 0:
                     check_space(directory.path, 0, UnpackLimits())
                     voice.fail(end)
+                _refuse_leak(directory.upper, attached.secrets)
                 return maker.commit(directory, layers)
 
         return maker.find_or_make(key, make, self._stop.check)
+
+
+def _refuse_leak(upper: Path, secrets: Mapping[str, bytes]) -> None:
+    leak = find_leak(upper, secrets)
+    if leak is not None:
+        raise Refused(
+            f"the step leaves the secret {leak[0]} in {leak[1]}, where everybody who has the image can read it",
+            reason="SecretInLayer",
+            hint="use it from its mount, and write nothing that holds it",
+        )
 
 
 def compute_wanted(options: CopyOptions) -> Wanted:

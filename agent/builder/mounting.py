@@ -153,6 +153,7 @@ class Mounting:
             return
         value = read_secret(mount.id, source)
         found.redaction.add(value)
+        found.secrets[mount.id] = value
         if mount.env:
             if b"\0" in value:
                 raise Stalled(f"the secret {mount.id} holds a NUL byte, which no variable can", reason="InvalidSecret")

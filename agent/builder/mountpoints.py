@@ -6,7 +6,9 @@ removing it afterwards by its name is what attack rows 54 and 55 are about; so t
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,12 +34,22 @@ def make_mount_points(directory: StepDirectory, further: Sequence[tuple[str, boo
         with directory.mounted(layer) as root:
             for path, is_directory in places:
                 if not path.startswith("/dev/"):
-                    os.close(ensure_directory(root, path) if is_directory else ensure_file(root, path))
+                    _ensure(root, path, is_directory)
     except OSError as error:
         raise Refused(
             f"the image has something unfit where {path} must be mounted: {error.strerror}", reason="UnfitImage"
         ) from None
     return layer
+
+
+def _ensure(root: int, path: str, is_directory: bool) -> None:
+    fd = ensure_directory(root, path) if is_directory else ensure_file(root, path)
+    try:
+        if stat.S_ISDIR(os.fstat(fd).st_mode) != is_directory:
+            kind = errno.ENOTDIR if is_directory else errno.EISDIR
+            raise OSError(kind, os.strerror(kind), path)
+    finally:
+        os.close(fd)
 
 
 def render_files(hostname: str, network: StepNetwork, extra: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
