@@ -79,7 +79,7 @@ class Controller:
         """Work until cancelled. Containers go on; whatever is under way in a thread ends by itself."""
         loop = asyncio.get_running_loop()
         self._shared.health.load(self._records)
-        self._shared.suspended = self._records.get(AGENT_KIND, SUSPENDED_KEY) is not None
+        self._shared.suspended |= self._records.get(AGENT_KIND, SUSPENDED_KEY) is not None
         self._engine.subscribe(lambda event: _hand_over(loop, self._on_event, event))
         self._engine.networks.watch_names(lambda: _hand_over(loop, self._on_names))
         self._on_names()
@@ -273,12 +273,20 @@ class Controller:
         for worker in [*self._workers.values()]:
             worker.restart_history()
             worker.poke()
+        if self._shared.suspended:
+            self._note_suspension(self._revision)
         await self._shared.journal.flush()
 
     def _resume_after(self, revision: str) -> None:
+        """A revision ends the suspension, unless it is the one that was taken down, or the first to be read at all."""
         document = self._records.get(AGENT_KIND, SUSPENDED_KEY) or {}
-        if document.get("revision") != revision:
+        if not document.get("revision"):
+            self._note_suspension(revision)
+        elif document["revision"] != revision:
             self._resume()
+
+    def _note_suspension(self, revision: str | None) -> None:
+        self._shared.journal.put(AGENT_KIND, SUSPENDED_KEY, {"revision": revision or ""})
 
     def _resume(self) -> None:
         self._shared.suspended = False

@@ -136,3 +136,24 @@ def test_a_sync_that_changes_nothing_tells_nothing(tmp_path: Path) -> None:
             assert not bench.events.recent()[before:]
 
     asyncio.run(body())
+
+
+def test_down_before_the_first_revision_is_read_stays_down(tmp_path: Path) -> None:
+    engine, app = FakeEngine(), make_app(services={"web": {"replicas": 2}})
+
+    async def first() -> None:
+        async with running(tmp_path, engine) as bench:
+            await bench.want(app)
+
+    async def second() -> None:
+        async with running(tmp_path, engine) as bench:
+            bench.source.put(app)
+            await bench.controller.down()
+            await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "Suspended")
+            assert bench.names() == []
+            assert engine.containers.calls.count("start shop-web-1") == 1
+            await bench.want(make_app(services={"web": {"replicas": 3}}))
+            assert len(bench.names()) == 3
+
+    asyncio.run(first())
+    asyncio.run(second())
