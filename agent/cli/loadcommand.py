@@ -79,11 +79,11 @@ def _describe(loaded: dict[str, Any]) -> str:
 def import_command(
     source: str, name: str | None, changes: tuple[str, ...], quiet: bool, as_json: bool, host: str
 ) -> int:
-    """Make an image of a root file system in a tar, packed with gzip or zstd or not. Device nodes are refused.
+    """Make an image of a root file system in a tar, packed with gzip or zstd or not.
 
     \b
     holdfast export shop-web-1 | holdfast import - snapshot:1 -c 'CMD ["/bin/web"]'
-    tar -C root --exclude ./dev -c . | holdfast import - debian:mine
+    tar -C root -c . | holdfast import - debian:mine
     """
     parameters = [*([("name", name)] if name else []), *(("change", change) for change in changes)]
     for document in _send(host, "/image/import", parameters, source, as_json or quiet):
