@@ -54,6 +54,7 @@ class Controller:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
         self._revision: str | None = None
+        self._down_at = ""
         self._targets_known = False
         self._source_fault = self._names_fault = ""
         self._change = asyncio.Event()
@@ -79,7 +80,9 @@ class Controller:
         """Work until cancelled. Containers go on; whatever is under way in a thread ends by itself."""
         loop = asyncio.get_running_loop()
         self._shared.health.load(self._records)
-        self._shared.suspended |= self._records.get(AGENT_KIND, SUSPENDED_KEY) is not None
+        document = self._records.get(AGENT_KIND, SUSPENDED_KEY)
+        self._shared.suspended |= document is not None
+        self._down_at = self._down_at or str((document or {}).get("revision", ""))
         self._engine.subscribe(lambda event: _hand_over(loop, self._on_event, event))
         self._engine.networks.watch_names(lambda: _hand_over(loop, self._on_names))
         self._on_names()
@@ -261,8 +264,8 @@ class Controller:
     async def down(self) -> None:
         """Stop and remove every container and network, keep volumes and images, and stay down: also after a restart,
         until the desired state changes or ``sync`` is called."""
-        self._shared.suspended = True
-        await self._gate.run(self._records.put, AGENT_KIND, SUSPENDED_KEY, {"revision": self._revision or ""})
+        self._shared.suspended, self._down_at = True, self._revision or ""
+        await self._gate.run(self._records.put, AGENT_KIND, SUSPENDED_KEY, {"revision": self._down_at})
         for worker in [*self._workers.values()]:
             await worker.quiesce()
         await self._gate.run(self._engine.down)
@@ -274,19 +277,19 @@ class Controller:
             worker.restart_history()
             worker.poke()
         if self._shared.suspended:
-            self._note_suspension(self._revision)
+            self._note_suspension(self._down_at)
         await self._shared.journal.flush()
 
     def _resume_after(self, revision: str) -> None:
         """A revision ends the suspension, unless it is the one that was taken down, or the first to be read at all."""
-        document = self._records.get(AGENT_KIND, SUSPENDED_KEY) or {}
-        if not document.get("revision"):
+        if not self._down_at:
             self._note_suspension(revision)
-        elif document["revision"] != revision:
+        elif self._down_at != revision:
             self._resume()
 
-    def _note_suspension(self, revision: str | None) -> None:
-        self._shared.journal.put(AGENT_KIND, SUSPENDED_KEY, {"revision": revision or ""})
+    def _note_suspension(self, revision: str) -> None:
+        self._down_at = revision
+        self._shared.journal.put(AGENT_KIND, SUSPENDED_KEY, {"revision": revision})
 
     def _resume(self) -> None:
         self._shared.suspended = False
