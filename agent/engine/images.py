@@ -254,7 +254,7 @@ class Images:
         cancel: threading.Event | None = None,
     ) -> tuple[Finding, ...]:
         """Hash everything again, and pull or unpack again what is damaged; returns what was wrong. Raises
-        PullCancelled, InsufficientStorage."""
+        PullCancelled, StorageFailed."""
         return self._store.verify(lambda: self._in_use().keys(), repair=repair, progress=progress, cancel=cancel)
 
     def _require(self, name_or_id: str) -> ImageEntry:

@@ -90,13 +90,11 @@ class ImageStore:
         self._gate.check(parsed)
         with translated_storage_errors():
             present = None if policy == "always" else self._find_complete(parsed, tracker, wanted)
-            if present is not None and not self._gate.admits(parsed, present):
-                if policy == "never":
-                    raise self._gate.refuse_unchecked(parsed)
-                present = None
             if present is not None:
                 self._uses.note(present.id)
                 return present
+            if policy == "never" and self._images.find(str(parsed)) is not None:
+                raise self._gate.refuse_unchecked(parsed)
             if policy == "never":
                 raise ImageNotFound(
                     f"the image {parsed.familiar()} is not local, and its pull policy is never",
@@ -110,9 +108,11 @@ class ImageStore:
     def _find_complete(
         self, reference: Reference, tracker: PullTracker, platform: Platform | None = None
     ) -> ImageEntry | None:
-        """The local image, unpacked again from its blobs when a power cut took its snapshots."""
+        """The local image that may be used, unpacked again from its blobs when a power cut took its snapshots."""
         entry = self._images.find(str(reference)) if platform is None else self._find_platform(reference, platform)
-        if entry is None or all(self.snapshots.find(chain) for chain in entry.chains):
+        if entry is None or not self._gate.admits(reference, entry):
+            return None
+        if all(self.snapshots.find(chain) for chain in entry.chains):
             return entry
         restored = Pull(self._stores, self._config, reference, tracker, platform).restore(entry)
         self._flush_later()
@@ -326,7 +326,7 @@ class ImageStore:
         """Hash every blob and compare every snapshot with its blob; repair what is damaged, as far as that can be.
 
         ``in_use`` gives the ids of the images that containers use: their snapshots are not exchanged. Returns all
-        that was wrong. Raises PullCancelled, InsufficientStorage.
+        that was wrong. Raises PullCancelled, StorageFailed.
         """
         stop = cancel or threading.Event()
         means = Means(

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from agent.errors import HoldfastError
+from agent.errors import HoldfastError, Waiting
 from agent.image.compare import compare_trees
 from agent.image.config import UnpackLimits
 from agent.image.content import CHUNK
 from agent.image.errors import (
     DigestMismatch,
     ImageNotFound,
-    InsufficientStorage,
     PullCancelled,
     translated_storage_errors,
 )
@@ -103,7 +102,7 @@ class Verifier:
         self._total = 0
 
     def run(self) -> tuple[Finding, ...]:
-        """Look at everything. Raises PullCancelled, InsufficientStorage; what is repaired by then stays so."""
+        """Look at everything. Raises PullCancelled, StorageFailed; what is repaired by then stays so."""
         entries = self._images.all()
         blobs = {str(blob) for entry in entries for blob in entry.blobs} | {str(blob) for blob in self._content.all()}
         chains = {chain for entry in entries for chain in entry.chains}
@@ -168,7 +167,7 @@ class Verifier:
         for entry in users:
             try:
                 self._means.repull(entry)
-            except (PullCancelled, InsufficientStorage):
+            except PullCancelled:
                 raise
             except HoldfastError as error:
                 advice = str(error)
@@ -224,16 +223,16 @@ class Verifier:
         path = self._snapshots.prepare()
         try:
             size = self._unpack(layer, path)
-        except (PullCancelled, InsufficientStorage):
-            self._snapshots.discard(path)
-            raise
         except HoldfastError as error:
             self._snapshots.discard(path)
+            if isinstance(error, PullCancelled):
+                raise
             if self._images.get(layer.entry.id) is None:
                 return
             problem = f"cannot be checked: {error.message}"
             users = _names(self._users(layer.chain))
-            self._findings.append(Finding("snapshot", layer.chain, users, problem, advice=_ADVICE))
+            advice = (error.hint or "") if isinstance(error, Waiting) else _ADVICE
+            self._findings.append(Finding("snapshot", layer.chain, users, problem, advice=advice))
             return
         self._judge(layer.chain, path, size)
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agents import eventually
 from enginelab import EngineLab, open_engine
 from forked import run_forked
 
 from agent.engine.collector import ImageCollection, Watermarks
+from agent.engine.images import Images
 from agent.errors import Conflict, Waiting
 from agent.image.collect import Keep
-from agent.image.errors import ImageNotFound
+from agent.image.errors import ImageNotFound, InsufficientStorage
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from agent.store.database import Database
@@ -69,7 +72,7 @@ def small_disk(size: int) -> Iterator[Path]:
     try:
         yield path
     finally:
-        assert LIBC.umount2(str(path).encode(), 0) == 0
+        LIBC.umount2(str(path).encode(), 2)
         shutil.rmtree(path)
 
 
@@ -157,6 +160,44 @@ def test_watermark_removes_the_longest_unused_until_the_low_one(registry: Regist
         strict = collect(store, *(image.names[0] for image in images), high=1.0, low=0.5)
         assert strict.relieve().images == ()
         assert strict.tally.short == 1
+        store.close()
+        database.close()
+
+
+def test_a_pull_that_finds_the_disk_full_makes_room(registry: Registry) -> None:
+    big = push(registry, "room:big", 9 * MIB)
+    with small_disk(40 * MIB) as disk:
+        database = Database(disk / "holdfast.db")
+        store = ImageStore(disk, database)
+        old = [store.pull(push(registry, f"room:{number}", 4 * MIB)) for number in range(4)]
+        store.close()
+        kept = old[1]
+        collection = collect(store, kept.names[0], high=100.0, low=50.0)
+        images = Images(store, None, collection, dict)  # type: ignore[arg-type]
+        collection.ask(lambda: [image.id for image in old])
+        with pytest.raises(InsufficientStorage):
+            images.pull(big)
+        collection.ask(lambda: [kept.id])
+        assert images.pull(big).names == (big,)
+        assert store.find(kept.id) is not None
+        (full,) = store.verify(tuple)
+        assert full.problem.startswith("cannot be checked: 9 MiB more are needed")
+        assert full.advice == "make room on the file system of the data root"
+        store.close()
+        database.close()
+
+
+def test_the_watch_removes_what_is_too_much_after_a_pull(registry: Registry) -> None:
+    with small_disk(24 * MIB) as disk:
+        database = Database(disk / "holdfast.db")
+        store = ImageStore(disk, database)
+        collection = collect(store, high=60.0, low=55.0)
+        images = Images(store, None, collection, dict)  # type: ignore[arg-type]
+        collection.start()
+        first = images.pull(push(registry, "watch:1", 5 * MIB))
+        images.pull(push(registry, "watch:2", 3 * MIB))
+        eventually(lambda: store.find(first.id) is None, what="the older image is gone")
+        collection.close()
         store.close()
         database.close()
 
@@ -308,7 +349,31 @@ def test_starts_race_with_collections(lab: EngineLab) -> None:
     lab.image = lab.build("lab/busybox")
 
 
+def test_device_nodes_of_an_image_open_nothing(lab: EngineLab, tmp_path: Path) -> None:
+    """They are unpacked as they are (attack row 37), and dead in every container, also as root with mknod."""
+    tree = tmp_path / "tree"
+    (tree / "nodes").mkdir(parents=True)
+    memory, disk = tree / "nodes" / "memory", tree / "nodes" / "disk"
+    os.mknod(memory, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    os.mknod(disk, stat.S_IFBLK | 0o666, Path("/").stat().st_dev)
+    store = lab.engine._parts.images
+    lab.image = lab.build("lab/busybox")
+    below = store.layers(lab.image)
+    layer = store.commit_layer(tree, parents=[one.chain_id for one in below])
+    image = store.add_image(store.config(lab.image), [*below, layer], "lab/nodes")
+    script = "cd /nodes; stat -c '%F' *; for node in *; do head -c1 $node && echo OPENED; done; true"
+    record = lab.shell("nodes", f"({script}) 2>&1", image=image.id)
+    assert lab.wait(record).code == 0
+    output = lab.output(record)
+    lab.engine.containers.remove(record.id)
+    assert "block special file" in output
+    assert "character special file" in output
+    assert output.count("Permission denied") == 2
+    assert "OPENED" not in output
+
+
 def test_shares_add_up(lab: EngineLab) -> None:
+    lab.image = lab.build("lab/busybox")
     image = lab.build("lab/share", "ENV SHARE=1\n")
     shares = {share.id: share for share in lab.engine.images.shares()}
     assert shares[image].unique < shares[image].size
