@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.engine.execs import ExecHandle, ExecOptions
-from agent.engine.model import ContainerEvent, ContainerRecord, ContainerStats, ImageRecord
+from agent.engine.model import BuildConfig, ContainerEvent, ContainerRecord, ContainerStats, ImageRecord
 from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.samples import StoreSample
@@ -141,6 +141,17 @@ class ImagesPort(Protocol):
         cancel: threading.Event | None = None,
     ) -> Any:
         """Fetch an image (blocking) and return its record; ``progress`` gets ``image.progress.PullProgress``."""
+
+    def build(
+        self,
+        config: BuildConfig,
+        *,
+        files: Generator[bytes, None, None] | None = None,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> ImageRecord:
+        """Build an image (blocking), its contexts being in a tar; ``progress`` gets ``builder.order.BuildProgress``
+        and ``image.progress.PullProgress``."""
 
     def push(
         self,

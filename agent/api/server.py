@@ -11,8 +11,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from agent.api.downstream import DownStream
 from agent.api.archives import ArchiveSite
+from agent.api.buildstream import BuildStream
+from agent.api.downstream import DownStream
 from agent.api.eventstream import EventStream
 from agent.api.exec import ExecStream
 from agent.api.failures import errors_as_json
@@ -77,6 +78,7 @@ class ApiServer:
         )
         sites = (
             Queries(parts, threads),
+            BuildStream(parts, threads),
             *(site(parts.engine, threads) for site in (PullStream, ExecStream, ImageSite, ArchiveSite)),
         )
         for site in sites:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "events": "events:events",
     "images": "listing:images",
     "image": "image:image",
+    "build": "build:build",
     "pull": "pull:pull",
     "push": "push:push",
     "save": "savecommand:save",

@@ -1,0 +1,165 @@
+"""What a build is sent: its Dockerfile, and the tar of its contexts, all read by this command with its own rights."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.builder.checkouts import Checkouts
+from agent.builder.contexts import IGNORE_NAME, MAX_IGNORE, open_checkout, parse_rules
+from agent.builder.gitcommand import GitAccess
+from agent.builder.origins import IMAGE_SCHEME
+from agent.builder.parse import MAX_DOCKERFILE
+from agent.builder.patterns import IgnoreRules
+from agent.cli.buildstdin import StandardInput
+from agent.cli.contexttar import ContextTar
+from agent.errors import NotFound, Refused
+from agent.image.tarwriter import encode_end, encode_member
+from agent.oci.gitreference import looks_remote, parse_git_reference
+from agent.runtime.imageview import read_regular
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the command line names: the context, the Dockerfile (None: the context's), further contexts by name."""
+
+    context: str
+    dockerfile: str | None
+    contexts: Mapping[str, str]
+    access: GitAccess
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """``header``: the fields by which the agent makes sense of the tar in ``chunks``."""
+
+    header: Mapping[str, Any]
+    chunks: Iterable[bytes]
+
+
+@dataclass
+class _Tree:
+    """A context to send: an open directory, called ``path`` in messages."""
+
+    root: int
+    path: Path
+    rules: IgnoreRules
+
+
+class Packer:
+    """Opens what the sources name, until ``owned`` is closed; ``warn`` is told what cannot be sent."""
+
+    def __init__(self, sources: Sources, owned: ExitStack, warn: Callable[[str], None]) -> None:
+        self._sources = sources
+        self._owned = owned
+        self._warn = warn
+
+    def pack(self) -> Parcel:
+        """Read what has to be known before anything is sent. Raises HoldfastError."""
+        if self._sources.context == "-":
+            return self._pack_stdin()
+        tree = self._open(self._sources.context)
+        name, data = self._read_dockerfile(tree)
+        return self._describe(name, data, tree)
+
+    def _pack_stdin(self) -> Parcel:
+        sources = self._sources
+        if sources.dockerfile == "-":
+            raise Refused("standard input cannot be the context and the Dockerfile", reason="InvalidArguments")
+        given = StandardInput()
+        if not given.is_tar:
+            if sources.dockerfile is not None:
+                raise Refused(
+                    "standard input is no tar", reason="InvalidArguments", hint="leave out -f, or pipe a tar in"
+                )
+            return self._describe("stdin", given.text(), None)
+        if sources.contexts:
+            raise Refused("beside a tar there are no further contexts", reason="InvalidArguments")
+        return Parcel({"contexts": {"": ""}, "dockerfile": sources.dockerfile or "Dockerfile"}, given.chunks())
+
+    def _describe(self, name: str, dockerfile: bytes, tree: _Tree | None) -> Parcel:
+        trees = {"0": tree}
+        contexts = {"": "0"}
+        for number, (context, location) in enumerate(self._sources.contexts.items(), 1):
+            contexts[context] = location
+            if not location.startswith(IMAGE_SCHEME):
+                contexts[context] = str(number)
+                trees[str(number)] = opened = self._open(location)
+                opened.rules = _find_rules(opened, IGNORE_NAME)
+        text = dockerfile.decode("utf-8", "surrogateescape")
+        header = {"contexts": contexts, "inline": text, "dockerfile": name, "filtered": True}
+        return Parcel(header, self._stream(trees))
+
+    def _stream(self, trees: Mapping[str, _Tree | None]) -> Iterator[bytes]:
+        total = 0
+        for prefix, tree in trees.items():
+            for chunk in self._send(prefix, tree):
+                total += len(chunk)
+                yield chunk
+        yield encode_end(total)
+
+    def _send(self, prefix: str, tree: _Tree | None) -> Iterable[bytes]:
+        if tree is not None:
+            return ContextTar(tree.root, tree.path, prefix, tree.rules, self._warn).chunks()
+        numbers = {b"uid": 0, b"gid": 0, b"size": 0, b"mtime": 0}
+        return (encode_member(f"{prefix}/".encode(), b"5", 0o755, numbers),)
+
+    def _open(self, location: str) -> _Tree:
+        if looks_remote(location):
+            reference = parse_git_reference(location)
+            place = Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-build-")))
+            checkouts = Checkouts(place / "git")
+            top = self._owned.enter_context(checkouts.held(reference, self._sources.access, lambda: None))
+            return self._own(open_checkout(top, reference), str(reference))
+        try:
+            return self._own(os.open(location, _DIRECTORY), location)
+        except OSError as error:
+            raise NotFound(f"the context {location}: {error.strerror}", reason="InvalidContext") from None
+
+    def _own(self, root: int, path: str) -> _Tree:
+        self._owned.callback(os.close, root)
+        return _Tree(root, Path(path), IgnoreRules())
+
+    def _read_dockerfile(self, tree: _Tree) -> tuple[str, bytes]:
+        """Its name for messages and its bytes; and the rules that its context is filtered by."""
+        given = self._sources.dockerfile
+        if given == "-":
+            tree.rules = _find_rules(tree, IGNORE_NAME)
+            return "stdin", sys.stdin.buffer.read(MAX_DOCKERFILE + 1)
+        if given is not None and not looks_remote(self._sources.context):
+            tree.rules = _read_own_rules(f"{given}{IGNORE_NAME}") or _find_rules(tree, IGNORE_NAME)
+            return given, _read(given, MAX_DOCKERFILE + 1)
+        name = given or "Dockerfile"
+        data = read_regular(tree.root, name, MAX_DOCKERFILE)
+        if data is None:
+            raise NotFound(f"there is no {tree.path}/{name}", reason="DockerfileNotFound", hint="name one with -f")
+        tree.rules = _find_rules(tree, f"{name}{IGNORE_NAME}", IGNORE_NAME)
+        return f"{tree.path}/{name}", data
+
+
+def _read(path: str, limit: int) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror}", reason="DockerfileNotFound") from None
+
+
+def _read_own_rules(path: str) -> IgnoreRules | None:
+    return parse_rules(_read(path, MAX_IGNORE), path) if Path(path).exists() else None
+
+
+def _find_rules(tree: _Tree, *names: str) -> IgnoreRules:
+    for name in names:
+        data = read_regular(tree.root, name, MAX_IGNORE)
+        if data is not None:
+            return parse_rules(data, f"{tree.path}/{name}")
+    return IgnoreRules()

@@ -1,0 +1,312 @@
+"""holdfast build, against a whole agent: what is sent, what is shown, what is left, and who may ask for what."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from isal import igzip
+
+from tests.host.agents import Agent, eventually
+from tests.host.builderlab import BUSYBOX
+from tests.host.gitserver import open_git_server
+
+Done = subprocess.CompletedProcess[bytes]
+pytestmark = pytest.mark.host
+
+BASE = 'FROM scratch\nCOPY busybox /bin/\nRUN ["/bin/busybox", "--install", "-s", "/bin"]\n'
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    base = tmp_path_factory.mktemp("holdfast-test-build")
+    opened = Agent(base=base, environment={f"CANARY_{number}": f"canary-{number}-value" for number in range(10)})
+    with opened:
+        yield opened
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    place = tmp_path / "context"
+    place.mkdir()
+    shutil.copy2(BUSYBOX, place / "busybox")
+    return place
+
+
+def run(agent: Agent, *arguments: str, data: bytes = b"", code: int = 0, **fields: Any) -> Done:
+    command = [sys.executable, "-m", "agent", "build", "--host", agent.host, *arguments]
+    done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=120, **fields)
+    assert done.returncode == code, done.stderr.decode()
+    return done
+
+
+def documents(done: Done) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def list_layer(agent: Agent, *arguments: str, data: bytes = b"", **fields: Any) -> set[str]:
+    """What the last layer of a build holds, without parents."""
+    image = documents(run(agent, *arguments, "--json", data=data, **fields))[-1]["image"]
+    blobs = agent.data_root / "content" / "blobs" / "sha256"
+    manifest = json.loads((blobs / image["digest"].removeprefix("sha256:")).read_bytes())
+    layer = (blobs / manifest["layers"][-1]["digest"].removeprefix("sha256:")).read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(igzip.decompress(layer))) as archive:
+        return {info.name for info in archive.getmembers() if not info.isdir()}
+
+
+def left_by_builds(agent: Agent) -> list[str]:
+    return sorted(str(path.relative_to(agent.data_root)) for path in (agent.data_root / "builds").glob("*/*"))
+
+
+def test_an_image_from_a_directory(agent: Agent, context: Path) -> None:
+    (context / "Dockerfile").write_text(BASE + "ARG V\nRUN echo $V; cat /run/secrets/s > /dev/null; env > /env\n")
+    text = (context / "Dockerfile").read_text().replace("RUN echo", "RUN --mount=type=secret,id=s echo")
+    (context / "Dockerfile").write_text(text)
+    (context / "token").write_text("sesame opens")
+    options = ["-t", "cmd/one:1", "-t", "cmd/two", "--build-arg", "V=said", "--label", "a=b"]
+    done = run(agent, *options, "--secret", f"id=s,src={context}/token", str(context))
+    assert done.stdout.decode().startswith("sha256:") and b"cmd/one:1" in done.stdout
+    shown = done.stderr.decode()
+    assert "[0 2/5] COPY busybox /bin/" in shown and "| said" in shown and "sesame" not in shown
+    again = run(agent, *options, "--secret", f"id=s,src={context}/token", str(context))
+    assert again.stderr.decode().count("cached") == 3 and again.stdout == done.stdout
+    assert left_by_builds(agent) == []
+
+
+def test_the_agents_environment_stays_outside(agent: Agent, context: Path) -> None:
+    """Attack row 60: what a step sees is the image's, the arguments, and a few documented names."""
+    (context / "Dockerfile").write_text(BASE + "ENV E=1\nARG A\nRUN env | sort\n")
+    done = run(agent, "--build-arg", "A=2", "--progress", "json", str(context))
+    lines = [line["build"]["text"] for line in documents(done) if line.get("build", {}).get("phase") == "output"]
+    names = {line.partition("=")[0] for line in lines}
+    assert names == {"A", "E", "HOME", "HOSTNAME", "PATH", "PWD", "SHLVL"} and "canary" not in "".join(lines)
+
+
+def test_secrets_of_one_build_are_not_in_the_next(agent: Agent, context: Path) -> None:
+    """Attack row 24, over one connection each and at the same time."""
+    (context / "Dockerfile").write_text(BASE + "ARG W\nRUN --mount=type=secret,id=s cat /run/secrets/s; echo $W; env\n")
+    (context / "plain").mkdir()
+    shutil.copy2(BUSYBOX, context / "plain" / "busybox")
+    (context / "plain" / "Dockerfile").write_text(BASE + "ARG W\nRUN ls /run/secrets; echo ${W:-none}; env\n")
+    outputs: list[bytes] = []
+
+    def one(number: int) -> None:
+        if number % 2:
+            (context / f"s{number}").write_text(f"hidden-{number}-secret")
+            options = ["--secret", f"id=s,src={context}/s{number}", "--build-arg", f"W=w{number}w"]
+            outputs.append(run(agent, "--no-cache", *options, str(context)).stderr)
+        else:
+            outputs.append(run(agent, "--no-cache", str(context / "plain")).stderr)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outputs) == 4 and not any(b"hidden-" in output for output in outputs)
+    plain = [output for output in outputs if b"| none" in output]
+    assert len(plain) == 2 and not any(b"W=" in output or b"w1w" in output for output in plain)
+
+
+def test_what_is_sent(agent: Agent, context: Path) -> None:
+    (context / "busybox").unlink()
+    for name in ("a", "b.skip", "d/c", "d/e.skip", "d/deep/f", "out/g", "out/keep"):
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).write_text(name)
+    (context / "link").symlink_to("a")
+    (context / "twin").hardlink_to(context / "a")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(context / "sock"))
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    (context / ".dockerignore").write_text("**/*.skip\nout\n!out/keep\nDockerfile\n.dockerignore\n")
+    everything = {"a", "d/c", "d/deep/f", "out/keep", "link", "twin"}
+    assert list_layer(agent, str(context)) == everything
+    (context / "Other").write_text("FROM scratch\nCOPY . /\n")
+    (context / "Other.dockerignore").write_text("*\n!a\n")
+    assert list_layer(agent, "-f", str(context / "Other"), str(context)) == {"a"}
+    assert "a" in list_layer(agent, "-f", "-", str(context), data=b"FROM scratch\nCOPY a /\n")
+    done = run(agent, str(context))
+    assert b"sock is a socket or a device and is left out" in done.stderr
+    listening.close()
+    other = context.parent / "other"
+    other.mkdir()
+    (other / "o").write_text("o")
+    text = b"FROM scratch\nCOPY --from=lib o /o\n"
+    assert list_layer(agent, "--build-context", f"lib={other}", "-f", "-", str(context), data=text) == {"o"}
+
+
+def test_standard_input(agent: Agent, context: Path) -> None:
+    assert run(agent, "-q", "-", data=b"FROM scratch\nLABEL a=b\n").stdout.startswith(b"sha256:")
+    (context / "f").write_text("f")
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY f /\n")
+    for mode in ("w", "w:gz", "w:bz2", "w:xz"):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode=mode) as archive:  # type: ignore[call-overload]
+            archive.add(context, arcname=".")
+        assert list_layer(agent, "-", data=packed.getvalue()) == {"f"}, mode
+    done = run(agent, "-", data=b"FROM scratch\nCOPY f /\n", code=1)
+    assert b"stdin:2:1: COPY f /: 'f' is not in the context" in done.stderr
+
+
+def test_a_git_repository(agent: Agent, tmp_path: Path) -> None:
+    with open_git_server(tmp_path / "served") as server:
+        repository = server.create("app")
+        sub = repository.tree(("100644", "Dockerfile", "FROM scratch\nCOPY f /\n"), ("100644", "f", "f"))
+        repository.commit(repository.tree(("040000", "sub", sub)))
+        assert list_layer(agent, f"{server.url('app')}#main:sub") == {"f"}
+        done = run(agent, f"{server.url('app')}#nope", code=1)
+        assert b"has no branch or tag 'nope'" in done.stderr
+    assert not list(Path("/tmp").glob("holdfast-build-*/git/*"))
+
+
+def test_a_failure_says_where(agent: Agent, context: Path) -> None:
+    (context / "Dockerfile").write_text(BASE + "RUN echo to be seen; exit 9\n")
+    done = run(agent, str(context), code=1)
+    assert b"| to be seen" in done.stderr
+    last = done.stderr.decode().strip().splitlines()[-1]
+    assert last == f"error: {context}/Dockerfile:4:1: RUN echo to be seen; exit 9: exit code 9"
+    (context / "Dockerfile").write_text("FROM scratch\nBOGUS\nCOPY\n")
+    done = run(agent, str(context), code=1)
+    assert b"Dockerfile:2:1" in done.stderr and b"Dockerfile:3:1" in done.stderr
+    assert b"nothing: No such file" in run(agent, "-f", str(context / "nothing"), str(context), code=1).stderr
+    assert left_by_builds(agent) == []
+
+
+def test_a_live_view_on_a_terminal(agent: Agent, context: Path) -> None:
+    (context / "Dockerfile").write_text(BASE + "RUN echo visible; sleep 0.3\nENV A=1\n")
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "agent", "build", "--host", agent.host, "--no-cache", str(context)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, "TERM": "xterm"})
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(master, 65536)
+        except OSError:
+            break
+    os.close(master)
+    assert process.wait(60) == 0
+    assert process.stdout is not None and process.stdout.read().startswith(b"sha256:")
+    assert b"+ [0 4/5] RUN echo visible; sleep 0.3" in shown and b"visible" in shown and b"\x1b[" in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_client_that_leaves_takes_its_build_along(agent: Agent, context: Path, number: int) -> None:
+    (context / "Dockerfile").write_text(BASE + "RUN echo begun; sleep 300\n")
+    command = [sys.executable, "-m", "agent", "build", "--host", agent.host, str(context)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    while b"| begun" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    eventually(lambda: left_by_builds(agent) == [], what="no directory of the build")
+    runs = [path for path in (agent.data_root / "builds").iterdir() if path.name.startswith("build-")]
+    assert runs == []
+    with urllib.request.urlopen(f"http://{agent.metrics}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    for line in ('holdfast_builds_total{result="failure"} ', "holdfast_build_duration_seconds_count "):
+        assert float(text.partition(line)[2].split()[0]) > 0
+
+
+def test_hostile_contexts(agent: Agent, tmp_path: Path) -> None:
+    """A tar that would lead the agent's root to the host's files, sent by hand."""
+    canary = tmp_path / "canary"
+    canary.write_text("of the host")
+    link, hard, up = (tarfile.TarInfo(name) for name in ("0", "0/h", "../x"))
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+    hard.type, hard.linkname = tarfile.LNKTYPE, str(canary)
+    inside = tarfile.TarInfo("0/canary")
+    for members, said in (
+        ([link], "is no directory in what was sent"),
+        ([link, inside], "which is no directory"),
+        ([hard], "unsafe|does not hold|absolute"),
+        ([up], "unsafe name"),
+    ):
+        answer = send(agent, {"contexts": {"": "0"}, "inline": "FROM scratch\nCOPY canary /\n"}, make_tar(members))
+        assert re.search(said, answer["error"]["message"]), answer
+    for place in ("..", "/etc", "0/../..", "https://example.com/a.git"):
+        answer = send(agent, {"contexts": {"": place}, "inline": "FROM scratch\n"}, make_tar([]))
+        assert "no directory in what was sent" in answer["error"]["message"]
+    assert send(agent, {"contexts": {"": ""}, "inline": "FROM scratch\nCOPY x /\n"}, b"\x1f\x8bgarbage")["error"]
+    assert send(agent, [], b"")["error"]["reason"] == "InvalidRequest"
+    assert canary.read_text() == "of the host" and left_by_builds(agent) == []
+
+
+def test_what_only_root_may_ask_for(agent: Agent, tmp_path: Path) -> None:
+    """Another user who was given the socket builds, but names no path and no network of the host (row 55)."""
+    socket_path = Path(agent.host.removeprefix("unix://"))
+    outer = [path for path in socket_path.parents if path.stat().st_mode & 0o005 != 0o005]
+    modes = {path: path.stat().st_mode for path in [*outer, socket_path]}
+    try:
+        for path in outer:
+            path.chmod(0o755)
+        socket_path.chmod(0o666)
+        script = f"""
+import json, socket, sys
+connection = socket.socket(socket.AF_UNIX); connection.connect({str(socket_path)!r})
+body = sys.stdin.buffer.read()
+connection.sendall(b"POST /holdfast/v1/build HTTP/1.0\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+print(connection.makefile("rb").read().decode())
+"""
+        refused = [{"network": "host"}, {"ssh": {"default": "/run/x"}}]
+        for more, said in [*((more, "NotAllowed") for more in refused), ({}, "sha256:")]:
+            body = json.dumps({"contexts": {"": ""}, "inline": "FROM scratch\nLABEL x=y\n", **more}).encode() + b"\n"
+            command = ["/usr/bin/python3", "-c", script]
+            done = subprocess.run(command, input=body + make_tar([]), capture_output=True, check=True, user=65534)
+            assert said in done.stdout.decode()
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
+def make_tar(members: list[tarfile.TarInfo]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for member in members:
+            archive.addfile(member)
+    return packed.getvalue()
+
+
+def send(agent: Agent, header: Any, body: bytes) -> dict[str, Any]:
+    """A request by hand; the last line of its answer, or the error."""
+    data = json.dumps(header).encode() + b"\n" + body
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(agent.host.removeprefix("unix://"))
+        head = f"POST /holdfast/v1/build HTTP/1.0\r\nContent-Length: {len(data)}\r\n\r\n"
+        connection.sendall(head.encode() + data)
+        answer = connection.makefile("rb").read()
+    text = answer.partition(b"\r\n\r\n")[2].strip().splitlines()[-1]
+    document = json.loads(text)
+    found: dict[str, Any] = document if "message" not in document else {"error": document}
+    return found
+
+
+def test_ssh_and_bad_options(agent: Agent, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\n")
+    for options, said in (
+        (["--secret", "src=x"], "is not id=ID"),
+        (["--secret", "id=s,src=/nothing"], "/nothing: No such file"),
+        (["--secret", "id=s,env=NOT_SET_HERE"], "NOT_SET_HERE is not set"),
+        (["--ssh", "other"], "names no socket"),
+        (["--build-context", "x"], "is not NAME=VALUE"),
+        (["-t", "UPPER"], "UPPER"),
+        (["--platform", "linux/s390x"], "not for linux/s390x"),
+    ):
+        assert said in run(agent, *options, str(context), code=1).stderr.decode(), options
