@@ -15,6 +15,7 @@ from agent.engine.engine import Engine
 from agent.settings import Settings
 from agent.store.layout import DataLayout, RunLayout
 from tests.bench.marks import INSIDE, SCRIPT
+from tests.bench.processes import find_serving
 
 PROGRAM = (sys.executable, "-m", "agent")
 
@@ -49,10 +50,9 @@ class Holdfast(Agent):
         return {"command": f'["sh", "-c", "{SCRIPT}"]', "volumes": f'["{directory}:{INSIDE}"]'}
 
     def processes(self) -> set[int]:
-        """The agent, its keeper, and its name server if there is a network."""
+        """The agent, its keeper, and whatever else serves this run root; what runs in the containers is not ours."""
         assert self.process is not None
-        names = self.run_root / "names.pid"
-        return {self.process.pid, self.keeper_pid(), *([int(names.read_text())] if names.exists() else [])}
+        return {self.process.pid, *find_serving(self.run_root)}
 
 
 @contextmanager

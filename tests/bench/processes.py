@@ -38,6 +38,19 @@ def _read_threads(pid: int) -> int:
     return nanoseconds
 
 
+def find_serving(run_root: Path) -> set[int]:
+    """The processes of Holdfast's own names that were started for a run root."""
+    found = set()
+    for pid in find_named("holdfast-"):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"'{run_root}'".encode() in command:
+            found.add(pid)
+    return found
+
+
 def find_named(*names: str) -> set[int]:
     """The processes of these names (as ps shows them) in our own namespace."""
     found = set()

@@ -153,6 +153,18 @@ def test_mounts_made_after_the_fork_are_seen(lab: Lab, netns: Path, tmp_path: Pa
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_no_mount_of_the_host_is_held(lab: Lab) -> None:
+    """Else a disk stays busy after umount(8), and a network namespace lives on without its container."""
+    ahead = reserve(lab, "holds")
+
+    def places() -> set[str]:
+        lines = Path(f"/proc/{ahead}/mountinfo").read_text().splitlines()
+        return {line.split()[4].split("/")[1] for line in lines}
+
+    eventually(lambda: places() == {"", "proc", "dev", "cgroups"}, what="the stage alone")
+    lab.client.delete("holds")
+
+
 def test_killed_reserve_is_no_loss(lab: Lab, netns: Path) -> None:
     ahead = reserve(lab, "killed")
     os.kill(ahead, signal.SIGKILL)

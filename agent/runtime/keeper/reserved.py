@@ -1,9 +1,9 @@
 """The init of a reserve: forked before anybody knows what will run, it does ahead all that is the same every time.
 
-It waits in namespaces and cgroups of its own with a ``/proc`` and a ``/dev`` ready on a stage: a tmpfs that covers the
-mount point of the root in its own mount namespace. Its next word brings the root and the network namespace, the one
-after that the order; the rest is done as every init does it. What does not fit an order is no error of the order: the
-keeper then forks an ordinary init.
+It waits in namespaces and cgroups of its own with a ``/proc`` and a ``/dev`` ready on a stage: a tmpfs that is all of
+its mount namespace, so that it holds no mount of the host. Its next word brings the root and the network
+namespace, the one after that the order; the rest is done as every init does it. What does not fit an order is no error
+of the order: the keeper then forks an ordinary init.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 
 from agent.kernel import mounts as m
 from agent.kernel import namespaces as ns
-from agent.kernel.process import populate_memory
+from agent.kernel.process import populate_memory, set_name
 from agent.runtime.keeper import devices as dev
 from agent.runtime.keeper import rootfs
 from agent.runtime.keeper.config import ContainerPlan, read_config
@@ -26,7 +26,7 @@ from agent.runtime.wire import decode
 UNFIT = "Unfit"
 _STAGED = ("/proc", "/dev", "/sys")
 _LATE = "/sys"  # a sysfs shows the network namespace it is mounted in
-_ROOT = "root"
+_ROOT = "/root"  # of the stage
 _CGROUPS = "/cgroups"  # until there is a /sys
 
 
@@ -65,6 +65,7 @@ class ReservedInit(Init):
     def prepare(self) -> None:
         """What can be done before anybody knows anything of the container."""
         self.own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        set_name("holdfast-init")
         os.umask(0)
         self.join_cgroups()
         self.report.step = "take the ordinary OOM score"
@@ -72,20 +73,19 @@ class ReservedInit(Init):
         self.open_stdio(piped=True)
         self.report.step = "take the host's devices"
         self.devices = dev.clone_devices()
-        self.make_stage()
         self.report.step = "take memory of our own"
         populate_memory()
+        self.make_stage()
 
     def make_stage(self) -> None:
         """What needs neither root nor network."""
         self.report.step = "make a cgroup namespace"
         ns.unshare(ns.CLONE_NEWCGROUP)
-        self.report.step = "cut off the host's mounts"
-        m.mount(None, "/", None, m.MS_SLAVE | m.MS_REC)
         self.report.step = "make the stage"
+        m.mount(None, "/", None, m.MS_SLAVE | m.MS_REC)
         m.mount("tmpfs", self.directory, "tmpfs", m.MS_NOSUID | m.MS_NODEV, "mode=700")
-        os.mkdir(f"{self.directory}/{_ROOT}", 0o700)
-        self.root = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.root = rootfs.pivot(self.directory)
+        os.mkdir(_ROOT, 0o700)
         self.proc = create_private_proc()
         self._mount_staged(late=False)
         self.report.step = "fill /dev"
@@ -96,11 +96,14 @@ class ReservedInit(Init):
         """What needs the root and the network, but not yet what will run."""
         self.visit_host()
         self.join_network(board.netns)
+        self.report.step = "make the root filesystem"
+        overlay = rootfs.create_overlay(board)
         self.return_home()
+        target = os.open(_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        m.attach_mount(overlay, target)
+        os.close(target)
         self._mount_staged(late=True)
         self._cover_staged(late=True)
-        self.report.step = "mount the root filesystem"
-        rootfs.mount_overlay(board, f"{self.directory}/{_ROOT}")
         self.board = board
 
     def visit_host(self) -> None:
@@ -130,8 +133,9 @@ class ReservedInit(Init):
         )
 
     def check_fit(self, order: Order) -> Order:
-        """The order again. Raises Failure Unfit when it asks for something else than is ready."""
+        """The order again, with the host's mounts in sight. Raises Failure Unfit when it does not fit what is ready."""
         self.report.step = "fit the order"
+        self.visit_host()
         self.plan = read_config(order.bundle)
         if self.board is None or not self.board.fits(order) or not fits(self.standard, self.plan):
             raise Failure(UNFIT, "the reserve is not what the order needs")
@@ -142,7 +146,6 @@ class ReservedInit(Init):
         self.order = order
         if self.plan.process.terminal or order.log_directory is None:
             self.open_stdio(piped=False)
-        self.visit_host()
         self.take_asked()
         self.return_home()
         self.enter_root()
@@ -153,17 +156,16 @@ class ReservedInit(Init):
         self.await_go()
 
     def enter_root(self) -> None:
-        """Move what is on the stage into the root, and leave the host's tree behind."""
+        """Move what is on the stage into the root, and leave the stage."""
         self.report.step = "enter the root filesystem"
-        target = f"{self.directory}/{_ROOT}"
-        root = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = os.open(_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         for plan in self.standard.mounts:
             if plan.destination in _STAGED:
                 self.report.step = f"mount {plan.destination}"
                 rootfs.place(root, plan, self.mounted[plan.destination])
         self.report.step = "enter the root filesystem"
         os.close(root)
-        self.root = rootfs.pivot(target)
+        self.root = rootfs.pivot(_ROOT)
 
     def mount_all(self) -> None:
         """The mounts that are the order's own."""

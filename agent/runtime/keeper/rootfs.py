@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agent.runtime.keeper.order import Board, Order
 
 _MAX_DATA = 4095
+_MAX_VALUE = 255
 
 
 def clone_bind(plan: MountPlan) -> int:
@@ -32,7 +33,7 @@ def clone_bind(plan: MountPlan) -> int:
     return descriptor
 
 
-def mount_overlay(order: Order | Board, target: str) -> None:
+def mount_overlay(order: Order, target: str) -> None:
     """Mount the snapshot layers at ``target``; leaves the working directory somewhere on the host.
 
     Layers are named relative to their common parent: mount(2) takes one page of options. Device nodes of an image
@@ -46,6 +47,20 @@ def mount_overlay(order: Order | Board, target: str) -> None:
     if len(os.fsencode(data)) > _MAX_DATA:
         raise OSError(7, "too many layers for one mount", order.lower[0])
     m.mount("overlay", target, "overlay", m.MS_NODEV, data)
+
+
+def create_overlay(board: Board) -> int:
+    """The same, detached; the layers have to be in sight. Leaves the working directory somewhere on the host.
+
+    A value of fsconfig(2) may have 255 bytes; from Linux 6.5 on layers can be named one by one. Raises OSError.
+    """
+    base = os.path.commonpath([*board.lower, board.upper, board.work])
+    os.chdir(base)
+    lower = [os.path.relpath(path, base) for path in board.lower]
+    joined = ":".join(_escape(path, ":") for path in lower)
+    layers = [("lowerdir", joined)] if len(joined) <= _MAX_VALUE else [("lowerdir+", path) for path in lower]
+    writable = [(f"{name}dir", os.path.relpath(getattr(board, name), base)) for name in ("upper", "work")]
+    return m.create_filesystem("overlay", (("volatile", None), *layers, *writable), m.ATTR_NODEV, "overlay")
 
 
 def forget_mount(work: str) -> None:
