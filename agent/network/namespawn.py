@@ -23,6 +23,8 @@ from agent.network.nameserver.main import main
 main({options!r})
 """
 
+_MAX_JOURNAL_BYTES = 1 << 20
+
 Upstream = tuple[tuple[str, int], ...] | None
 
 
@@ -47,6 +49,8 @@ def _start(run_root: Path, client: int, upstreams: Upstream) -> None:
     code = _BOOT.format(root=root, options={"run_root": str(run_root), "client": client, "upstreams": upstreams})
     journal = os.open(run_root / JOURNAL_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
+        if os.fstat(journal).st_size > _MAX_JOURNAL_BYTES:
+            os.ftruncate(journal, 0)
         done = subprocess.run(
             [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", "-c", code],
             stdin=subprocess.DEVNULL,

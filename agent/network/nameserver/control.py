@@ -9,7 +9,6 @@ from __future__ import annotations
 import _socket
 import os
 import struct
-import sys
 
 from agent import __version__
 from agent.kernel.packets import decode, encode, pack_rights, unpack_rights
@@ -33,12 +32,20 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Control:
-    """Listens for agents; ``quit`` is called, with whether to drain, when one says so."""
+    """Listens for agents; ``quit`` is called, with whether to drain, when one says so, ``complain`` with faults."""
 
-    def __init__(self, loop: Loop, server: NameServer, listener: _socket.socket, quit: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        server: NameServer,
+        listener: _socket.socket,
+        quit: Callable[[bool], None],
+        complain: Callable[[str], None],
+    ) -> None:
         self.loop = loop
         self.server = server
         self.quit = quit
+        self.complain = complain
         self._listener = listener
         self._clients: list[_Client] = []
         listener.setblocking(False)
@@ -115,7 +122,7 @@ class _Client:
                 return False
             self._handle(decode(data), descriptors)
         except (LookupError, TypeError, ValueError, OSError) as error:
-            sys.stderr.write(f"a packet from the agent makes no sense: {type(error).__name__}: {error}\n")
+            self._control.complain(f"a packet from the agent makes no sense: {type(error).__name__}: {error}")
             self._close()
         finally:
             for descriptor in descriptors:

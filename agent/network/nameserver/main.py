@@ -14,6 +14,7 @@ from agent.kernel.process import reset_signal, set_dumpable, set_name, set_no_ne
 from agent.network.nameserver.control import Control
 from agent.network.nameserver.files import RunFiles
 from agent.network.nameserver.forward import Forwarder
+from agent.network.nameserver.journal import Journal
 from agent.network.nameserver.loop import Loop
 from agent.network.nameserver.protocol import PROCESS_NAME
 from agent.network.nameserver.server import NameServer
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 DRAIN_SECONDS = 2.0
-_MAX_REPORTS = 100
 
 
 def main(options: dict[str, Any]) -> None:
@@ -52,7 +52,8 @@ def main(options: dict[str, Any]) -> None:
 
 
 def _prepare(options: dict[str, Any], files: RunFiles) -> Loop:
-    loop = Loop(_Reporter().report)
+    journal = Journal()
+    loop = Loop(journal.report)
     server = NameServer(loop)
     fixed = options.get("upstreams")
     upstreams = Upstreams(lambda address: server.zone.is_gateway(address), fixed)
@@ -69,7 +70,7 @@ def _prepare(options: dict[str, Any], files: RunFiles) -> Loop:
         else:
             loop.stop()
 
-    control = Control(loop, server, files.listen(), quit)
+    control = Control(loop, server, files.listen(), quit, journal.write)
     server.connect(forwarder, control.catch_up)
     control.add(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, options["client"]))
     return loop
@@ -102,16 +103,3 @@ def _prepare_signals() -> None:
 
 def _end(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
-
-
-class _Reporter:
-    """Writes tracebacks to the journal, but no endless number of them."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def report(self) -> None:
-        """Write the exception that is being handled."""
-        self._count += 1
-        if self._count <= _MAX_REPORTS:
-            sys.excepthook(*sys.exc_info())
