@@ -28,7 +28,7 @@ class ControllerPort(Protocol):
     def status(self) -> Mapping[str, Any]:
         """``{"apps": [{name, revision, conditions: [{type, status, reason, message}], services: [...]}]}``.
 
-        Perhaps also ``suspended`` (after ``down``), and ``source`` and ``network``: what is wrong with those.
+        Perhaps also ``suspended`` (after ``down``), and ``source``, ``network``, ``names``: what is wrong with those.
         """
 
     def containers(self) -> Sequence[Mapping[str, Any]]:
@@ -36,7 +36,7 @@ class ControllerPort(Protocol):
 
     def pending_plan(self) -> Mapping[str, Any]:
         """``{"apps": [{"name", "actions": [{"id", "kind", "subject", "cause": {...}}]}]}``; no actions
-        and no holds: nothing to do. Perhaps also ``source`` and ``network``: what is wrong with those."""
+        and no holds: nothing to do. Perhaps also ``source``, ``network``, ``names``: what is wrong with those."""
 
     async def look(self) -> None:
         """Read the state directory now; nothing is waited for."""
