@@ -372,19 +372,6 @@ async def test_port_that_another_program_has_is_told_and_tried_again(bench: Benc
 
 
 @on_bench
-async def test_services_may_want_one_image_for_two_platforms(bench: Bench) -> None:
-    remote = bench.engine.images.remote
-    app = make_app(services={"web": {}, "arm": {"image": "example/web:1", "platform": "linux/arm64"}})
-    reference = app.services["web"].image or ""
-    remote[reference], remote[f"{reference}@linux/arm64"] = image_id("ours"), image_id("other")
-    await bench.want(app)
-    pulls = [call for call in bench.engine.images.calls if call.startswith("pull")]
-    assert sorted(pulls) == [f"pull {reference} missing", f"pull {reference}@linux/arm64 missing"]
-    assert bench.engine.containers.named("shop-web-1").config.image == image_id("ours")
-    assert bench.engine.containers.named("shop-arm-1").config.image == image_id("other")
-
-
-@on_bench
 async def test_names_that_are_not_answered_are_told(bench: Bench) -> None:
     await bench.want(make_app())
     bench.engine.networks.fail_names("names are not answered: no memory")

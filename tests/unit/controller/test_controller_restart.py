@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fake_engine import FakeEngine, Files
+from fake_engine import FakeEngine, Files, image_id
 from loop_bench import make_app, running
 
 from agent.engine.model import ExitStatus
@@ -157,3 +157,21 @@ def test_down_before_the_first_revision_is_read_stays_down(tmp_path: Path) -> No
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+def test_services_may_want_one_image_for_two_platforms(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    app = make_app(services={"web": {}, "arm": {"image": "example/web:1", "platform": "linux/arm64"}})
+    remote = {"example/web:1": image_id("ours"), "example/web:1@linux/arm64": image_id("other")}
+    engine.images.remote.update(remote)
+
+    async def run(calls: list[str]) -> None:
+        engine.images.calls.clear()
+        async with running(tmp_path, engine) as bench:
+            await bench.want(app)
+            assert sorted(engine.images.calls) == calls
+            assert engine.containers.named("shop-web-1").config.image == image_id("ours")
+            assert engine.containers.named("shop-arm-1").config.image == image_id("other")
+
+    asyncio.run(run([f"pull {reference} missing" for reference in remote]))
+    asyncio.run(run([]))
