@@ -181,7 +181,9 @@ class Lab:
             "directories": sorted(path.name for path in data.glob("builds/*")),
             "networks": [info.name for info in self.networks.networks()],
             "cgroups": sorted(
-                str(path) for path in Path("/sys/fs/cgroup").glob(f"**/holdfast/{self.instance}/build-*")
+                str(path)
+                for top in ("", "*/")
+                for path in Path("/sys/fs/cgroup").glob(f"{top}holdfast/{self.instance}/build-*")
             ),
             "sandboxes": sorted(path.name for path in run.glob("netns/*")),
             "mounts": [line for line in mounts if f"{data}/" in line],
