@@ -5,21 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import signal
 import stat
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from agents import eventually
 from enginelab import EngineLab, open_engine
-from forked import run_forked
 
 from agent.engine.collector import ImageCollection, Watermarks
 from agent.engine.images import Images
@@ -213,62 +209,6 @@ def test_uses_outlive_the_process(registry: Registry, tmp_path: Path) -> None:
     assert second.unneeded(Keep(), min_age=600.0) == ()
     assert second.unneeded(Keep(since=0.0)) == ()
     second.close()
-
-
-def count_steps(root: Path, needed: str, end: int) -> int:
-    """Collect in a process of its own that is killed at step ``end``; the number of steps when it was not."""
-    reading, writing = os.pipe()
-    seen = 0
-
-    def trace(frame: Any, event: str, argument: Any) -> Any:
-        nonlocal seen
-        if "agent/image" in frame.f_code.co_filename:
-            seen += 1
-            if seen == end:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    def count() -> None:
-        collection = collect(ImageStore(root, Database(root / "holdfast.db")), needed)
-        sys.settrace(trace)
-        collection.prune(named=True)
-        sys.settrace(None)
-        os.write(writing, str(seen).encode())
-
-    status = run_forked(count)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as told:
-        counted = told.read()
-    assert counted if end == 0 else os.WTERMSIG(status) == signal.SIGKILL
-    return int(counted or 0)
-
-
-def test_a_killed_collection_leaves_nothing_wrong(registry: Registry, tmp_path: Path) -> None:
-    """Killed at twelve places spread over all its steps: what is needed is whole, the next one removes the rest."""
-    origin = tmp_path / "origin"
-    origin.mkdir()
-    first = ImageStore(origin, Database(origin / "holdfast.db"))
-    shared = make_tar([entry("shared", b"s" * 5000)])
-    needed = first.pull(registry.push_layers("gc:keep", [shared, make_tar([entry("own", b"own")])]))
-    for number in range(3):
-        first.pull(registry.push_layers(f"gc:{number}", [shared, make_tar([entry("x", os.urandom(1000))])]))
-    first.close()
-    whole = tmp_path / "whole"
-    shutil.copytree(origin, whole)
-    steps = count_steps(whole, needed.names[0], 0)
-    for place in range(12):
-        root = tmp_path / str(place)
-        shutil.copytree(origin, root)
-        count_steps(root, needed.names[0], 1 + steps * place // 12)
-        store = ImageStore(root, Database(root / "holdfast.db"))
-        assert store.verify(tuple, repair=False) == ()
-        assert (store.lowerdirs(needed.id)[0] / "own").read_bytes() == b"own"
-        collect(store, needed.names[0]).prune(named=True)
-        store.prune(min_age=0.0)
-        assert [image.id for image in store.all()] == [needed.id]
-        assert set(store.content.all()) == set(needed.blobs)
-        assert len(snapshot_directories(store)) == 2
-        store.close()
 
 
 @pytest.fixture(scope="module")

@@ -65,8 +65,10 @@ def damage(path: Path, data: bytes = b"\xff") -> None:
 BLOBS = {"layer": -1, "manifest": 0, "config": 2}
 
 
-@pytest.mark.parametrize("how", ["damaged", "missing", "cut"])
-@pytest.mark.parametrize("which", BLOBS)
+@pytest.mark.parametrize(
+    ("which", "how"),
+    [("layer", "damaged"), ("layer", "missing"), ("layer", "cut"), ("manifest", "damaged"), ("config", "missing")],
+)
 def test_blob_is_pulled_again_by_its_digest(registry: Registry, store: ImageStore, which: str, how: str) -> None:
     reference = registry.push_layers("blob:1", LAYERS)
     image = store.pull(reference)
@@ -88,14 +90,8 @@ def test_blob_is_pulled_again_by_its_digest(registry: Registry, store: ImageStor
     assert [len(one.names) for one in store.all()] == [1]
 
 
-def spoil_content(root: Path) -> None:
-    damage(root / "d" / "f")
-    os.utime(root / "d" / "f", ns=((root / "d" / "g").stat().st_mtime_ns if (root / "d" / "g").exists() else 0,) * 2)
-
-
 SPOILS: dict[str, tuple[int, Callable[[Path], None]]] = {
     "content": (0, lambda root: damage(root / "d" / "f")),
-    "content of the same time": (0, spoil_content),
     "mode": (0, lambda root: (root / "d").chmod(0o755)),
     "owner": (0, lambda root: os.chown(root / "d", 8, 0)),
     "missing": (0, lambda root: (root / "d" / "gone").unlink()),
