@@ -124,15 +124,18 @@ def test_other_platforms_are_kept_beside_the_hosts(registry: Registry, store: Im
     assert (pull("linux/arm/v7"), pull("linux/arm/v6"), pull("linux/arm")) == ("new", "old", "new")
     assert pull(f"linux/{HOST_ARCHITECTURE}") == "ours"
     assert pull("linux/arm/v5") == "silent", "an image may leave its variant to its index"
+    pinned = f"{registry.address}/platforms:other@{index['digest']}"
+    assert store.pull(pinned).digest == images[HOST_ARCHITECTURE, ""]["digest"], "a pin decides, not the tag beside it"
     registry.kill()
     try:
         found = [pull(p, "missing") for p in (None, "linux/s390x", "linux/arm/v6", "linux/arm/v7")]
         assert found == ["ours", "z", "old", "new"]
+        assert store.pull(pinned, policy="missing").names == (reference, pinned)
         with pytest.raises(ImageNotFound):
             pull("linux/riscv64", "never")
     finally:
         registry.start()
-    names = sorted(name for image in store.all() for name in image.names)
+    names = sorted(name for image in store.all() for name in image.names if name != pinned)
     assert len(names) == 5
     assert [name for name in names if "@" not in name] == [reference]
     with pytest.raises(Stalled, match="not made for linux/riscv64") as caught:

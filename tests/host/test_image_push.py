@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pytest
 
+from agent.errors import Stalled
 from agent.image.config import RegistryConfig
+from agent.image.errors import DigestMismatch, ImageNotFound
 from agent.image.progress import PullProgress
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
@@ -97,3 +103,87 @@ def test_what_was_built_is_pushed(other: Registry, tmp_path: Path, chunk: int) -
     again = with_chunks.push(name)
     assert (again.uploaded, again.present, again.bytes_sent) == (0, report.uploaded, 0), "what is there is skipped"
     with_chunks.close()
+
+
+class Cutter:
+    """A TCP proxy that ends the first ``times`` connections that upload more than ``limit`` bytes."""
+
+    def __init__(self, registry: Registry, limit: int, times: int) -> None:
+        self._target = ("127.0.0.1", registry.port)
+        self._limit, self.left = limit, times
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._accepting = threading.Thread(target=self._accept)
+        self._accepting.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=(self._listener.accept()[0],), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError), socket.create_connection(self._target) as server:
+            threading.Thread(target=self._pass, args=(server, client), daemon=True).start()
+            self._pass(client, server, self._limit)
+
+    def _pass(self, source: socket.socket, target: socket.socket, limit: int | None = None) -> None:
+        passed = 0
+        with suppress(OSError):
+            while data := source.recv(65536):
+                passed += len(data)
+                if limit is not None and passed > limit and self.left > 0:
+                    self.left -= 1
+                    break
+                target.sendall(data)
+            for end in (source, target):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Cutter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._accepting.join()
+
+
+@pytest.mark.parametrize("chunk", [64 << 20, 1 << 20], ids=["whole", "chunks"])
+def test_a_cut_upload_goes_on(other: Registry, tmp_path: Path, chunk: int) -> None:
+    store = open_store(tmp_path / "data", upload_chunk=chunk)
+    name = built(store, tmp_path, "made:1", os.urandom(4 << 20))
+    with Cutter(other, 3 << 20, times=2) as cutter:
+        report = store.push(name, f"{cutter.address}/cut/{chunk}:1")
+        assert cutter.left == 0
+    skopeo(tmp_path / "out", f"{other.address}/cut/{chunk}@{report.digest}")
+    store.close()
+
+
+def test_layers_of_other_repositories_are_mounted(other: Registry, store: ImageStore, tmp_path: Path) -> None:
+    name = built(store, tmp_path, f"{other.address}/one/app:1", os.urandom(1000), os.urandom(2000))
+    assert store.push(name).uploaded == 2
+    store.tag(name, f"{other.address}/two/app:1")
+    report = store.push(f"{other.address}/two/app:1")
+    assert (report.mounted, report.uploaded, report.bytes_sent) == (2, 0, 0)
+    assert skopeo(tmp_path / "out", f"{other.address}/two/app@{report.digest}")["layers"]
+
+
+def test_what_cannot_be_pushed_is_said(registry: Registry, other: Registry, store: ImageStore, tmp_path: Path) -> None:
+    name = built(store, tmp_path, f"{other.address}/some/app:1", b"x")
+    image = store.find(name)
+    assert image is not None
+    with pytest.raises(Stalled, match="is not a name of the image"):
+        store.push(image.id)
+    with pytest.raises(Stalled, match="cannot be pushed under another"):
+        store.push(name, f"{other.address}/some/app@sha256:{'0' * 64}")
+    assert store.push(name, f"{other.address}/some/app@{image.digest}").digest == image.digest
+    with pytest.raises(ImageNotFound):
+        store.push("absent:1")
+    path = store.content.path(image.blobs[-1])
+    packed = path.read_bytes()
+    path.write_bytes(packed[:-1] + b"\0")
+    with pytest.raises(DigestMismatch, match="is damaged"):
+        store.push(name, f"{registry.address}/another/app:1")
+    with pytest.raises(ImageNotFound, match="is not local"):
+        store.push(name, f"{registry.address}/another/app:1")
