@@ -11,16 +11,40 @@ from hypothesis import strategies as st
 from agent.builder.expansion import MAX_RESULT, ExpansionError, expand
 from agent.builder.faults import InvalidDockerfile
 from agent.builder.globclasses import BadPattern
+from agent.builder.globs import remove_prefix, remove_suffix, replace
 from agent.builder.parse import decode_dockerfile, parse_dockerfile
 from agent.builder.patterns import IgnoreRules, compile_segment
 from agent.builder.stages import compute_plan
-from agent.builder.state import CopyStep, StageState, create_scratch_config
+from agent.builder.state import StageState, create_scratch_config
+from agent.builder.steps import CopyStep, RunStep
 from agent.engine.model import BuildConfig
 from agent.oci.platform import Platform
 
 HOST = Platform("linux", "amd64")
-KEYWORDS = ("FROM", "ARG", "ENV", "COPY", "RUN", "CMD", "ENTRYPOINT", "WORKDIR", "USER", "LABEL", "EXPOSE", "ADD")
-WORDS = ("scratch", "AS", "a", "b/../c", "..", "/", "*", "80/tcp", "<<END", "--from=x", "--chown=1:1", "HEALTHCHECK")
+KEYWORDS = (
+    *("FROM", "ARG", "ENV", "COPY", "RUN", "CMD", "ENTRYPOINT", "WORKDIR", "USER", "LABEL", "EXPOSE", "ADD"),
+    *("ONBUILD", "SHELL", "HEALTHCHECK", "MAINTAINER", "STOPSIGNAL", "VOLUME"),
+)
+WORDS = (
+    *(
+        "scratch",
+        "AS",
+        "a",
+        "b/../c",
+        "..",
+        "/",
+        "*",
+        "80/tcp",
+        "<<END",
+        "<<-'E'",
+        "END",
+        "E",
+        "--from=x",
+        "--chown=1:1",
+    ),
+    *("--mount=", "type=cache,", "type=secret,", "target=/x", "source=../..", "id=a", "--network=none", "--link"),
+    *("--parents", "--exclude=**", "--chmod=u=rwX", "--checksum=", "http://x/y", "https://", '["a"]', "CMD-SHELL"),
+)
 SIGNS = (
     " ",
     " ",
@@ -29,6 +53,8 @@ SIGNS = (
     "=",
     "$A",
     "${A:-b}",
+    "${A##*/}",
+    "${A//",
     "${",
     "}",
     '"',
@@ -60,6 +86,10 @@ def test_any_text_parses_or_names_its_problems(text: str) -> None:
                 step = state.take(instruction, stage)
                 if isinstance(step, CopyStep):
                     assert step.destination.startswith("/") and ".." not in step.destination.split("/")
+                if isinstance(step, RunStep):
+                    for mount in step.mounts:
+                        assert mount.target.startswith("/") or not mount.target
+                        assert ".." not in mount.target.split("/") and mount.target != "/"
     except InvalidDockerfile as error:
         assert error.problems
         assert all(0 <= problem.line <= lines and problem.message for problem in error.problems)
@@ -119,3 +149,18 @@ def test_any_ignore_line_is_a_rule_or_a_fault(line: str) -> None:
     except BadPattern:
         return
     assert isinstance(rules.excludes(rules.match(["a", "b"])), bool)
+
+
+GLOBS = st.text(alphabet="ab*?", max_size=6)
+
+
+@given(st.text(alphabet="abc", max_size=8), GLOBS, st.booleans())
+def test_patterns_in_variables_agree_with_a_plain_regular_expression(value: str, glob: str, longest: bool) -> None:
+    plain = "".join({"*": ".*" if longest else ".*?", "?": "."}.get(character, character) for character in glob)
+    match = re.match(plain, value)
+    assert remove_prefix(value, glob, longest=longest) == (value[match.end() :] if match else value)
+    ends = [end for end in range(len(value) + 1) if re.fullmatch(plain, value[end:])]
+    kept = value[: min(ends) if longest else max(ends)] if ends else value
+    assert remove_suffix(value, glob, longest=longest) == kept
+    greedy = re.compile(plain.replace(".*?", ".*"))
+    assert replace(value, glob, "X", every=False) == greedy.sub("X", value, count=1)
