@@ -93,23 +93,28 @@ class ImageStore:
             if present is not None:
                 self._uses.note(present.id)
                 return present
-            if policy == "never" and self._images.find(str(parsed)) is not None:
-                raise self._gate.refuse_unchecked(parsed)
             if policy == "never":
-                raise ImageNotFound(
-                    f"the image {parsed.familiar()} is not local, and its pull policy is never",
-                    reason="ImageNotPresent",
-                )
+                raise self._explain_absence(parsed, wanted)
             entry = Pull(self._stores, self._config, parsed, tracker, wanted).run()
         self._uses.note(entry.id)
         self._flush_later()
         return entry
 
+    def _explain_absence(self, reference: Reference, platform: Platform | None) -> HoldfastError:
+        """Why there is no image that may be used, though none may be pulled."""
+        if self._find_local(reference, platform) is not None:
+            return self._gate.refuse_unchecked(reference)
+        what = f"the image {reference.familiar()} is not local, and its pull policy is never"
+        return ImageNotFound(what, reason="ImageNotPresent")
+
+    def _find_local(self, reference: Reference, platform: Platform | None) -> ImageEntry | None:
+        return self._images.find(str(reference)) if platform is None else self._find_platform(reference, platform)
+
     def _find_complete(
         self, reference: Reference, tracker: PullTracker, platform: Platform | None = None
     ) -> ImageEntry | None:
         """The local image that may be used, unpacked again from its blobs when a power cut took its snapshots."""
-        entry = self._images.find(str(reference)) if platform is None else self._find_platform(reference, platform)
+        entry = self._find_local(reference, platform)
         if entry is None or not self._gate.admits(reference, entry):
             return None
         if all(self.snapshots.find(chain) for chain in entry.chains):
