@@ -182,7 +182,7 @@ def test_what_cannot_be_pushed_is_said(registry: Registry, other: Registry, stor
         store.push("absent:1")
     path = store.content.path(image.blobs[-1])
     packed = path.read_bytes()
-    path.write_bytes(packed[:-1] + b"\0")
+    path.write_bytes(packed[:20] + bytes([packed[20] ^ 1]) + packed[21:])
     with pytest.raises(DigestMismatch, match="is damaged"):
         store.push(name, f"{registry.address}/another/app:1")
     with pytest.raises(ImageNotFound, match="is not local"):
