@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from agent.api.parameters import take, take_texts
-from agent.builder.order import MAX_SECRET
+from agent.builder.limits import MAX_SECRET
 from agent.engine.model import BuildConfig, SecretSource
 from agent.errors import Refused
 

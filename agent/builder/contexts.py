@@ -11,19 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.checkouts import Checkouts
-from agent.builder.faults import raise_problems
 from agent.builder.gitcommand import GitAccess
-from agent.builder.globclasses import BadPattern
+from agent.builder.ignorefile import IGNORE_NAME, MAX_IGNORE, parse_rules
+from agent.builder.limits import MAX_DOCKERFILE
 from agent.builder.order import BuildOrder, read_secret
-from agent.builder.parse import MAX_DOCKERFILE
 from agent.builder.patterns import IgnoreRules
-from agent.errors import NotFound, Problem, Refused, Stalled
+from agent.errors import NotFound, Refused, Stalled
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.gitreference import GitReference, looks_remote, parse_git_reference
 from agent.runtime.imageview import read_regular
 
-MAX_IGNORE = 1 << 20
-IGNORE_NAME = ".dockerignore"
 GIT_TOKEN = "GIT_AUTH_TOKEN"
 _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 Check = Callable[[], None]
@@ -161,22 +158,3 @@ def open_checkout(path: Path, reference: GitReference) -> int:
         ) from None
     finally:
         os.close(top)
-
-
-def parse_rules(data: bytes, file: str) -> IgnoreRules:
-    """The rules of a .dockerignore called ``file`` in messages. Raises InvalidDockerfile."""
-    lines = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
-    try:
-        return IgnoreRules(lines)
-    except BadPattern:
-        problems = [Problem(file, number, 1, fault) for number, line in enumerate(lines, 1) if (fault := _check(line))]
-        raise_problems(problems or [Problem(file, 0, 0, "holds too many patterns")])
-        raise
-
-
-def _check(line: str) -> str:
-    try:
-        IgnoreRules([line])
-    except BadPattern as error:
-        return str(error)
-    return ""

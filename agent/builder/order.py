@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from agent.builder.limits import MAX_SECRET
 from agent.errors import Stalled
 from agent.kernel.process import read_small_file
 
-MAX_SECRET = 500 * 1024
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 DEFAULT_SHM_SIZE = 64 << 20
 

@@ -14,11 +14,11 @@ from agent.builder.expansion import ExpansionError
 from agent.builder.faults import InvalidDockerfile, raise_problems
 from agent.builder.grammar import Line
 from agent.builder.instructions import Arg, Dockerfile, From, Instruction, OnBuild, Stage
+from agent.builder.limits import MAX_DOCKERFILE
 from agent.builder.lines import Directives, LineReader, LogicalLine, read_directives
 from agent.builder.words import SyntaxFault, find_heredocs
 from agent.errors import Problem
 
-MAX_DOCKERFILE = 1 << 20
 MAX_INSTRUCTIONS = 2000
 MAX_PROBLEMS = 100
 _PARSERS: dict[str, Callable[[Line], Instruction]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -61,7 +61,7 @@ def build(context: str, dockerfile: str | None, host: str, **options: Any) -> in
     quiet, mode = options["quiet"], "json" if options["as_json"] else options["progress"]
     with ExitStack() as owned:
         named = dict(_split(text, "--build-context") for text in options["contexts"])
-        sources = Sources(context, dockerfile, named, _read_access(header))
+        sources = Sources(context, dockerfile, named, *_read_access(header))
         parcel = Packer(sources, owned, lambda text: print(f"warning: {safe(text)}", file=sys.stderr)).pack()
         line = json.dumps({**header, **parcel.header}).encode() + b"\n"
         documents = upload(host, "/build", (), _chain(line, parcel.chunks))
@@ -148,11 +148,7 @@ def _read_ssh(text: str) -> tuple[str, str]:
     return name, os.path.abspath(path)  # noqa: PTH100 - a link is the agent's to follow
 
 
-def _read_access(header: dict[str, Any]) -> Any:
-    """How this command proves who it is to a git server."""
-    from base64 import b64decode
-
-    from agent.builder.gitcommand import GitAccess
-
+def _read_access(header: dict[str, Any]) -> tuple[str, str]:
+    """What this command shows to a git server: a token, and the socket of an ssh agent."""
     token = b64decode(header.get("secrets", {}).get("GIT_AUTH_TOKEN", "")).decode("utf-8", "replace").strip()
-    return GitAccess(token=token, agent=header.get("ssh", {}).get("default") or os.environ.get("SSH_AUTH_SOCK", ""))
+    return token, header.get("ssh", {}).get("default") or os.environ.get("SSH_AUTH_SOCK", "")

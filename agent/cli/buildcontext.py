@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.builder.checkouts import Checkouts
-from agent.builder.contexts import IGNORE_NAME, MAX_IGNORE, open_checkout, parse_rules
-from agent.builder.gitcommand import GitAccess
-from agent.builder.origins import IMAGE_SCHEME
-from agent.builder.parse import MAX_DOCKERFILE
+from agent.builder.ignorefile import IGNORE_NAME, MAX_IGNORE, parse_rules
+from agent.builder.limits import MAX_DOCKERFILE
 from agent.builder.patterns import IgnoreRules
 from agent.cli.buildstdin import StandardInput
 from agent.cli.contexttar import ContextTar
 from agent.errors import NotFound, Refused
 from agent.image.tarwriter import encode_end, encode_member
-from agent.oci.gitreference import looks_remote, parse_git_reference
-from agent.runtime.imageview import read_regular
+from agent.kernel.openat import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from agent.oci.gitreference import looks_remote
 
+IMAGE_SCHEME = "docker-image://"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What the command line names: the context, the Dockerfile (None: the context's), further contexts by name."""
+    """What the command line names: the context, the Dockerfile (None: the context's), further contexts by name; and the
+    token and the ssh agent that git servers are shown."""
 
     context: str
     dockerfile: str | None
     contexts: Mapping[str, str]
-    access: GitAccess
+    token: str = field(default="", repr=False)
+    agent: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,10 @@ class Packer:
 
     def _open(self, location: str) -> _Tree:
         if looks_remote(location):
-            reference = parse_git_reference(location)
-            place = Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-build-")))
-            checkouts = Checkouts(place / "git")
-            top = self._owned.enter_context(checkouts.held(reference, self._sources.access, lambda: None))
-            return self._own(open_checkout(top, reference), str(reference))
+            from agent.cli.buildgit import open_repository
+
+            root = self._owned.enter_context(open_repository(location, self._sources.token, self._sources.agent))
+            return _Tree(root, Path(location), IgnoreRules())
         try:
             return self._own(os.open(location, _DIRECTORY), location)
         except OSError as error:
@@ -138,7 +136,7 @@ class Packer:
             tree.rules = _read_own_rules(f"{given}{IGNORE_NAME}") or _find_rules(tree, IGNORE_NAME)
             return given, _read(given, MAX_DOCKERFILE + 1)
         name = given or "Dockerfile"
-        data = read_regular(tree.root, name, MAX_DOCKERFILE)
+        data = _read_inside(tree.root, name, MAX_DOCKERFILE)
         if data is None:
             raise NotFound(f"there is no {tree.path}/{name}", reason="DockerfileNotFound", hint="name one with -f")
         tree.rules = _find_rules(tree, f"{name}{IGNORE_NAME}", IGNORE_NAME)
@@ -153,13 +151,25 @@ def _read(path: str, limit: int) -> bytes:
         raise NotFound(f"{path}: {error.strerror}", reason="DockerfileNotFound") from None
 
 
+def _read_inside(root: int, name: str, limit: int) -> bytes | None:
+    """A file of a context, links followed inside of it only; None when it is not there. Raises Refused."""
+    try:
+        descriptor = openat2(root, name, os.O_RDONLY | os.O_NONBLOCK, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(limit + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Refused(f"{name} of the context: {error.strerror}", reason="ContextUnreadable") from None
+
+
 def _read_own_rules(path: str) -> IgnoreRules | None:
     return parse_rules(_read(path, MAX_IGNORE), path) if Path(path).exists() else None
 
 
 def _find_rules(tree: _Tree, *names: str) -> IgnoreRules:
     for name in names:
-        data = read_regular(tree.root, name, MAX_IGNORE)
+        data = _read_inside(tree.root, name, MAX_IGNORE)
         if data is not None:
             return parse_rules(data, f"{tree.path}/{name}")
     return IgnoreRules()

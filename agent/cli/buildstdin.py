@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
 import sys
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
-from agent.builder.parse import MAX_DOCKERFILE
+from agent.builder.limits import MAX_DOCKERFILE
 from agent.cli.contexttar import CHUNK
 from agent.errors import Refused
 from agent.image.tarheader import BLOCK
@@ -40,10 +38,14 @@ class StandardInput:
 
     def chunks(self) -> Iterator[bytes]:
         """The tar, packed at most in a way that the agent knows: gzip and zstd."""
-        unpacked: IO[bytes] | bz2.BZ2File | lzma.LZMAFile = io.BufferedReader(_Joined(self._head, self._stream), CHUNK)
+        unpacked: Any = io.BufferedReader(_Joined(self._head, self._stream), CHUNK)
         if self._head.startswith(_BZIP2):
+            import bz2
+
             unpacked = bz2.BZ2File(unpacked)
         elif self._head.startswith(_XZ):
+            import lzma
+
             unpacked = lzma.LZMAFile(unpacked)  # noqa: SIM115 - closed below
         with unpacked:
             while chunk := unpacked.read(CHUNK):

@@ -1,0 +1,28 @@
+"""A git repository as a context: fetched by this command, with what it was given to prove who it is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.builder.checkouts import Checkouts
+from agent.builder.contexts import open_checkout
+from agent.builder.gitcommand import GitAccess
+from agent.oci.gitreference import parse_git_reference
+
+
+@contextmanager
+def open_repository(text: str, token: str, agent: str) -> Iterator[int]:
+    """A descriptor of what the URL means, for the length of the block. Raises what ``Checkouts.held`` raises."""
+    reference = parse_git_reference(text)
+    with tempfile.TemporaryDirectory(prefix="holdfast-build-") as place:
+        checkouts = Checkouts(Path(place, "git"))
+        with checkouts.held(reference, GitAccess(token, agent), lambda: None) as top:
+            root = open_checkout(top, reference)
+            try:
+                yield root
+            finally:
+                os.close(root)
