@@ -157,6 +157,36 @@ def test_name_server_of_another_version_is_replaced_without_a_lost_question(
     assert ask(web, "web-1") == [web.address]
 
 
+def test_question_that_was_passed_on_is_answered_by_the_server_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind(("127.0.0.1", 0))
+        lab = Lab(tmp_path, upstreams=(upstream.getsockname(),))
+        lab.stack.recover([])
+        lab.stack.ensure_network(APP)
+        web = lab.sandbox("web-1", APP)
+        with web.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+            client.settimeout(5)
+            question = dnslib.DNSRecord.question("example.com")
+            client.sendto(question.pack(), (web.dns, 53))
+            packet, passer = upstream.recvfrom(4096)
+            server = server_pid(lab)
+            lab.stop()
+            monkeypatch.setattr(nameconnection, "__version__", "another")
+            lab.start()
+            lab.stack.recover(["web-1"])
+            assert ask(web, "web-1") == [web.address]
+            assert server_pid(lab) != server
+            reply = dnslib.DNSRecord.parse(packet).reply()
+            reply.add_answer(dnslib.RR("example.com", rdata=dnslib.A("192.0.2.7")))
+            upstream.sendto(reply.pack(), passer)
+            answer = dnslib.DNSRecord.parse(client.recv(4096))
+            assert (answer.header.id, addresses(answer)) == (question.header.id, ["192.0.2.7"])
+        eventually(lambda: not Path(f"/proc/{server}").exists(), what="the old one gone")
+        lab.end()
+
+
 def test_name_server_that_hangs_is_replaced_by_the_next_agent(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     web = lab.sandbox("web-1", APP)
     assert ask(web, "web-1") == [web.address]
