@@ -11,7 +11,7 @@ from agent.cli.output import render_size, safe
 from agent.cli.transfer import follow
 
 
-@click.command()
+@click.command(short_help="Bring a local image to a registry.")
 @click.argument("image", metavar="IMAGE")
 @click.argument("target", metavar="[REGISTRY/REPOSITORY:TAG]", required=False)
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest only.")

@@ -36,7 +36,8 @@ class PullReporter:
         self._next, self._before = now + PAUSE_SECONDS, (now, report.bytes_done)
         self._log.info(
             f"pulling {report.reference}: {report.bytes_done / 1e6:.1f} of {report.bytes_total / 1e6:.1f} MB, "
-            f"{report.layers_done} of {report.layers_total} layers, {rate / 1e6:.1f} MB/s",
+            f"{report.layers_done} of {report.layers_total} layers, {rate / 1e6:.1f} MB/s"
+            + (f", {report.eta:.0f} s left" if report.eta else ""),
             app=self._app,
         )
 

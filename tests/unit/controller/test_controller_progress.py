@@ -33,7 +33,8 @@ def events(stream: StringIO) -> list[str]:
 
 
 def pulling(done: int) -> PullProgress:
-    return PullProgress("app:1", "pulling", 3, done // 10_000_000, 30_000_000, done, bytes_fetched=done)
+    eta = (30_000_000 - done) / 5e6
+    return PullProgress("app:1", "pulling", 3, done // 10_000_000, 30_000_000, done, bytes_fetched=done, eta=eta)
 
 
 def test_pull_tells_bytes_layers_and_rate(stream: StringIO) -> None:
@@ -47,8 +48,8 @@ def test_pull_tells_bytes_layers_and_rate(stream: StringIO) -> None:
     clock.now += PAUSE_SECONDS
     reporter.note(pulling(20_500_000))
     assert events(stream) == [
-        "pulling app:1: 10.0 of 30.0 MB, 1 of 3 layers, 5.0 MB/s",
-        "pulling app:1: 20.5 of 30.0 MB, 2 of 3 layers, 5.0 MB/s",
+        "pulling app:1: 10.0 of 30.0 MB, 1 of 3 layers, 5.0 MB/s, 4 s left",
+        "pulling app:1: 20.5 of 30.0 MB, 2 of 3 layers, 5.0 MB/s, 2 s left",
     ]
     assert reporter.fetched == 20_500_000
 
