@@ -1,7 +1,8 @@
 """Keeps the image store small enough: what may go, when it goes, and what is told of it.
 
 Needed, and so never touched: images of containers (whatever their state), of apps in force, what the build cache
-keeps, what is being pulled, started or held, and while a build is under way all that was used since it began.
+keeps, what is being pulled, started or held, and while a build is under way all that was used since it began. What a
+build will name is not known: for its first hour no image with a name goes, unless somebody removes it by hand.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from agent.telemetry.logging import get_logger
 
 CHECK_SECONDS = 300.0
 MIN_AGE = 600.0
+SHELTER_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class ImageCollection:
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """A build is under way: all that is used from now on stays."""
-        begun = time.time()
-        with self._lock:
+        """A build is under way: all that is used from now on stays. Waits for a collection to end."""
+        with self._collecting, self._lock:
+            begun = time.time()
             self._builds.append(begun)
         try:
             yield
@@ -168,7 +170,10 @@ class ImageCollection:
     def _candidates(self, cached: Collection[str], min_age: float) -> tuple[ImageEntry, ...]:
         if self._needed() is None:
             return ()
-        return self._store.unneeded(self._keep(cached), min_age)
+        with self._lock:
+            sheltered = any(time.time() - begun < SHELTER_SECONDS for begun in self._builds)
+        found = self._store.unneeded(self._keep(cached), min_age)
+        return tuple(entry for entry in found if not (sheltered and entry.names))
 
     def _remove(self, entry: ImageEntry, cached: Collection[str], total: _Sum) -> None:
         report = self._store.remove_unneeded(entry.id, lambda: self._keep(cached))

@@ -19,6 +19,7 @@ from enginelab import EngineLab, open_engine
 
 from agent.engine.collector import ImageCollection, Watermarks
 from agent.engine.images import Images
+from agent.engine.model import BuildConfig
 from agent.errors import Conflict, Waiting
 from agent.image.collect import Keep
 from agent.image.errors import ImageNotFound, InsufficientStorage
@@ -114,7 +115,10 @@ def test_what_is_held_or_built_upon_stays(registry: Registry, store: ImageStore,
         made = store.commit_layer(tree, parents=[layer.chain_id for layer in layers])
         with store.held(held.id):
             store.prune(min_age=0.0, since=collection._keep(()).since)
-            assert [image for image, _ in collection.prune(named=True).images] == [old.id]
+            assert collection.prune(named=True).images == (), "the build may still name any of them"
+            assert collection.remove(held) is None
+            assert collection.remove(base) is None
+            assert collection.remove(old) is not None
         image = store.add_image(ImageConfig("amd64", "linux"), [*layers, made], "made:1")
     assert (store.lowerdirs(image.id)[0] / "made").read_bytes() == b"made"
     assert {image for image, _ in collection.prune(named=True).images} == {held.id, base.id, image.id}
@@ -286,6 +290,29 @@ def test_starts_race_with_collections(lab: EngineLab) -> None:
         pruner.join()
     assert started
     assert images.collection.tally.runs == 0
+    lab.image = lab.build("lab/busybox")
+
+
+def test_nothing_of_a_build_under_way_goes(lab: EngineLab, tmp_path: Path) -> None:
+    """Everything unneeded is removed at each of its steps: the image it begins with, and its own layers, stay."""
+    images = lab.engine.images
+    base = lab.build("lab/begin", "ENV BEGIN=1\n")
+    text = (
+        "FROM lab/begin\nRUN echo one >/one\nRUN cat /one >/two\nCOPY Dockerfile /three\nRUN cat /two /three >/four\n"
+    )
+    (tmp_path / "Dockerfile").write_text(text)
+    reports = []
+
+    def prune(report: object) -> None:
+        reports.append(report)
+        assert base not in [gone for gone, _ in images.prune(named=True).images]
+
+    built = images.build(BuildConfig(str(tmp_path), "lab/end"), progress=prune)
+    assert len(reports) > 3
+    lab.image = built.id
+    assert lab.run("end", "cat /four") == "one\n" + text
+    gone = [image for image, _ in images.prune(named=True).images]
+    assert {base, built.id} <= set(gone)
     lab.image = lab.build("lab/busybox")
 
 
