@@ -1,36 +1,41 @@
-"""Archives and layouts: skopeo, umoci, docker's own format; and whatever a hostile archive tries."""
+"""Archives and layouts as skopeo, umoci and docker write and read them, and what becomes of them here."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
-import resource
 import shutil
-import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
 
-from agent.errors import HoldfastError, NotFound, Refused, Stalled, Waiting
-from agent.image.archive_load import Naming
-from agent.image.config import RegistryConfig, UnpackLimits
-from agent.image.errors import DigestMismatch
+from agent.errors import HoldfastError, NotFound, Stalled, Waiting
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
-from agent.oci.source import LocalImage, parse_local_image
-from agent.store.database import Database
-from tests.host.registry import HOST_ARCHITECTURE, Layout, busybox_layer, digest_of, directory, entry, make_tar
+from tests.host.archivelab import (
+    FIRST,
+    RUN,
+    SECOND,
+    chunks,
+    docker_archive,
+    leftovers,
+    link,
+    load,
+    local,
+    make_layout,
+    open_store,
+    pack,
+    save,
+    tar_of,
+    tool,
+)
+from tests.host.registry import HOST_ARCHITECTURE, Layout, busybox_layer
 
 pytestmark = pytest.mark.host
-FIRST = make_tar([directory("d"), entry("d/a", b"a" * 70_000), entry("d/old", b"old")])
-SECOND = make_tar([entry("d/.wh.old"), entry("d/b", b"b")])
-RUN = {"Cmd": ["/bin/true"], "Env": ["A=b"], "Labels": {"l": "1"}}
 
 
 @pytest.fixture
@@ -38,75 +43,6 @@ def store(tmp_path: Path) -> Iterator[ImageStore]:
     opened = open_store(tmp_path / "data")
     yield opened
     opened.close()
-
-
-def open_store(root: Path) -> ImageStore:
-    root.mkdir()
-    limits = UnpackLimits(ratio_floor=64 << 20)
-    return ImageStore(root, Database(root / "holdfast.db"), RegistryConfig(limits=limits))
-
-
-def tool(*command: str | Path) -> str:
-    run = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-def local(text: str) -> LocalImage:
-    found = parse_local_image(text)
-    assert found is not None
-    return found
-
-
-def chunks(data: bytes, size: int = 100_000) -> Iterator[bytes]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
-
-
-def load(store: ImageStore, data: bytes, *names: str, everything: bool = False) -> Any:
-    return store.archives.load(chunks(data), Naming(names, everything))
-
-
-def save(store: ImageStore, path: Path, *names: str, form: Any = "docker-archive") -> Path:
-    path.write_bytes(b"".join(store.archives.save(names, form)))
-    return path
-
-
-def make_layout(path: Path, *layers: bytes, name: str = "", compression: str = "gzip") -> Layout:
-    layout = Layout(path)
-    layout.name(layout.image(layers or (FIRST, SECOND), compression=compression, config=RUN), name or "one")
-    return layout
-
-
-def pack(path: Path) -> bytes:
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w") as archive:
-        for file in sorted(path.rglob("*")):
-            archive.add(file, file.relative_to(path), recursive=False)
-    return target.getvalue()
-
-
-def docker_archive(*layers: bytes, tags: Iterable[str] | None = ("shop/web:1",), **more: Any) -> dict[str, bytes]:
-    """The files of a docker-archive as docker before version 25 wrote it."""
-    document = {
-        "architecture": HOST_ARCHITECTURE,
-        "os": "linux",
-        "config": RUN,
-        "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]},
-    }
-    names = [f"{digest_of(layer)[7:]}/layer.tar" for layer in layers]
-    listed = {"Config": "config.json", "RepoTags": list(tags) if tags is not None else None, "Layers": names, **more}
-    files = dict(zip(names, layers, strict=True))
-    return {**files, "config.json": json.dumps(document).encode(), "manifest.json": json.dumps([listed]).encode()}
-
-
-def tar_of(files: dict[str, bytes], *extra: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    return make_tar([*(entry(name, content) for name, content in files.items()), *extra])
-
-
-def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
-    made: tuple[tarfile.TarInfo, bytes] = entry(name, kind=kind, linkname=target)
-    return made
 
 
 def test_a_layout_of_umoci_is_loaded(store: ImageStore, tmp_path: Path) -> None:
@@ -217,143 +153,6 @@ def test_a_foreign_name_is_not_taken_over(store: ImageStore) -> None:
     found = store.find("shop/web:1")
     assert found is not None
     assert found.id == mine.entry.id != theirs.entry.id
-
-
-HOSTILE_LINKS = {
-    "manifest": lambda files: (drop(files, "manifest.json"), [link("manifest.json", "DECOY")]),
-    "manifest by a hard link": lambda files: (
-        drop(files, "manifest.json"),
-        [link("manifest.json", "DECOY", tarfile.LNKTYPE)],
-    ),
-    "config": lambda files: (drop(files, "config.json"), [link("config.json", "DECOY")]),
-    "config above": lambda files: (drop(files, "config.json"), [link("config.json", "../../../../DECOY")]),
-    "layer": lambda files: (drop(files, layer_of(files)), [link(layer_of(files), "DECOY")]),
-    "layer directory": lambda files: (
-        drop(files, layer_of(files)),
-        [link(layer_of(files).partition("/")[0], "DECOY")],
-    ),
-    "layer fifo": lambda files: (drop(files, layer_of(files)), [link(layer_of(files), "", tarfile.FIFOTYPE)]),
-    "layer device": lambda files: (drop(files, layer_of(files)), [link(layer_of(files), "", tarfile.CHRTYPE)]),
-    "name above": lambda files: (files, [entry("../decoy", b"x")]),
-    "absolute name": lambda files: (files, [entry("/tmp/decoy", b"x")]),
-}
-
-
-def drop(files: dict[str, bytes], name: str) -> dict[str, bytes]:
-    return {key: value for key, value in files.items() if key != name}
-
-
-def layer_of(files: dict[str, bytes]) -> str:
-    return next(name for name in files if name.endswith("layer.tar"))
-
-
-@pytest.mark.parametrize("attack", sorted(HOSTILE_LINKS))
-def test_links_and_names_of_an_archive_lead_nowhere(store: ImageStore, tmp_path: Path, attack: str) -> None:
-    """Attack rows 37 and 59: the decoy holds exactly what the archive lacks, so following would succeed."""
-    files = docker_archive(FIRST)
-    decoy = tmp_path / "decoy"
-    what = "manifest.json" if "manifest" in attack else "config.json" if "config" in attack else layer_of(files)
-    decoy.write_bytes(files[what])
-    kept, extra = HOSTILE_LINKS[attack](files)
-    for info, _ in extra:
-        info.linkname = info.linkname.replace("DECOY", str(decoy).lstrip("/") if ".." in info.linkname else str(decoy))
-    with pytest.raises(Refused):
-        load(store, tar_of(kept, *extra))
-    assert store.all() == ()
-    assert leftovers(store) == []
-
-
-def leftovers(store: ImageStore) -> list[str]:
-    found = [path.name for path in (store.content.root / "ingest").iterdir()]
-    return found + [path.name for path in store.snapshots.root.iterdir() if not path.name.isdigit()]
-
-
-def test_a_link_to_a_layer_of_the_same_archive_is_a_name(store: ImageStore) -> None:
-    """What docker before 25 wrote for a layer that two images have."""
-    files = docker_archive(FIRST)
-    name = layer_of(files)
-    files["shared/layer.tar"] = files.pop(name)
-    (loaded,) = load(store, tar_of(files, link(name, "../shared/layer.tar")))
-    assert (store.lowerdirs(loaded.entry.id)[0] / "d" / "a").exists()
-
-
-MUTATIONS: dict[str, Any] = {
-    "not json": lambda files: {**files, "manifest.json": b"]["},
-    "not a list": lambda files: {**files, "manifest.json": b'[], "x": [1]'},
-    "an object": lambda files: {**files, "manifest.json": b"{}"},
-    "no config": lambda files: drop(files, "config.json"),
-    "no layer": lambda files: drop(files, layer_of(files)),
-    "another layer": lambda files: {**files, layer_of(files): SECOND},
-    "a bad name": lambda files: {**files, "manifest.json": files["manifest.json"].replace(b"shop/web", b"Shop//web")},
-    "a name with a path": lambda files: {**files, "manifest.json": files["manifest.json"].replace(b"shop/", b"../../")},
-    "a config above": lambda files: {**files, "manifest.json": files["manifest.json"].replace(b"config.j", b"../etc/")},
-    "an empty list": lambda files: {**files, "manifest.json": b"[]"},
-    "nothing known": lambda files: {"x": b"y"},
-    "a huge manifest": lambda files: {**files, "manifest.json": b"[" + b" " * (5 << 20) + b"]"},
-}
-
-
-@pytest.mark.parametrize("mutation", sorted(MUTATIONS))
-def test_broken_archives_are_refused(store: ImageStore, mutation: str) -> None:
-    with pytest.raises(Refused):
-        load(store, tar_of(MUTATIONS[mutation](docker_archive(FIRST))))
-    assert store.all() == ()
-    assert leftovers(store) == []
-
-
-def test_cut_archives_are_refused_at_every_length(store: ImageStore) -> None:
-    data = tar_of(docker_archive(FIRST))
-    for packed in (data, gzip.compress(data, mtime=0), zstandard.compress(data)):
-        for tenths in range(9):
-            with pytest.raises(Refused):
-                load(store, packed[: len(packed) * tenths // 10])
-    assert leftovers(store) == []
-    assert load(store, data)
-
-
-def test_bombs_cost_little(store: ImageStore) -> None:
-    """Attack row 47: ten GiB of zeros, and more members than any image has."""
-    header = tarfile.TarInfo("zeros")
-    header.size = 10 << 30
-    packer = zstandard.ZstdCompressor(level=1).compressobj()
-
-    def bomb() -> Iterator[bytes]:
-        yield packer.compress(header.tobuf())
-        for _ in range(10 << 10):
-            yield packer.compress(bytes(1 << 20))
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(Refused, match="200 times"):
-        store.archives.load(bomb(), Naming())
-    many = make_tar([directory("x")])[:512]
-    with pytest.raises(Refused, match="more than"):
-        store.archives.load((many * 200 for _ in range(1_000)), Naming())
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
-    assert leftovers(store) == []
-    assert load(store, tar_of(docker_archive(FIRST)))
-
-
-def test_a_layout_that_lies_is_refused(store: ImageStore, tmp_path: Path) -> None:
-    layout = make_layout(tmp_path / "layout")
-    manifest = json.loads((layout.path / "index.json").read_bytes())["manifests"][0]["digest"][7:]
-    blobs = layout.path / "blobs" / "sha256"
-    layers = [layer["digest"][7:] for layer in json.loads((blobs / manifest).read_bytes())["layers"]]
-    for name in (manifest, layers[0]):
-        good = (blobs / name).read_bytes()
-        (blobs / name).write_bytes(good.replace(b"a", b"b") if name == manifest else good + b"x")
-        source = local(f"oci:{layout.path}")
-        with pytest.raises((DigestMismatch, Refused)):
-            store.archives.bring(source)
-        (blobs / name).unlink()
-        (tmp_path / "outside").write_bytes(good)
-        (blobs / name).symlink_to(tmp_path / "outside")
-        with pytest.raises(Refused):
-            store.archives.bring(source)
-        (blobs / name).unlink()
-        (blobs / name).write_bytes(good)
-    assert store.all() == ()
-    assert leftovers(store) == []
-    assert store.archives.bring(source)
 
 
 def test_an_index_gives_the_manifest_of_this_machine(store: ImageStore, tmp_path: Path) -> None:

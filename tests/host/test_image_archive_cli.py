@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -166,6 +167,26 @@ def test_a_refused_upload_ends_at_once(agent: Agent) -> None:
         zeros.kill()
     assert run.returncode == 1
     assert "not an image reference" in run.stderr
+
+
+def test_transfers_that_are_cut_leave_nothing(agent: Agent, layout: Layout) -> None:
+    """Attack row 47: half an upload, and a download that nobody reads."""
+    agent.cli("load", "-i", str(layout.path), "--name", "cut:1")
+    tar = busybox_layer()[:400_000]
+    ingest = agent.data_root / "content" / "ingest"
+    for path in ("image/load", "image/import"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(agent.host.removeprefix("unix://"))
+            head = f"POST /holdfast/v1/{path}? HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            client.sendall(head.encode() + b"%x\r\n" % len(tar) + tar + b"\r\n")
+            eventually(lambda: list(ingest.iterdir()), what="the upload's beginning")
+        eventually(lambda: not list(ingest.iterdir()), what="the end of what was cut")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(agent.host.removeprefix("unix://"))
+        client.sendall(b"GET /holdfast/v1/image/save?name=cut:1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(10) == b"HTTP/1.1 2"
+    image_command(agent, "rm", "cut:1")
+    assert agent.cli("save", "cut:1", check=False, text=False).returncode == 1
 
 
 @pytest.mark.parametrize("command", [["save", "x"], ["load"]])
