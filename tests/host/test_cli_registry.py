@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from agents import ROOT, Agent
 
+from agent.image.credentials import Credentials, find_credentials
 from tests.host.registry import HOST_ARCHITECTURE, Registry, entry, make_tar
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
@@ -69,7 +70,7 @@ def test_from_login_to_logout(agent: Agent, private: Registry, home: Path) -> No
     pushed = agent.cli("push", foreign["image"]["id"], f"{private.address}/team/z:1").stdout
     assert f"{private.address}/team/z:1: {images[0]['digest']}" in pushed
     assert "1 mounted" in pushed
-    assert images[0]["digest"] == inspect(private, "team/z:1")
+    assert images[0]["digest"] == inspect(private, "team/z:1", home / ".docker" / "config.json")
     out = local(home, "logout", private.address)
     assert out.stdout == f"the credentials of {private.address} were removed\n"
     again = agent.cli("push", reference, f"{private.address}/team/x:1", check=False)
@@ -80,10 +81,18 @@ def test_from_login_to_logout(agent: Agent, private: Registry, home: Path) -> No
     assert "am9l" not in everything, "not in base64 either"
 
 
-def inspect(registry: Registry, name: str) -> str:
-    command = ["skopeo", "inspect", "--tls-verify=false", "--creds", f"joe:{PASSWORD}", "--format", "{{.Digest}}"]
+def inspect(registry: Registry, name: str, config: Path) -> str:
+    """What skopeo says of an image, with the credentials that ``holdfast login`` kept."""
+    command = ["skopeo", "inspect", "--tls-verify=false", "--authfile", str(config), "--format", "{{.Digest}}"]
     command += ["--override-arch", "s390x", f"docker://{registry.address}/{name}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_what_skopeo_keeps_is_found(private: Registry, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    command = ["skopeo", "login", "--tls-verify=false", "--authfile", str(config), "-u", "joe", "--password-stdin"]
+    subprocess.run([*command, private.address], input=PASSWORD.encode(), check=True, capture_output=True)
+    assert find_credentials(config, private.address) == Credentials("joe", PASSWORD)
 
 
 def test_unsafe_settings_are_said(agent: Agent, home: Path) -> None:
