@@ -10,6 +10,7 @@ from agent.builder.cache import compute_key
 from agent.builder.carrying import compute_run_terms, compute_wanted
 from agent.builder.epoch import read_epoch
 from agent.builder.faults import InvalidDockerfile
+from agent.builder.instructions import Arg
 from agent.builder.mountspec import BindMount, CacheMount
 from agent.builder.origins import Origin, OriginKind
 from agent.builder.places import placed
@@ -36,7 +37,7 @@ def compute_build_digest(tools: Tools, request: Request) -> str:
     return compute_key(
         kind="build",
         dockerfile=hashlib.sha256(request.source).hexdigest(),
-        args={name: order.args[name] for name in sorted(plan.used)},
+        args={name: order.args[name] for name in sorted(plan.used | walk.declared)},
         contexts={name: value for name, value in order.additional_contexts.items() if "://" in value},
         target=order.target or "",
         epoch=read_epoch(order.args),
@@ -56,6 +57,8 @@ class _Walk:
         self._configs: dict[int, tuple[ImageConfig, bool]] = {}
         self.bases: dict[str, str] = {}
         self.contents: list[str] = []
+        self.declared: set[str] = set()
+        """Given arguments that a base image's triggers declare."""
 
     def take(self, stage: PlannedStage) -> None:
         """Go through a stage. The variables of a base image that is not local are not known yet."""
@@ -63,6 +66,9 @@ class _Walk:
         dockerfile, order = self._request.dockerfile, self._request.order
         with placed(dockerfile.file, stage.head):
             stage, config = add_triggers(stage, config, order.additional_contexts)
+        for instruction in stage.instructions:
+            if isinstance(instruction, Arg):
+                self.declared |= {name for name, _ in instruction.pairs} & order.args.keys()
         state = StageState(dockerfile.file, dockerfile.escape, self._request.plan, order.args, config)
         for instruction in stage.instructions:
             with placed(dockerfile.file, instruction):

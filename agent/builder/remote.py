@@ -13,15 +13,17 @@ import ipaddress
 import os
 import posixpath
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import urllib3
 
-from agent.errors import NotFound, Refused, Waiting
+from agent.errors import HoldfastError, NotFound, Refused, Waiting
 from agent.image.config import UnpackLimits
 from agent.image.unpack import check_space
 from agent.oci.digest import render_shortened
@@ -30,6 +32,7 @@ MAX_REDIRECTS = 5
 MAX_BYTES = 16 << 30
 MAX_SECONDS = 3600.0
 CHUNK = 1 << 18
+_POLL_SECONDS = 0.1
 _SPACE_CHECK = 64 << 20
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -66,12 +69,41 @@ class Downloader:
         try:
             response, pool = self._open(url)
             try:
-                return self._save(response, target, shown, deadline)
+                with self._watched(response, deadline):
+                    return self._save(response, target, shown)
             finally:
                 response.close()
                 pool.close()
         except urllib3.exceptions.HTTPError as error:
+            self._check()
             raise DownloadFailed(f"{shown} cannot be downloaded: {render_shortened(str(error), 200)}") from None
+
+    @contextmanager
+    def _watched(self, response: urllib3.BaseHTTPResponse, deadline: float) -> Iterator[None]:
+        """Break the transfer, however slow it is, when it takes too long or is not wanted any more."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_POLL_SECONDS):
+                if time.monotonic() > deadline or not self._wanted():
+                    with suppress(ValueError, RuntimeError, OSError):  # it may have ended meanwhile
+                        response.shutdown()
+                    return
+
+        watcher = threading.Thread(target=watch, name="build-download", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+    def _wanted(self) -> bool:
+        try:
+            self._check()
+        except HoldfastError:
+            return False
+        return True
 
     def _open(self, url: str) -> tuple[urllib3.BaseHTTPResponse, urllib3.HTTPConnectionPool]:
         previous = ""
@@ -126,7 +158,7 @@ class Downloader:
         headers = {"Host": parts.netloc, "User-Agent": "holdfast", "Accept-Encoding": "identity"}
         return pool.request("GET", path, headers=headers, preload_content=False, decode_content=False, redirect=False)
 
-    def _save(self, response: urllib3.BaseHTTPResponse, target: Path, shown: str, deadline: float) -> Download:
+    def _save(self, response: urllib3.BaseHTTPResponse, target: Path, shown: str) -> Download:
         running, size, unchecked = hashlib.sha256(), 0, _SPACE_CHECK
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _DEFAULT_MODE)
         try:
@@ -135,8 +167,6 @@ class Downloader:
                 size, unchecked = size + len(chunk), unchecked + len(chunk)
                 if size > MAX_BYTES:
                     raise Refused(f"{shown} is larger than {MAX_BYTES >> 30} GiB", reason="AnswerTooLong")
-                if time.monotonic() > deadline:
-                    raise DownloadFailed(f"{shown} takes longer than {MAX_SECONDS:.0f} s")
                 if unchecked >= _SPACE_CHECK:
                     check_space(target.parent, len(chunk), UnpackLimits())
                     unchecked = 0

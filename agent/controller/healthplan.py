@@ -15,6 +15,7 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_START_INTERVAL = 5.0
 DEFAULT_RETRIES = 3
 _NANOSECOND = 1e-9
+_DEFAULT_SHELL = ("/bin/sh", "-c")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def compute_health_plan(document: str | None, image: ImageConfig | None) -> Heal
     inherited = dict(image.healthcheck or {}) if image is not None else {}
     if wanted.get("disable"):
         return None
-    args = _args(wanted.get("test") or inherited.get("Test") or ())
+    shell = image.shell if image is not None and image.shell else _DEFAULT_SHELL
+    args = _args(wanted.get("test") or inherited.get("Test") or (), shell)
     if not args:
         return None
     return HealthPlan(
@@ -83,11 +85,11 @@ def _seconds(wanted: Mapping[str, Any], inherited: Mapping[str, Any], name: str,
     return float(own) if own else float(inherited.get(image_name) or 0) * _NANOSECOND
 
 
-def _args(test: Any) -> tuple[str, ...]:
-    """``CMD a b`` runs a b; ``CMD-SHELL text`` runs it in the image's /bin/sh; ``NONE`` and nothing: no check."""
+def _args(test: Any, shell: tuple[str, ...]) -> tuple[str, ...]:
+    """``CMD a b`` runs a b; ``CMD-SHELL text`` runs it in the image's shell; ``NONE`` and nothing: no check."""
     words = tuple(str(word) for word in test)
     if not words or words[0] == "NONE":
         return ()
     if words[0] == "CMD":
         return words[1:]
-    return ("/bin/sh", "-c", words[1]) if words[0] == "CMD-SHELL" and len(words) > 1 else ()
+    return (*shell, words[1]) if words[0] == "CMD-SHELL" and len(words) > 1 else ()

@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import lzma
 import os
+import ssl
+import subprocess
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ import pytest
 import zstandard
 
 from agent.builder import archives
-from agent.builder.faults import BuildFailed
+from agent.builder.faults import BuildCancelled, BuildFailed
 from agent.builder.remote import DownloadFailed, is_reachable
 from agent.image.config import UnpackLimits
 from tests.host.builderlab import Lab, open_builder_lab
@@ -45,9 +47,12 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.slow, self.stopping = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -67,6 +72,11 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(302, {"Location": "/loop"})
         if path == "/cut":
             return self._answer(200, {"Content-Length": "100"}, b"short")
+        if path == "/slow":
+            self._answer(200, {"Content-Length": "100"}, b"first")
+            self.server.slow.set()
+            self.server.stopping.wait(60)
+            return None
         if path == "/gone":
             return self._answer(404, {})
         if path == "/busy":
@@ -92,6 +102,7 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[Server]:
     with Server() as started:
         yield started
+        started.stopping.set()
         started.shutdown()
 
 
@@ -217,6 +228,39 @@ def test_downloads_that_break_may_be_tried_again(lab: Lab, server: Server) -> No
     with pytest.raises(BuildFailed, match="--checksum says"):
         lab.build(f"FROM scratch\nADD --checksum={wrong} {server.url}/f /x\n", network="host", tag="never:1")
     lab.check_clean()
+
+
+def test_a_slow_download_is_cancelled(lab: Lab, server: Server) -> None:
+    cancel = threading.Event()
+    threading.Thread(target=lambda: (server.slow.wait(60), cancel.set()), daemon=True).start()
+    with pytest.raises(BuildCancelled):
+        lab.build(f"FROM scratch\nADD {server.url}/slow /x\n", cancel, network="host", tag="never:1")
+    lab.check_clean()
+
+
+def test_encrypted_downloads_are_verified(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += [
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        str(tmp_path / "key"),
+        "-out",
+        str(tmp_path / "ca"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "ca", tmp_path / "key")
+    with Server(tls) as secure:
+        for host, trusted in (("localhost", False), ("localhost", True), ("127.0.0.1", True)):
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca") if trusted else "/dev/null")
+            text = f"FROM scratch\nADD https://{host}:{secure.server_port}/f /x\n"
+            if host == "localhost" and trusted:
+                assert lab.read(lab.build(text, network="host"), "x") == b"remote file"
+                continue
+            with pytest.raises(DownloadFailed, match=r"certificate|match"):
+                lab.build(text, network="host", tag="never:1")
+        secure.shutdown()
 
 
 def test_the_hosts_own_services_are_out_of_reach(lab: Lab, server: Server) -> None:

@@ -134,12 +134,13 @@ def test_a_pulled_image_never_fills_the_cache(lab: Lab) -> None:
 
 
 def test_configuration_is_never_cached(lab: Lab) -> None:
-    """Attack row 53: HEALTHCHECK and USER are in the image, also when every layer was there."""
+    """Attack row 53: HEALTHCHECK, ONBUILD and USER are in the image, also when every layer was there."""
     (lab.context / "a").write_text("a")
     ids = [
         lab.build(f"FROM scratch\nCOPY a /a\n{line}\n").id
-        for line in ("", "USER 5", "HEALTHCHECK CMD x", "HEALTHCHECK NONE", "STOPSIGNAL INT", "VOLUME /v", "ENV A=1")
-    ]
+        for line in ("", "USER 5", "HEALTHCHECK CMD x", "HEALTHCHECK NONE", "STOPSIGNAL INT", "VOLUME /v", "ENV A=1",
+                     "ONBUILD RUN x", 'SHELL ["x"]', "MAINTAINER x")
+    ]  # fmt: skip
     assert len(set(ids)) == len(ids)
     assert lab.cached == ["COPY a /a"]
 

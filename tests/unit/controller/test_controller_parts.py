@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ IMAGE = ImageConfig("amd64", "linux", healthcheck={"Test": ["CMD-SHELL", "curl x
         (None, None, None),
         ("{}", ImageConfig("amd64", "linux"), None),
         ("{}", IMAGE, HealthPlan(("/bin/sh", "-c", "curl x"), interval=2.0)),
+        ("{}", replace(IMAGE, shell=("/bin/bash", "-ec")), HealthPlan(("/bin/bash", "-ec", "curl x"), interval=2.0)),
         ('{"healthcheck": {"disable": true}}', IMAGE, None),
         ('{"healthcheck": {"test": ["NONE"]}}', IMAGE, None),
         (
