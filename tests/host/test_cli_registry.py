@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from agents import ROOT, Agent
 
-from agent.image.credentials import Credentials, find_credentials
-from tests.host.registry import HOST_ARCHITECTURE, Registry, entry, make_tar
+from agent.image.credentials import Credentials, find_credentials, save_credentials
+from tests.host.registry import HOST_ARCHITECTURE, Registry, busybox_layer, entry, make_tar
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
 PASSWORD = "planted-password"
@@ -112,3 +112,19 @@ def test_an_agent_does_not_start_with_a_broken_registries_file(home: Path, tmp_p
     run = local(home, "agent", "--state", str(home), *roots, "--registries", str(file))
     assert run.returncode == 1
     assert f"{file}:3:5: a.example: unknown key 'mirror'; the nearest known one is 'mirrors'" in run.stderr
+
+
+def test_services_of_one_image_for_two_platforms(agent: Agent, private: Registry, home: Path) -> None:
+    """Each runs its own, under the same tag; what they say of themselves is not true, so this host can run both."""
+    layout = private.layout()
+    machines = (HOST_ARCHITECTURE, "s390x")
+    images = {name: layout.image([busybox_layer({"platform": name.encode()})], architecture=name) for name in machines}
+    reference = private.push(layout, layout.index([(image, name, "") for name, image in images.items()]), "two/app:1")
+    save_credentials(home / ".docker" / "config.json", private.address, Credentials("joe", PASSWORD))
+    service = f"{{image: '{reference}', command: [/bin/sleep, '600'], stop_grace_period: 0s"
+    agent.write("two.yaml", f"services:\n  ours: {service}}}\n  other: {service}, platform: linux/s390x}}\n")
+    agent.cli("sync")
+    agent.converge()
+    for name, machine in (("ours", HOST_ARCHITECTURE), ("other", "s390x")):
+        assert agent.cli("exec", f"two-{name}-1", "/bin/cat", "/platform").stdout == machine
+    assert agent.cli("plan").stdout.endswith("nothing to do\n")
