@@ -394,18 +394,3 @@ async def test_sync_looks_a_tag_up_again(bench: Bench) -> None:
     assert await bench.controller.wait_converged(10)
     await bench.until(lambda: bench.names() == ["shop-web-1"])
     assert bench.engine.containers.named("shop-web-1").config.image == image_id("another")
-
-
-@on_bench
-async def test_what_apps_need_is_known_for_the_last_good_version_too(bench: Bench) -> None:
-    assert bench.controller.needed_images() is None, "nobody knows before the desired state was read"
-    app = make_app(services={"web": {"image": "example/web:1"}}, images=[{"reference": "example/kept:2"}])
-    await bench.want(app)
-    local = bench.engine.images.local
-    names = {"example/web:1", "example/kept:2"}
-    assert bench.controller.needed_images() == names | {local[name] for name in names}
-    bench.source.put(Files("shop", "broken", None, (Problem("shop.yaml", 1, 1, "broken"),)))
-    await bench.until(lambda: bench.condition("shop", "Stalled")["reason"] == "InvalidSpec")
-    assert bench.controller.needed_images() == names | {local[name] for name in names}
-    await bench.want()
-    assert bench.controller.needed_images() == frozenset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_engine import FakeEngine, Files, image_id
@@ -175,3 +176,23 @@ def test_services_may_want_one_image_for_two_platforms(tmp_path: Path) -> None:
 
     asyncio.run(run([f"pull {reference} missing" for reference in remote]))
     asyncio.run(run([]))
+
+
+def test_what_apps_need_is_known_for_the_last_good_version_too(tmp_path: Path) -> None:
+    """Nothing is said before the desired state was read; then also what a broken app needs, after a restart as well."""
+    engine = FakeEngine()
+    app = make_app(services={"web": {"image": "example/web:1"}}, images=[{"reference": "example/kept:2"}])
+    names = {"example/web:1", "example/kept:2"}
+
+    async def use(*apps: Any) -> frozenset[str] | None:
+        async with running(tmp_path, engine) as bench:
+            assert bench.controller.needed_images() is None
+            bench.source.put(*apps)
+            await bench.until(lambda: bench.controller.synced)
+            await bench.until(lambda: not apps or names <= engine.images.local.keys())
+            return bench.controller.needed_images()
+
+    asyncio.run(use(app))
+    broken = Files("shop", "broken", None, (Problem("shop.yaml", 1, 1, "broken"),))
+    assert asyncio.run(use(broken)) == names | {engine.images.local[name] for name in names}
+    assert asyncio.run(use()) == frozenset()
