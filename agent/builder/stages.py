@@ -22,7 +22,10 @@ PROXY_ARGS = frozenset(
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage to build: ``copies`` gives the origin of each COPY and ADD, ``mounts`` those of each RUN's mounts."""
+    """A stage to build: ``copies`` gives the origin of each COPY and ADD, ``mounts`` those of each RUN's mounts.
+
+    A directory as a base is nothing, and all of its files copied.
+    """
 
     index: int
     origin: Origin
@@ -118,13 +121,15 @@ class _Planner:
         origin = self._resolve(head, reference) if reference else Origin(OriginKind.SCRATCH)
         if not reference:
             self._complain(head, f"FROM: {head.image} is empty; give the argument a value")
-        elif origin.kind is OriginKind.CONTEXT:
-            self._complain(head, f"FROM {reference}: a directory as a base image is not supported yet; copy from it")
-        copies = {found: self._resolve_copy(found) for found in stage.instructions if isinstance(found, Copy)}
+        instructions = stage.instructions
+        copies = {found: self._resolve_copy(found) for found in instructions if isinstance(found, Copy)}
         if head.name:
             self._names[head.name] = index
-        mounts = {found: self._resolve_mounts(found) for found in stage.instructions if isinstance(found, Run)}
-        return PlannedStage(index, origin, head, stage.instructions, copies, mounts)
+        mounts = {found: self._resolve_mounts(found) for found in instructions if isinstance(found, Run)}
+        if origin.kind is OriginKind.CONTEXT:
+            whole = Copy(head.line, head.column, head.text, ("/",), "/", reference)
+            copies, instructions, origin = {whole: origin, **copies}, (whole, *instructions), Origin(OriginKind.SCRATCH)
+        return PlannedStage(index, origin, head, instructions, copies, mounts)
 
     def _can_run(self, platform: str) -> bool:
         wanted = parse_platform(platform)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.builder import stamps
 from agent.builder.faults import BuildCancelled, BuildFailed
 from agent.builder.tree import FileTree
 from agent.errors import NotFound, Stalled
@@ -182,7 +183,8 @@ def test_unchanged_files_are_not_read_again(lab: Lab, monkeypatch: pytest.Monkey
         (lab.context / "d" / str(number)).write_text(str(number))
     text = "FROM scratch\nCOPY d /d/\nCOPY --from=host busybox /\n"
     config = lab.config(text)
-    time.sleep(2.1)
+    monkeypatch.setattr(stamps, "_SETTLED_NS", 50_000_000)
+    time.sleep(0.06)
     first = lab.builder.digest(config)
     reads: list[object] = []
     original = FileTree._read
@@ -219,6 +221,17 @@ def test_bases_from_a_registry(lab: Lab) -> None:
             hostile = registry.push_layers(f"hostile:{number}", [busybox_layer()], config={"OnBuild": [trigger]})
             with pytest.raises(BuildFailed, match="ONBUILD"):
                 lab.build(f"FROM scratch\nFROM {hostile}\n")
+
+
+def test_a_directory_is_a_base(lab: Lab) -> None:
+    text = "FROM host AS tools\nENV A=1\nFROM tools\nCOPY --from=tools /busybox /again\n"
+    before = lab.digest(text)
+    entry = lab.build(text)
+    assert set(lab.layer(entry, 0)) == {"busybox"} and set(lab.layer(entry, 1)) == {"again"}
+    config = lab.image_config(entry)
+    assert config.env[-1] == "A=1" and [one.created_by for one in config.history][0] == "FROM host AS tools"
+    (lab.tools / "more").write_text("more")
+    assert lab.digest(text) != before
 
 
 def test_other_tools_read_the_image(lab: Lab, tmp_path: Path) -> None:

@@ -88,7 +88,6 @@ def test_arguments_of_from() -> None:
         ("FROM scratch\nCOPY --from=scratch a b", {}, "nothing to copy"),
         ("FROM a", {"target": "x"}, "no stage"),
         ("FROM a", {"target": "9" * 5000}, "no stage"),
-        ("FROM d", {"additional_contexts": {"d": "/usr"}}, "directory as a base"),
         ("ARG A=${B:?needed}\nFROM a", {}, "B: needed"),
     ],
 )
