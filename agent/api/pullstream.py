@@ -9,10 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from agent.api.parameters import read_document, take
+from agent.api.peers import is_root_here
 from agent.api.port import EnginePort
 from agent.api.progressing import relay
 from agent.api.threads import Threads
 from agent.errors import Refused
+from agent.oci.source import parse_local_image
 
 _POLICIES = ("missing", "always")
 _IMAGE_FIELDS = ("id", "digest", "names", "size", "created", "pulled")
@@ -37,6 +39,8 @@ class PullStream:
         platform = take(document, "platform", str, "") or None
         if not reference or policy not in _POLICIES:
             raise Refused("reference is missing or policy unknown", reason="InvalidRequest")
+        if parse_local_image(reference) is not None and not is_root_here(request):
+            raise Refused(f"{reference} is a file of the host, for its root only", hint="send it by holdfast load")
         return await relay(
             request,
             self._threads,

@@ -15,12 +15,11 @@ from agent.image.errors import DigestMismatch
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.progress import LayerMeter, PullTracker
-from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores, compute_oci_manifest
+from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores, record_image
 from agent.image.records import ImageEntry
 from agent.image.snapshots import compute_chain_names
-from agent.oci.descriptor import OCI_MANIFEST, Descriptor
+from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
-from agent.oci.manifest import encode_manifest
 from agent.oci.platform import compute_platform
 
 
@@ -86,28 +85,7 @@ class LocalBringer:
 
     def record(self, image: ResolvedImage, names: tuple[str, ...]) -> ImageEntry:
         """Note an image all layers of which are here, blobs and snapshots."""
-        content, snapshots = self._stores.content, self._stores.snapshots
-        chains = compute_chain_names(image.chains)
-        if not image.chains and snapshots.find(chains[0]) is None:
-            snapshots.commit(snapshots.prepare(), chains[0], 0)
-        oci = image.raw_manifest
-        if image.manifest.media_type != OCI_MANIFEST:
-            oci = encode_manifest(compute_oci_manifest(image.manifest))
-        content.write(image.raw_config, image.manifest.config.digest)
-        content.write(image.raw_manifest, image.digest)
-        manifest = content.write(oci)
-        layers = tuple(layer.digest for layer in image.manifest.layers)
-        entry = ImageEntry(
-            id=image.manifest.config.digest,
-            digest=image.digest,
-            names=names,
-            size=sum(layer.size for layer in image.manifest.layers),
-            created=image.config.created,
-            pulled=time.time(),
-            manifest=manifest,
-            manifest_size=len(oci),
-            blobs=(image.digest, manifest, image.manifest.config.digest, *layers),
-            chains=chains,
-            local=True,
-        )
-        return self._stores.images.put(entry)
+        snapshots, empty = self._stores.snapshots, compute_chain_names(())[0]
+        if not image.chains and snapshots.find(empty) is None:
+            snapshots.commit(snapshots.prepare(), empty, 0)
+        return record_image(self._stores, image, names, local=True)

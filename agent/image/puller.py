@@ -80,6 +80,32 @@ def compute_oci_manifest(manifest: Manifest) -> Manifest:
     return Manifest(config, tuple(layers), OCI_MANIFEST, manifest.annotations)
 
 
+def record_image(stores: Stores, image: ResolvedImage, names: tuple[str, ...], *, local: bool = False) -> ImageEntry:
+    """Note an image all layers of which are here, blobs and snapshots; ``local`` when no registry need have it."""
+    content = stores.content
+    oci = image.raw_manifest
+    if image.manifest.media_type != OCI_MANIFEST:
+        oci = encode_manifest(compute_oci_manifest(image.manifest))
+    content.write(image.raw_config, image.manifest.config.digest)
+    content.write(image.raw_manifest, image.digest)
+    manifest = content.write(oci)
+    layers = tuple(layer.digest for layer in image.manifest.layers)
+    entry = ImageEntry(
+        id=image.manifest.config.digest,
+        digest=image.digest,
+        names=names,
+        size=sum(layer.size for layer in image.manifest.layers),
+        created=image.config.created,
+        pulled=time.time(),
+        manifest=manifest,
+        manifest_size=len(oci),
+        blobs=(image.digest, manifest, image.manifest.config.digest, *layers),
+        chains=compute_chain_names(image.chains),
+        local=local,
+    )
+    return stores.images.put(entry)
+
+
 class Pull:
     """Brings one image in; used once, by one thread."""
 
@@ -288,27 +314,7 @@ class Pull:
                 yield chunk
 
     def _record(self, image: ResolvedImage) -> ImageEntry:
-        content = self._stores.content
-        oci = encode_manifest(compute_oci_manifest(image.manifest))
-        if image.manifest.media_type == OCI_MANIFEST:
-            oci = image.raw_manifest
-        content.write(image.raw_config, image.manifest.config.digest)
-        content.write(image.raw_manifest, image.digest)
-        manifest = content.write(oci)
-        layers = tuple(layer.digest for layer in image.manifest.layers)
-        entry = ImageEntry(
-            id=image.manifest.config.digest,
-            digest=image.digest,
-            names=(str(self._name(image)),),
-            size=sum(layer.size for layer in image.manifest.layers),
-            created=image.config.created,
-            pulled=time.time(),
-            manifest=manifest,
-            manifest_size=len(oci),
-            blobs=(image.digest, manifest, image.manifest.config.digest, *layers),
-            chains=compute_chain_names(image.chains),
-        )
-        return self._stores.images.put(entry)
+        return record_image(self._stores, image, (str(self._name(image)),))
 
     def _name(self, image: ResolvedImage) -> Reference:
         """What the image is called here. A tag stays with the image that this host can run."""

@@ -160,6 +160,14 @@ def test_save_and_load_by_the_command_line(agent: Agent, layout: Layout, tmp_pat
     assert "is there already" in again.stderr
 
 
+def test_only_the_hosts_root_may_name_its_files(agent: Agent, layout: Layout) -> None:
+    """Who sees other files, as a container with the socket does, cannot have the host's read by their path."""
+    assert "sha256:" in agent.cli("pull", "-q", f"oci:{layout.path}").stdout
+    line = ["unshare", "-m", sys.executable, "-m", "agent", "pull", "--host", agent.host, f"dir:{layout.path}"]
+    run = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, "for its root only" in run.stderr) == (1, True), run.stderr
+
+
 def test_a_refused_upload_ends_at_once(agent: Agent) -> None:
     """The agent answers in the middle of an endless body; the sender stops."""
     with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as zeros:
