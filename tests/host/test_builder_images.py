@@ -229,7 +229,7 @@ def test_a_directory_is_a_base(lab: Lab) -> None:
     entry = lab.build(text)
     assert set(lab.layer(entry, 0)) == {"busybox"} and set(lab.layer(entry, 1)) == {"again"}
     config = lab.image_config(entry)
-    assert config.env[-1] == "A=1" and [one.created_by for one in config.history][0] == "FROM host AS tools"
+    assert config.env[-1] == "A=1" and config.history[0].created_by == "FROM host AS tools"
     (lab.tools / "more").write_text("more")
     assert lab.digest(text) != before
 
