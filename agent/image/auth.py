@@ -11,6 +11,7 @@ from urllib.parse import urlencode, urljoin
 
 from agent.errors import Refused
 from agent.image.credentials import Credentials
+from agent.image.endpoints import name_of
 from agent.image.errors import ImagePullFailed, RegistryUnauthorized
 from agent.image.origin import Origin, parse_origin
 from agent.image.transport import Transport
@@ -119,8 +120,7 @@ class Authorizer:
 
     def is_trusted(self, origin: Origin, realm: Origin) -> bool:
         """Whether the token server may see the credentials of the registry at ``origin``."""
-        server = self._token_server
-        return is_same_party(origin.host, realm.host) or server in (realm.authority, realm.host)
+        return is_same_party(origin.host, realm.host) or name_of(realm) == self._token_server
 
     def fetch_token(
         self, challenge: Challenge, origin: Origin, scopes: Sequence[str], *, offline: bool = False

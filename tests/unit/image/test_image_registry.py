@@ -18,6 +18,7 @@ import pytest
 
 from agent.errors import HoldfastError, Refused, Waiting
 from agent.image.config import RegistryConfig
+from agent.image.credentials import Credentials
 from agent.image.errors import (
     DigestMismatch,
     ImageNotFound,
@@ -25,6 +26,7 @@ from agent.image.errors import (
     RegistryUnauthorized,
     RegistryUnreachable,
 )
+from agent.image.login import check_login
 from agent.image.progress import PullTracker
 from agent.image.registry import RegistryClient
 from agent.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
@@ -147,6 +149,22 @@ def test_token_realm_on_another_host_gets_no_credentials(
     stub.answers[MANIFEST] = challenge(f'Bearer realm="http://{other.address}/token"', "Bearer anonymous")
     other.answers["/token"] = (200, {}, b'{"token":"anonymous"}')
     assert client(stub.address, tmp_path, credentials(stub.address)).fetch_manifest()[0] == BODY
+    assert other.secrets() == []
+
+
+def test_a_token_server_of_another_domain_may_be_named(stub: StubRegistry, other: StubRegistry, tmp_path: Path) -> None:
+    stub.answers[MANIFEST] = challenge(f'Bearer realm="http://{other.address}/token"', "Bearer t")
+    other.answers["/token"] = (200, {}, b'{"token":"t"}')
+    file = tmp_path / "registries.yaml"
+    for server, shown in ((other.address, 1), (other.address.partition(":")[0], 0), ("127.0.0.3", 0)):
+        other.requests.clear()
+        file.write_text(json.dumps({"registries": {stub.address: {"token_server": server}}}))
+        client(stub.address, tmp_path, credentials(stub.address), registries=file).fetch_manifest()
+        assert len(other.secrets()) == shown
+    stub.answers["/v2/"] = stub.answers[MANIFEST]
+    with pytest.raises(Refused, match="of another domain") as caught:
+        check_login(stub.address, Credentials("joe", "secret"), RegistryConfig(registries=file))
+    assert f"token_server: {other.address}" in str(caught.value)
     assert other.secrets() == []
 
 
@@ -303,7 +321,7 @@ def test_the_registrys_word_for_an_error_is_passed_on_and_nothing_else(stub: Stu
         stub.answers[MANIFEST] = (400, {}, body)
         with pytest.raises(Refused) as caught:
             client(stub.address, tmp_path).fetch_manifest()
-        assert (str(code) in str(caught.value)) is shown
+        assert (f"HTTP 400, {code}" in str(caught.value)) is shown
         assert "hunter2" not in str(caught.value)
 
 
