@@ -208,6 +208,7 @@ def test_secrets_are_seen_and_never_kept(lab: Lab) -> None:
     with pytest.raises(BuildFailed) as failed:
         run(lab, "RUN --mount=type=secret,id=one cat /run/secrets/one; exit 3", secrets=secrets)
     assert SECRET.decode() not in str(failed.value) and SECRET.decode() not in failed.value.output
+    lab.check_clean()
     for path in (lab.root / "data").rglob("*"):
         if path.is_file():
             data = path.read_bytes()
