@@ -27,6 +27,7 @@ from agent.builder.slots import Slots
 from agent.builder.stages import compute_plan
 from agent.builder.stamps import StampCache
 from agent.builder.stop import Stop
+from agent.builder.tidying import Tidying
 from agent.builder.transfer import export_cache, import_cache
 from agent.builder.workspace import STEP_PREFIX, discard_directory
 from agent.errors import NotFound, Refused, Stalled, Unsupported
@@ -69,14 +70,15 @@ class Builder:
         self._caches = CacheMounts(parts.layout.root / "build-mounts")
         self._checkouts = Checkouts(self._root / "git")
         self._received = ReceivedContexts(self._root / "received")
-        self._network = BuildNetwork(parts.networks)
+        self._tidying = Tidying()
+        self._network = BuildNetwork(parts.networks, self._tidying.later)
         self._cache = LayerCache(parts.database, parts.images)
         self._runner = ContainerRunner(
             RunnerParts(parts.keeper, self._exits, self._network, parts.cgroups, parts.seccomp)
         )
         self._tools = Tools(
             images=parts.images,
-            maker=LayerMaker(parts.images, self._cache, self._root),
+            maker=LayerMaker(parts.images, self._cache, self._root, self._tidying.later),
             runner=self._runner,
             stamps=StampCache(),
             slots=Slots(max(2, os.cpu_count() or 2)),
@@ -173,6 +175,10 @@ class Builder:
     def kept_by_cache(self) -> frozenset[str]:
         """What ``ImageStore.prune`` must be told to keep for the layer cache to work."""
         return self._cache.keep()
+
+    def wait_tidy(self) -> None:
+        """Until nothing is left of builds that have ended: that goes on for some milliseconds after each."""
+        self._tidying.wait()
 
     def sweep(self) -> None:
         """Remove what builds of an earlier process left: containers, directories, cgroups, the network; and forget

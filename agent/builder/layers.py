@@ -47,13 +47,16 @@ class Terms:
 
 
 class LayerMaker:
-    """Thread-safe. ``root`` is the directory for the steps under way."""
+    """Thread-safe. ``root`` is the directory for the steps under way, whose own are removed ``later``."""
 
-    def __init__(self, images: ImageStore, cache: LayerCache, root: Path, terms: Terms = Terms()) -> None:
+    def __init__(
+        self, images: ImageStore, cache: LayerCache, root: Path, later: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._images = images
         self._root = root
+        self._later = later
         self._turns = Turns()
-        self._terms = terms
+        self._terms = Terms()
         self.cache = cache
 
     def on(self, terms: Terms) -> LayerMaker:
@@ -69,7 +72,7 @@ class LayerMaker:
     @contextmanager
     def working(self, layers: Layers) -> Iterator[StepDirectory]:
         """A directory for a step upon these layers."""
-        with step_directory(self._root, self.lower(layers)) as directory:
+        with step_directory(self._root, self.lower(layers), self._later) as directory:
             yield directory
 
     def commit(self, directory: StepDirectory, layers: Layers) -> LayerBlob:
@@ -111,7 +114,7 @@ class LayerMaker:
     @contextmanager
     def spooled(self) -> Iterator[Path]:
         """A directory for what has to be fetched before a step can be looked up."""
-        with step_directory(self._root, ()) as directory:
+        with step_directory(self._root, (), self._later) as directory:
             yield directory.make("spool")
 
     def copy(self, step: CopyStep, layers: Layers, supplies: Sequence[Supply], check: Callable[[], None]) -> Made:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,11 @@ HOST_NETWORK = StepNetwork(Path("/proc/self/ns/net"), shared=True)
 
 
 class BuildNetwork:
-    """Thread-safe. The network is made for the first step that runs and removed after the last build."""
+    """Thread-safe. The network is made for the first step that runs and removed, ``later``, after the last build."""
 
-    def __init__(self, networks: NetworkStack) -> None:
+    def __init__(self, networks: NetworkStack, later: Callable[[Callable[[], None]], None]) -> None:
         self._networks = networks
+        self._later = later
         self._lock = threading.Lock()
         self._builds = 0
         self._made = False
@@ -49,14 +50,14 @@ class BuildNetwork:
         finally:
             with self._lock:
                 self._builds -= 1
-                if not self._builds and self._made:
-                    self._remove()
+            self._later(self._remove)
 
     def _remove(self) -> None:
-        """When that fails the end of the next build tries again."""
-        with suppress(HoldfastError):
-            self._networks.remove_network(NETWORK)
-            self._made = False
+        """Unless a build is under way again. When that fails the end of the next one tries again."""
+        with self._lock, suppress(HoldfastError):
+            if not self._builds and self._made:
+                self._networks.remove_network(NETWORK)
+                self._made = False
 
     def attach(self, container_id: str, hostname: str, *, alone: bool = False) -> Sandbox:
         """A sandbox for one step, with loopback only when it is to be ``alone``. Raises what the stack raises."""

@@ -8,7 +8,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -94,15 +94,17 @@ def discard_directory(path: Path) -> None:
 
 
 @contextmanager
-def step_directory(root: Path, lower: Sequence[Path]) -> Iterator[StepDirectory]:
-    """A directory below ``root`` for one step, gone afterwards."""
+def step_directory(
+    root: Path, lower: Sequence[Path], later: Callable[[Callable[[], None]], None]
+) -> Iterator[StepDirectory]:
+    """A directory below ``root`` for one step, removed ``later`` when that has ended."""
     with translated_storage_errors():
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory = StepDirectory(root, lower)
     try:
         yield directory
     finally:
-        directory.remove()
+        later(directory.remove)
 
 
 def _mount_apart(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> int:

@@ -103,6 +103,7 @@ class Engine:
         """Let go of the host; containers go on. A keeper of ours that has none of them left is ended."""
         self.images.collection.close()
         self.containers.close()
+        self._parts.builder.wait_tidy()
         try:
             if self._parts.keeper.spawns and not self.containers.list():
                 self._parts.keeper.shutdown()

@@ -89,6 +89,7 @@ class Lab:
         self.database.close()
 
     def close(self) -> None:
+        self.builder.wait_tidy()
         self.networks.down()
         self.cgroups.down()
         try:
@@ -190,6 +191,7 @@ class Lab:
         }
 
     def check_clean(self) -> None:
+        self.builder.wait_tidy()
         left = {name: found for name, found in self.observe_leftovers().items() if found}
         assert left == {}
 
