@@ -55,6 +55,9 @@ async def _serve(settings: Settings, agent: Agent) -> None:
     source = DirectorySource(settings.state)
     agent.controller = Controller(agent.engine, source, agent.events, agent.metrics, agent.database)
     agent.engine.images.collection.ask(agent.controller.needed_images)
+    agent.engine.images.collection.report_to(
+        lambda reason, message: agent.events.record("image", reason=reason, message=message)
+    )
     with _stop_signals() as stopped:
         async with serve(agent, settings.api_hosts, settings.metrics):
             get_logger("agent").info("listening", hosts=list(settings.api_hosts), metrics=settings.metrics or "off")

@@ -24,6 +24,7 @@ from agent.telemetry.logging import get_logger
 CHECK_SECONDS = 300.0
 MIN_AGE = 600.0
 SHELTER_SECONDS = 3600.0
+URGENT_PERCENT = 10.0
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,13 @@ class ImageCollection:
         self._cached = cached
         self._marks = watermarks
         self._needed: Callable[[], Collection[str] | None] = lambda: None
+        self._tell_of: Callable[[str, str], object] = lambda _reason, _message: None
         self._collecting = threading.Lock()
         self._lock = threading.Lock()
         self._builds: list[float] = []
         self._wake = threading.Event()
         self._closed = False
+        self._short = False
         self._thread: threading.Thread | None = None
         self._log = get_logger("images")
         self.tally = Tally()
@@ -104,6 +107,10 @@ class ImageCollection:
         """``needed`` gives the references and ids of the images that apps need, from any thread; None while nobody
         knows. Until then no image goes by itself."""
         self._needed = needed
+
+    def report_to(self, tell: Callable[[str, str], object]) -> None:
+        """``tell`` is called with a reason and a message when images went by themselves, from any thread."""
+        self._tell_of = tell
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -194,18 +201,21 @@ class ImageCollection:
         return 100.0 * used / max(used + found.f_bavail, 1)
 
     def relieve(self, *, urgent: bool = False) -> PruneOutcome:
-        """Above the high watermark, or when ``urgent``, remove what nobody needs until below the low one.
+        """Above the high watermark remove what nobody needs until below the low one; when ``urgent``, in any case, and
+        a tenth of the file system at least.
 
         Images that were made here and have a name stay: no registry could give them back.
         """
         if not urgent and (self._marks.high >= 100 or self.fill_level() < self._marks.high):
+            self._short = False
             return PruneOutcome()
         with self._collecting:
             before, total = self.fill_level(), _Sum()
+            goal = min(self._marks.low, before - URGENT_PERCENT) if urgent else self._marks.low
             cached = self._cached()
             total.add(self._sweep(cached))
             for entry in self._candidates(cached, self._marks.min_age):
-                if self.fill_level() < self._marks.low:
+                if self.fill_level() < goal:
                     break
                 if not entry.local or not entry.names:
                     self._remove(entry, cached, total)
@@ -217,17 +227,21 @@ class ImageCollection:
         self.tally.runs += 1
         self.tally.freed += total.freed
         self.tally.images += len(total.images)
-        told = {"images": len(total.images), "freed_bytes": total.freed, "before": f"{before:.1f} %"}
-        if after >= self._marks.high:
-            self.tally.short += 1
-            self._log.warning(
-                "the data root stays nearly full: nothing more may be removed",
-                after=f"{after:.1f} %",
-                hint="holdfast system df shows what takes the room; holdfast image prune --all",
-                **told,
-            )
-        else:
-            self._log.info("removed what nobody needs", after=f"{after:.1f} %", **told)
+        levels = {"before": f"{before:.1f} %", "after": f"{after:.1f} %"}
+        if total.freed:
+            names = ", ".join(names[0] if names else image[7:19] for image, names in total.images[:10]) or "leftovers"
+            self._log.info("removed what nobody needs", images=len(total.images), freed_bytes=total.freed, **levels)
+            text = f"removed {names}: nobody needs it, and the disk was {before:.0f} % full; now {after:.0f} %"
+            self._tell_of("ImagesCollected", text)
+        if after < self._marks.high:
+            self._short = False
+            return
+        self.tally.short += 1
+        if not self._short:
+            self._short = True
+            hint = "holdfast system df shows what takes the room; holdfast image prune --all"
+            self._log.warning("the data root stays nearly full: nothing more may be removed", hint=hint, **levels)
+            self._tell_of("DiskNearlyFull", f"the data root is {after:.0f} % full, and no more images may be removed")
 
     def check_soon(self) -> None:
         """Something was written: look at the watermark now, in the background."""

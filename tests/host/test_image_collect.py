@@ -151,15 +151,21 @@ def test_watermark_removes_the_longest_unused_until_the_low_one(registry: Regist
         store.close()
         collection = collect(store, images[1].names[0], high=70.0, low=60.0)
         assert 75 < collection.fill_level() < 90
+        told: list[tuple[str, str]] = []
+        collection.report_to(lambda reason, message: told.append((reason, message)))
         outcome = collection.relieve()
+        assert told[0][0] == "ImagesCollected"
+        assert images[2].names[0] in told[0][1]
         assert [image for image, _ in outcome.images] == [images[2].id, images[3].id]
         assert collection.fill_level() < 60
         assert (collection.tally.runs, collection.tally.short, collection.tally.images) == (1, 0, 2)
         assert collection.tally.freed == outcome.freed > 12 * MIB
         assert collection.relieve().images == (), "below the watermark nothing goes"
         strict = collect(store, *(image.names[0] for image in images), high=1.0, low=0.5)
-        assert strict.relieve().images == ()
-        assert strict.tally.short == 1
+        said: list[str] = []
+        strict.report_to(lambda reason, _: said.append(reason))
+        assert strict.relieve().images == strict.relieve().images == ()
+        assert (strict.tally.short, said) == (2, ["DiskNearlyFull"]), "it is said once"
         store.close()
         database.close()
 
