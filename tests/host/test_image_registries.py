@@ -281,3 +281,30 @@ def test_pushes_go_to_the_registry_itself(origin: Registry, mirror: Registry, ho
     assert found.stdout.strip() == digest
     absent = subprocess.run([*command, f"docker://{mirror.address}/kept/pushed:1"], capture_output=True, check=False)
     assert absent.returncode
+
+
+def test_a_client_certificate_is_not_shown_after_a_redirect(tmp_path: Path) -> None:
+    """Row 50: not even to a host that has one of its own; another may have sent us there."""
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.sign("server", "127.0.0.1", "127.0.0.2"))
+    context.load_verify_locations(authority.certificate)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    certificate, key = map(str, authority.sign("client"))
+    own = {"ca": str(authority.certificate), "client_certificate": certificate, "client_key": key}
+    opened = Host(tmp_path)
+    with StubRegistry(tls=context) as first, StubRegistry("127.0.0.2", context) as second:
+        opened.say({first.address: own, second.address: own})
+        path = "/v2/team/app/manifests/1"
+        first.answers[path] = (307, {"Location": f"https://{second.address}/there"}, b"")
+        second.answers["/there"] = (404, {}, b"")
+        with pytest.raises(HoldfastError, match="does not have"):
+            opened.store.pull(f"{first.address}/team/app:1")
+        assert first.peers
+        assert all(first.peers)
+        assert second.peers == [None]
+        second.answers[path] = (404, {}, b"")
+        with pytest.raises(HoldfastError, match="does not have"):
+            opened.store.pull(f"{second.address}/team/app:1")
+        assert second.peers[-1], "but when it is asked itself"
+    opened.store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,11 +12,15 @@ Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class StubRegistry:
-    """Serves ``answers`` by path (without query); a callable gets the request's headers. Records all requests."""
+    """Serves ``answers`` by path (without query); a callable gets the request's headers. Records all requests.
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    With ``tls`` it is encrypted, and ``peers`` are the client certificates that were shown (None: none was).
+    """
+
+    def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.answers: dict[str, Answer | Callable[[Mapping[str, str]], Answer]] = {}
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.peers: list[object] = []
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -24,6 +29,8 @@ class StubRegistry:
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = {key.lower(): value for key, value in self.headers.items()}
+                if isinstance(self.connection, ssl.SSLSocket):
+                    stub.peers.append(self.connection.getpeercert() or None)
                 stub.requests.append((self.command, self.path, headers, body))
                 answer = stub.find(self.path.partition("?")[0])
                 status, reply, data = answer(headers) if callable(answer) else answer
@@ -41,6 +48,8 @@ class StubRegistry:
 
         self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
