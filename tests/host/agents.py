@@ -1,8 +1,11 @@
-"""A real agent in its own data and run root, driven through its command line as a user would."""
+"""A real agent in its own data and run root, driven through its command line as a user would.
+
+What tests ask again and again (``ps``, ``status``) goes to the agent's socket by the command line's own client, without
+a process for each question.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,6 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+
+from agent.cli.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
@@ -113,18 +118,20 @@ class Agent:
         return {path.parent.name for path in self.run_root.glob("bundles/*/config.json")}
 
     def ps(self) -> list[dict[str, Any]]:
-        result: list[dict[str, Any]] = json.loads(self.cli("ps", "--json").stdout)
+        """What ``holdfast ps --json`` prints."""
+        result: list[dict[str, Any]] = Client(self.host).get("/ps")
         return result
 
     def status(self) -> dict[str, Any]:
-        result: dict[str, Any] = json.loads(self.cli("status", "--json", check=False).stdout)
+        """What ``holdfast status --json`` prints."""
+        result: dict[str, Any] = Client(self.host).get("/status")
         return result
 
     def converge(self, seconds: int = 40) -> None:
         """Block until the agent says that the host is as the state directory wants it."""
-        run = self.cli("status", "--wait", str(seconds), check=False, timeout=seconds + 30)
-        if run.returncode:
-            raise AssertionError(f"not converged: {run.stdout}{run.stderr}\n{self.log.read_text()[-6000:]}")
+        found = Client(self.host).get("/status", wait=seconds)
+        if not found["converged"]:
+            raise AssertionError(f"not converged: {found}\n{self.log.read_text()[-6000:]}")
 
     def keeper_pid(self) -> int:
         return int((self.run_root / "keeper.pid").read_text())
@@ -142,6 +149,6 @@ class Agent:
         """Bring everything down and remove the directories."""
         if self.process is None or self.process.poll() is not None:
             self.start()
-        self.cli("down", timeout=90)
+        Client(self.host).post("/down")
         self.stop()
         shutil.rmtree(self.base)

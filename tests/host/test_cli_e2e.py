@@ -48,7 +48,7 @@ def fetch(agent: Agent, path: str) -> str:
 
 
 def test_ps_has_what_scripts_need(agent: Agent) -> None:
-    rows = agent.ps()
+    rows = json.loads(agent.cli("ps", "--json").stdout)
     assert [row["name"] for row in rows] == ["shop-web-1", "shop-web-2"]
     fields = {"id", "name", "app", "service", "slot", "state", "health", "pid", "ip", "image", "revision"}
     fields |= {"restarts", "created", "started"}
@@ -59,7 +59,7 @@ def test_ps_has_what_scripts_need(agent: Agent) -> None:
 
 
 def test_status_and_plan_are_0_when_all_is_as_wanted(agent: Agent) -> None:
-    status = agent.status()
+    status = json.loads(agent.cli("status", "--json").stdout)
     (app,) = status["apps"]
     assert app["services"][0]["desired"] == app["services"][0]["ready"] == 2
     assert {"type", "status", "reason", "message"} <= set(app["conditions"][0])

@@ -18,10 +18,21 @@ from apps import COUNTER, sleeper, write_app
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
 
 
-@pytest.fixture
-def agent() -> Iterator[Agent]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Agent]:
     with Agent() as running:
         yield running
+
+
+@pytest.fixture
+def agent(shared: Agent) -> Iterator[Agent]:
+    """An agent that runs, with nothing to look after."""
+    yield shared
+    if shared.process is None or shared.process.poll() is not None:
+        shared.start()
+    for path in shared.state.iterdir():
+        path.rename(shared.base / f"old-{path.name}")
+    eventually(lambda: not shared.ps(), 30, "prune")
 
 
 def alive(agent: Agent) -> dict[str, dict[str, Any]]:
@@ -29,13 +40,21 @@ def alive(agent: Agent) -> dict[str, dict[str, Any]]:
 
 
 def container_processes(agent: Agent) -> set[int]:
-    """The first processes of all containers, from the kernel, not from the agent."""
+    """The first processes of all containers, from the kernel, not from the agent; an init that waits for its order is
+    none yet."""
     found: set[int] = set()
     for hierarchy in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")):
         for procs in hierarchy.glob("holdfast/*/*/cgroup.procs"):
             found |= {int(pid) for pid in procs.read_text().split()}
     keeper = agent.keeper_pid()
-    return {pid for pid in found if parent_of(pid) == keeper}
+    return {pid for pid in found if parent_of(pid) == keeper and name_of(pid) != "holdfast-init"}
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def parent_of(pid: int) -> int:
