@@ -164,12 +164,12 @@ class ImageArchives:
             raise ImageNotFound(f"the manifest of {entry.id} is an index", hint="pull the image again")
         return SavedImage(make_descriptor(entry.manifest, entry.manifest_size), manifest, names)
 
-    @staticmethod
-    def state(source: LocalImage) -> str:
+    def state(self, source: LocalImage) -> str:
         """A digest that changes when the source may have changed: of the state of its files, not of what they hold.
 
-        Raises Waiting when it cannot be read.
+        Raises Waiting when it cannot be read, ImageRejected when the policy has come to refuse it.
         """
+        self._loader.check(str(source))
         total = hashlib.sha256()
         try:
             for line in _state_lines(Path(source.path), source.kind):

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 from agents import ROOT, Agent, eventually
-from registry import Layout, busybox_layer
+from registry import Layout, Registry, busybox_layer
+
+from tests.host.signing import SignatureShelf, Signer
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
 
@@ -268,6 +270,8 @@ def test_a_policy_speaks_in_conditions(agent: Agent, layout: Layout) -> None:
     policy.write_text('default: accept\nrules:\n  - {match: "oci:/**", policy: reject}\n')
     agent.write("late/compose.yaml", f"services: {{web: {{image: 'oci:{layout.path}'}}}}\n")
     eventually(lambda: f"{policy}:3" in condition(agent, "late"), what="the rule that refuses")
+    agent.cli("sync", "--wait", "0.1", check=False)
+    assert f"{policy}:3" in condition(agent, "early")
     assert ids(agent, "early") == [first]
     policy.write_text("default: maybe\n")
     command = [sys.executable, "-m", "agent", "agent", "--state", str(agent.state), "--policy", str(policy)]
@@ -275,4 +279,27 @@ def test_a_policy_speaks_in_conditions(agent: Agent, layout: Layout) -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
     assert run.returncode == 1
     assert f"{policy}:1:10" in run.stderr
+    policy.write_text("default: accept\n")
+
+
+def test_a_signature_that_is_missing_stops_nothing_that_runs(agent: Agent) -> None:
+    """An image that ran before the policy asked for a signature: told, left alone, and fine once it is signed."""
+    policy, signer = Path(agent.arguments[1]), Signer()
+    signer.write_public(policy.with_name("shop.pub"))
+    with Registry() as registry:
+        reference = registry.push_busybox("shop/web:1", Cmd=["sleep", "86400"], StopSignal="KILL")
+        agent.write("signed/compose.yaml", f"services: {{web: {{image: '{reference}'}}}}\n")
+        eventually(lambda: [row["state"] for row in agent.ps() if row["app"] == "signed"] == ["running"], what="start")
+        (first,) = ids(agent, "signed")
+        rule = f"{{match: {registry.address}/**, policy: require, keys: [shop.pub]}}"
+        policy.write_text(f"default: accept\nrules:\n  - {rule}\n")
+        agent.cli("sync", "--wait", "0.1", check=False)
+        eventually(lambda: f"{policy}:3" in condition(agent, "signed"), what="the rule that refuses")
+        assert ids(agent, "signed") == [first]
+        shelf = SignatureShelf(f"{registry.address}/shop/web")
+        shelf.sign(shelf.digest("1"), signer)
+        shelf.close()
+        agent.cli("sync", "--wait", "0.1", check=False)
+        eventually(lambda: condition(agent, "signed") in ("", "NotStalled: "), what="the signed image")
+        assert ids(agent, "signed") == [first]
     policy.write_text("default: accept\n")
