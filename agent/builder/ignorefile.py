@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import os
 
+from agent.builder.faults import InvalidDockerfile
 from agent.builder.globclasses import BadPattern
 from agent.builder.patterns import IgnoreRules
-from agent.errors import InvalidSpec, Problem
+from agent.errors import Problem
 
 MAX_IGNORE = 1 << 20
 IGNORE_NAME = ".dockerignore"
 
 
-class InvalidIgnoreFile(InvalidSpec):
-    """A .dockerignore with patterns that are none."""
-
-    reason = "InvalidDockerfile"
-
-
 def parse_rules(data: bytes, file: str) -> IgnoreRules:
-    """The rules of a .dockerignore called ``file`` in messages. Raises InvalidIgnoreFile."""
+    """The rules of a .dockerignore called ``file`` in messages. Raises InvalidDockerfile."""
     lines = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
     try:
         return IgnoreRules(lines)
     except BadPattern:
         problems = [Problem(file, number, 1, fault) for number, line in enumerate(lines, 1) if (fault := _check(line))]
-        raise InvalidIgnoreFile(problems or [Problem(file, 0, 0, "holds too many patterns")]) from None
+        raise InvalidDockerfile(problems or [Problem(file, 0, 0, "holds too many patterns")]) from None
 
 
 def _check(line: str) -> str:
