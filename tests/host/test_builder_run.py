@@ -234,10 +234,13 @@ def test_a_cancelled_step_leaves_nothing(lab: Lab) -> None:
 CRASHED = """
 import sys
 from pathlib import Path
+from agent.builder.order import SecretSource
 from tests.host.builderlab import FROM_CONTEXT, Lab
 lab = Lab(Path(sys.argv[1]))
 lab.add_rootfs()
-lab.build(FROM_CONTEXT + "RUN echo asleep; sleep 1000\\n")
+mounts = "--mount=type=secret,id=s --mount=from=0,target=/v --mount=from=0,target=/w,rw --mount=type=cache,target=/c"
+secrets = {"s": SecretSource(value=b"planted-in-memory")}
+lab.build(2 * FROM_CONTEXT + f"RUN {mounts} echo asleep; sleep 1000\\n", secrets=secrets)
 """
 
 
@@ -248,6 +251,8 @@ def test_what_a_killed_agent_left_is_swept(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if f"{tmp_path}/" in line]
+    assert len([path for path in mounts if "/builds/build-" in path]) == 3
     (tmp_path / "context" / "Dockerfile").unlink()
     for path in ("context", "tools"):
         (tmp_path / path).rename(tmp_path / f"old-{path}")
