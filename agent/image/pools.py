@@ -27,13 +27,16 @@ class Running:
     """The connections on which a request is sent or an answer awaited. Thread-safe."""
 
     def __init__(self) -> None:
+        self._ended = False
         self._lock = threading.Lock()
         self._connections: set[HTTPConnection] = set()
 
     @contextmanager
     def holding(self, connection: HTTPConnection) -> Iterator[None]:
-        """For the length of a block."""
+        """For the length of a block. Raises urllib3.exceptions.ProtocolError after ``cut``."""
         with self._lock:
+            if self._ended:
+                raise urllib3.exceptions.ProtocolError("aborted")
             self._connections.add(connection)
         try:
             yield
@@ -42,8 +45,9 @@ class Running:
                 self._connections.discard(connection)
 
     def cut(self) -> None:
-        """Break all of them, from any thread."""
+        """Break all of them, from any thread, and those to come."""
         with self._lock:
+            self._ended = True
             for connection in self._connections:
                 cut_connection(connection)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,24 +10,40 @@ from typing import Any
 
 import pytest
 from fake_agent import FakeAgent
-from test_cli_commands import holdfast
 
+from agent.cli.main import run as run_command
 from agent.cli.transfer import follow, render_left
 
 
+class Terminal:
+    """Runs commands in this process; what they print is in ``out`` and ``err``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        self.out = self.err = ""
+
+    def holdfast(self, *arguments: str, given: str = "") -> int:
+        self._monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        code = run_command(arguments)
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+
 @pytest.fixture
-def agent() -> Iterator[FakeAgent]:
-    with FakeAgent() as running:
-        yield running
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(monkeypatch, capsys)
 
 
-def test_push_says_what_was_sent(agent: FakeAgent) -> None:
-    run = holdfast(agent, "push", "shop/web:1", "r.example/web:2")
-    assert run.returncode == 0
-    assert "r.example/web:2: pushing, 1/2 layers, 50 B of 100 B" in run.stdout
-    assert run.stdout.endswith("(1 uploaded, 1 present, 50 B sent)\n")
-    assert holdfast(agent, "push", "-q", "shop/web:1").stdout.startswith("sha256:")
-    lines = [json.loads(line) for line in holdfast(agent, "push", "--json", "shop/web:1").stdout.splitlines()]
+def test_push_says_what_was_sent(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeAgent() as agent:
+        monkeypatch.setenv("HOLDFAST_HOST", agent.host)
+        assert terminal.holdfast("push", "shop/web:1", "r.example/web:2") == 0
+        assert "r.example/web:2: pushing, 1/2 layers, 50 B of 100 B" in terminal.out
+        assert terminal.out.endswith("(1 uploaded, 1 present, 50 B sent)\n")
+        assert terminal.holdfast("push", "-q", "shop/web:1") == 0
+        assert terminal.out.startswith("sha256:")
+        assert terminal.holdfast("push", "--json", "shop/web:1") == 0
+    lines = [json.loads(line) for line in terminal.out.splitlines()]
     assert [set(line) for line in lines] == [{"progress"}, {"pushed"}]
 
 
@@ -97,21 +114,21 @@ def test_times_that_are_left() -> None:
         (["-u", "a:b", "--password-stdin"], "x", "no colon"),
     ],
 )
-def test_logins_that_cannot_be(tmp_path: Path, arguments: list[str], given: str, said: str) -> None:
+def test_logins_that_cannot_be(terminal: Terminal, tmp_path: Path, arguments: list[str], given: str, said: str) -> None:
     config = ["--config", str(tmp_path / "config.json")]
-    run = holdfast(None, "login", "127.0.0.1:1", *arguments, *config, input=given)
-    assert run.returncode == 1
-    assert said in run.stderr
+    assert terminal.holdfast("login", "127.0.0.1:1", *arguments, *config, given=given) == 1
+    assert said in terminal.err
     assert not (tmp_path / "config.json").exists()
 
 
-def test_login_and_logout_name_what_they_do_not_know(tmp_path: Path) -> None:
+def test_login_and_logout_name_what_they_do_not_know(terminal: Terminal, tmp_path: Path) -> None:
     config = ["--config", str(tmp_path / "config.json")]
-    dead = holdfast(None, "login", "127.0.0.1:1", "-u", "joe", "--password-stdin", *config, input="hunter2\n")
-    assert dead.returncode == 1
-    assert "127.0.0.1:1 cannot be reached" in dead.stderr
-    assert "hunter2" not in dead.stderr
-    assert "is no registry" in holdfast(None, "logout", "team/x", *config).stderr
-    none = holdfast(None, "logout", "127.0.0.1:1", *config)
-    assert (none.returncode, none.stdout) == (0, "there were none of 127.0.0.1:1\n")
-    assert "there is no file" in holdfast(None, "logout", "--registries", str(tmp_path / "x"), *config).stderr
+    assert terminal.holdfast("login", "127.0.0.1:1", "-u", "joe", "--password-stdin", *config, given="hunter2\n") == 1
+    assert "127.0.0.1:1 cannot be reached" in terminal.err
+    assert "hunter2" not in terminal.err
+    assert terminal.holdfast("logout", "team/x", *config) == 1
+    assert "is no registry" in terminal.err
+    assert terminal.holdfast("logout", "127.0.0.1:1", *config) == 0
+    assert terminal.out == "there were none of 127.0.0.1:1\n"
+    assert terminal.holdfast("logout", "--registries", str(tmp_path / "x"), *config) == 1
+    assert "there is no file" in terminal.err
