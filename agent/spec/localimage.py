@@ -15,8 +15,10 @@ def read_local_image(service: Fields, text: str) -> LocalImage | None:
     """The file that a service's image means, its path made absolute; None when it is a reference. Notes problems."""
     try:
         source = parse_local_image(text)
-    except InvalidSource as error:
-        service.complain("image", error.message)
+    except InvalidSource:
+        service.complain(
+            "image", f"{service.shown('image')} is no PATH or PATH:NAME of up to 4096 printable characters"
+        )
         return None
     if source is None:
         return None

@@ -39,7 +39,7 @@ def load(
         return contents[str(wanted)]
 
     def check_directory(wanted: Path, /, *, or_file: bool = False) -> None:
-        if str(wanted) not in directories:
+        if str(wanted) not in directories and not (or_file and str(wanted) in contents):
             raise Refused("there is no such directory")
 
     return load_app(
