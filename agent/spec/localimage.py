@@ -12,13 +12,10 @@ from agent.spec.fields import Fields
 
 
 def read_local_image(service: Fields, text: str) -> LocalImage | None:
-    """The file that a service's image means, its path made absolute; None when it is a reference. Notes problems."""
+    """The file that a service's image means, its path made absolute; None when it is something else. Notes problems."""
     try:
         source = parse_local_image(text)
     except InvalidSource:
-        service.complain(
-            "image", f"{service.shown('image')} is no PATH or PATH:NAME of up to 4096 printable characters"
-        )
         return None
     if source is None:
         return None
@@ -29,6 +26,14 @@ def read_local_image(service: Fields, text: str) -> LocalImage | None:
     if not source.path.startswith("/") or reading.is_inside(path):
         reading.check_image(node, path, service.at("image"))
     found = LocalImage(source.kind, str(path), source.name)
-    if parse_local_image(str(found)) != found:
-        service.complain("image", "a path with a colon cannot be told from a name in it: move the file")
+    if not _is_clear(found):
+        service.complain("image", "the whole path holds a colon, a control character or too much: move the file")
     return found
+
+
+def _is_clear(source: LocalImage) -> bool:
+    """Whether a source means itself when it is read again: a colon in its path would begin a name."""
+    try:
+        return parse_local_image(str(source)) == source
+    except InvalidSource:
+        return False

@@ -136,6 +136,8 @@ def _explain(fields: Fields, name: str, error: InvalidReference) -> str:
     if unset:
         names = ", ".join(name[:60] for name in unset[:5])
         return f": the variable {names} is not set" if len(unset) == 1 else f": the variables {names} are not set"
+    if isinstance(node, Scalar) and node.source.startswith(("oci:", "docker-archive:", "dir:")):
+        return ": to mean a file write PATH or PATH:NAME, with a path that begins with / or ./"
     return f" ({error.hint})" if error.hint else ""
 
 
