@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agent.builder.ignorefile import IGNORE_NAME, MAX_IGNORE, parse_rules
 from agent.builder.limits import MAX_DOCKERFILE
-from agent.builder.patterns import IgnoreRules
 from agent.cli.buildstdin import StandardInput
 from agent.cli.contexttar import ContextTar
 from agent.errors import NotFound, Refused
 from agent.image.tarwriter import encode_end, encode_member
-from agent.kernel.openat import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-from agent.oci.gitreference import looks_remote
 
+if TYPE_CHECKING:
+    from agent.builder.patterns import IgnoreRules
+
+IGNORE_NAME, MAX_IGNORE = ".dockerignore", 1 << 20
 IMAGE_SCHEME = "docker-image://"
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -50,7 +52,7 @@ class _Tree:
 
     root: int
     path: Path
-    rules: IgnoreRules
+    rules: IgnoreRules | None = None
 
 
 class Packer:
@@ -112,11 +114,11 @@ class Packer:
         return (encode_member(f"{prefix}/".encode(), b"5", 0o755, numbers),)
 
     def _open(self, location: str) -> _Tree:
-        if looks_remote(location):
+        if _is_remote(location):
             from agent.cli.buildgit import open_repository
 
             root = self._owned.enter_context(open_repository(location, self._sources.token, self._sources.agent))
-            return _Tree(root, Path(location), IgnoreRules())
+            return _Tree(root, Path(location))
         try:
             return self._own(os.open(location, _DIRECTORY), location)
         except OSError as error:
@@ -124,7 +126,7 @@ class Packer:
 
     def _own(self, root: int, path: str) -> _Tree:
         self._owned.callback(os.close, root)
-        return _Tree(root, Path(path), IgnoreRules())
+        return _Tree(root, Path(path))
 
     def _read_dockerfile(self, tree: _Tree) -> tuple[str, bytes]:
         """Its name for messages and its bytes; and the rules that its context is filtered by."""
@@ -132,7 +134,7 @@ class Packer:
         if given == "-":
             tree.rules = _find_rules(tree, IGNORE_NAME)
             return "stdin", sys.stdin.buffer.read(MAX_DOCKERFILE + 1)
-        if given is not None and not looks_remote(self._sources.context):
+        if given is not None and not _is_remote(self._sources.context):
             tree.rules = _read_own_rules(f"{given}{IGNORE_NAME}") or _find_rules(tree, IGNORE_NAME)
             return given, _read(given, MAX_DOCKERFILE + 1)
         name = given or "Dockerfile"
@@ -154,8 +156,7 @@ def _read(path: str, limit: int) -> bytes:
 def _read_inside(root: int, name: str, limit: int) -> bytes | None:
     """A file of a context, links followed inside of it only; None when it is not there. Raises Refused."""
     try:
-        descriptor = openat2(root, name, os.O_RDONLY | os.O_NONBLOCK, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(_open_inside(root, name), "rb") as file:
             return file.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -163,13 +164,39 @@ def _read_inside(root: int, name: str, limit: int) -> bytes | None:
         raise Refused(f"{name} of the context: {error.strerror}", reason="ContextUnreadable") from None
 
 
+def _open_inside(root: int, name: str) -> int:
+    if "/" not in name:
+        try:
+            return os.open(name, _FILE, dir_fd=root)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+    from agent.kernel.openat import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+
+    return openat2(root, name, os.O_RDONLY | os.O_NONBLOCK, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def _is_remote(location: str) -> bool:
+    if ":" not in location and not location.startswith("github.com/"):
+        return False
+    from agent.oci.gitreference import looks_remote
+
+    return looks_remote(location)
+
+
 def _read_own_rules(path: str) -> IgnoreRules | None:
-    return parse_rules(_read(path, MAX_IGNORE), path) if Path(path).exists() else None
+    return _parse_rules(_read(path, MAX_IGNORE), path) if Path(path).exists() else None
 
 
-def _find_rules(tree: _Tree, *names: str) -> IgnoreRules:
+def _parse_rules(data: bytes, path: str) -> IgnoreRules:
+    from agent.builder.ignorefile import parse_rules
+
+    return parse_rules(data, path)
+
+
+def _find_rules(tree: _Tree, *names: str) -> IgnoreRules | None:
     for name in names:
         data = _read_inside(tree.root, name, MAX_IGNORE)
         if data is not None:
-            return parse_rules(data, f"{tree.path}/{name}")
-    return IgnoreRules()
+            return _parse_rules(data, f"{tree.path}/{name}")
+    return None

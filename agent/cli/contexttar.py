@@ -6,14 +6,17 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agent.builder.entries import read_xattrs
-from agent.builder.patterns import IgnoreRules
 from agent.errors import Conflict, Refused
 from agent.image.tarwriter import encode_member, encode_padding
 
+if TYPE_CHECKING:
+    from agent.builder.patterns import IgnoreRules
+
 CHUNK = 256 << 10
 MAX_ENTRIES = 500_000
+Warn = Callable[[str], None]
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -24,7 +27,9 @@ class ContextTar:
     Owners and times are left out: COPY does not look at them. Sockets and devices cannot be sent; ``warn`` is told.
     """
 
-    def __init__(self, root: int, what: Path, prefix: str, rules: IgnoreRules, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, root: int, what: Path, prefix: str, rules: IgnoreRules | None, warn: Callable[[str], None]
+    ) -> None:
         self._root = root
         self._what = what
         self._prefix = prefix
@@ -63,12 +68,13 @@ class ContextTar:
             raise Refused(
                 f"{self._what} holds more than {MAX_ENTRIES} files", hint="leave some out, with .dockerignore"
             )
-        matched = self._rules.match(path, above) if self._rules else ()
-        excluded = bool(self._rules) and self._rules.excludes(matched)
+        rules = self._rules
+        matched = rules.match(path, above) if rules else ()
+        excluded = rules is not None and rules.excludes(matched)
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                if not excluded or self._rules.may_return(path):
+                if not excluded or (rules is not None and rules.may_return(path)):
                     yield from self._walk(os.open(name, _DIRECTORY, dir_fd=parent), path, matched)
             elif not excluded:
                 yield from self._send(parent, name, path, status)
@@ -119,8 +125,20 @@ class ContextTar:
         link: bytes = b"",
         size: int = 0,
     ) -> bytes:
-        xattrs = read_xattrs(descriptor) if descriptor is not None else ()
+        xattrs = _read_xattrs(descriptor) if descriptor is not None else ()
         numbers = {b"uid": 0, b"gid": 0, b"size": size, b"mtime": 0}
         name = self._name(path) + (b"/" if kind == b"5" else b"")
         kept = {attribute.encode(): value for attribute, value in xattrs}
         return encode_member(name, kind, stat.S_IMODE(status.st_mode), numbers, link=link, xattrs=kept)
+
+
+def _read_xattrs(descriptor: int) -> tuple[tuple[str, bytes], ...]:
+    """Those that COPY keeps; most files have none at all."""
+    try:
+        if not os.listxattr(descriptor):
+            return ()
+    except OSError:
+        return ()
+    from agent.builder.entries import read_xattrs
+
+    return read_xattrs(descriptor)
