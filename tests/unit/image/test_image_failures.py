@@ -16,6 +16,8 @@ import urllib3
 from agent.errors import HoldfastError, Stalled
 from agent.image.errors import RegistryUnreachable
 from agent.image.failures import translate_failure
+from agent.image.pools import Tls, make_context
+from tests.host.certificates import Authority
 from tests.unit.image.stub_registry import StubRegistry
 
 
@@ -137,3 +139,16 @@ def test_a_certificate_for_another_name() -> None:
 def test_nothing_of_python_shows_in_what_is_not_foreseen() -> None:
     error = translate_failure(urllib3.exceptions.LocationParseError("a..b"), "a..b")
     assert str(error) == "registry a..b cannot be reached: LocationParse failed"
+
+
+def test_contexts_are_kept_until_their_files_change(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    tls = Tls(ca=authority.certificate)
+    kept = make_context(tls)
+    assert make_context(tls) is kept
+    assert make_context(Tls()) is not kept
+    Authority(tmp_path)
+    assert make_context(tls) is not kept
+    authority.certificate.write_text("nothing")
+    with pytest.raises(Stalled, match=r"authority\.pem of the registries file cannot be used"):
+        make_context(tls)
