@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from agent.engine.ballast import Ballast
 from agent.engine.imagefacts import familiar_names
 from agent.errors import HoldfastError
 from agent.image.collect import NEVER, Keep, PruneReport
@@ -91,6 +92,7 @@ class ImageCollection:
         self._marks = watermarks
         self._needed: Callable[[], Collection[str] | None] = lambda: None
         self._tell_of: Callable[[str, str], object] = lambda _reason, _message: None
+        self._ballast = Ballast(store.content.root / "ballast")
         self._collecting = threading.Lock()
         self._lock = threading.Lock()
         self._builds: list[float] = []
@@ -156,7 +158,7 @@ class ImageCollection:
         Only those unused for ``min_age`` seconds; then what no image names any more. ``dry_run`` removes nothing and
         tells the images that would go. Raises InsufficientStorage.
         """
-        with self._collecting:
+        with self._collecting, self._ballast.lent():
             cached = self._cached()
             chosen = [entry for entry in self._candidates(cached, min_age) if named or not entry.names]
             if dry_run:
@@ -171,7 +173,8 @@ class ImageCollection:
         """Remove one image with its files, now; None when it is needed or being used."""
         total = _Sum()
         if self._needed() is not None:
-            self._remove(entry, self._cached(), total)
+            with self._ballast.lent():
+                self._remove(entry, self._cached(), total)
         return total.outcome() if total.images else None
 
     def _candidates(self, cached: Collection[str], min_age: float) -> tuple[ImageEntry, ...]:
@@ -209,7 +212,7 @@ class ImageCollection:
         if not urgent and (self._marks.high >= 100 or self.fill_level() < self._marks.high):
             self._short = False
             return PruneOutcome()
-        with self._collecting:
+        with self._collecting, self._ballast.lent():
             before, total = self.fill_level(), _Sum()
             goal = min(self._marks.low, before - URGENT_PERCENT) if urgent else self._marks.low
             cached = self._cached()
@@ -249,6 +252,7 @@ class ImageCollection:
 
     def start(self) -> None:
         """Begin to watch the watermark."""
+        self._ballast.take()
         self._thread = threading.Thread(target=self._watch, name="image-collector", daemon=True)
         self._thread.start()
 

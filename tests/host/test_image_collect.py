@@ -193,6 +193,25 @@ def test_a_pull_that_finds_the_disk_full_makes_room(registry: Registry) -> None:
         database.close()
 
 
+def test_room_is_made_on_a_disk_without_any(registry: Registry) -> None:
+    """Removing writes to the database, which has no room but what was put by for that."""
+    with small_disk(24 * MIB) as disk:
+        database = Database(disk / "holdfast.db")
+        store = ImageStore(disk, database)
+        kept, gone = (store.pull(push(registry, f"full:{number}", 2 * MIB)) for number in range(2))
+        collection = collect(store, kept.names[0], high=70.0, low=60.0)
+        collection.start()
+        with pytest.raises(OSError, match="No space"), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        assert [image for image, _ in collection.relieve().images] == [gone.id]
+        assert [image.id for image in store.all()] == [kept.id]
+        assert collection.fill_level() < 90
+        collection.close()
+        store.close()
+        database.close()
+
+
 def test_the_watch_removes_what_is_too_much_after_a_pull(registry: Registry) -> None:
     with small_disk(24 * MIB) as disk:
         database = Database(disk / "holdfast.db")
