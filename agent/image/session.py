@@ -22,6 +22,7 @@ from agent.image.failures import translate_failure
 from agent.image.origin import Origin, parse_origin
 from agent.image.progress import PullTracker
 from agent.image.transport import REDIRECTS, Body, Transport
+from agent.oci.digest import render_shortened
 from agent.oci.reference import Reference
 
 MAX_ERROR = 16 << 10
@@ -97,16 +98,16 @@ class RegistrySession:
         raise self._error_of(response, request)
 
     def _issue(self, request: Request, url: str, header: str | None) -> urllib3.BaseHTTPResponse:
+        known = parse_origin(url) == parse_origin(self.base())
         if request.method in ("GET", "HEAD"):
-            return self._transport.get(url, request.headers, header, request.method)
+            return self._transport.get(url, request.headers, header, request.method, known=known)
         headers = {**request.headers, **({"Authorization": header} if header else {})}
         body = request.body() if request.body else b""
-        known = parse_origin(url) == parse_origin(self.base())
         response = self._transport.request(request.method, url, headers, body, known=known)
         if response.status in REDIRECTS:
             self._transport.release(response, reuse=False)
-            place = response.headers.get("Location", "")
-            raise Refused(f"{self.endpoint.registry} redirects an upload to {place[:100]!r}", reason="UnsafeRedirect")
+            place = render_shortened(response.headers.get("Location", "").partition("?")[0])
+            raise Refused(f"{self.endpoint.registry} redirects an upload to {place}", reason="UnsafeRedirect")
         return response
 
     def once(self, call: Callable[[], T]) -> T:

@@ -62,9 +62,15 @@ class Transport:
             raise Refused(f"{source} sends to {target}, which is not encrypted", reason="UnsafeRedirect")
 
     def get(
-        self, url: str, headers: Mapping[str, str], authorization: str | None, method: str = "GET"
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+        method: str = "GET",
+        *,
+        known: bool = True,
     ) -> urllib3.BaseHTTPResponse:
-        """GET or HEAD with redirects; the caller must ``release`` the response.
+        """GET or HEAD with redirects; the caller must ``release`` the response. ``known`` as for ``request``.
 
         Raises Refused for an unsafe redirect, urllib3.exceptions.HTTPError for a failed connection.
         """
@@ -72,7 +78,7 @@ class Transport:
         for _ in range(MAX_REDIRECTS + 1):
             own = source == first
             allowed = {"Authorization": authorization} if authorization and own else {}
-            response = self.request(method, url, {**headers, **allowed}, known=own)
+            response = self.request(method, url, {**headers, **allowed}, known=own and known)
             location = response.headers.get("Location")
             if response.status not in REDIRECTS or not location:
                 return response
