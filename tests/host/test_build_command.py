@@ -310,3 +310,51 @@ def test_ssh_and_bad_options(agent: Agent, context: Path) -> None:
         (["--platform", "linux/s390x"], "not for linux/s390x"),
     ):
         assert said in run(agent, *options, str(context), code=1).stderr.decode(), options
+
+
+def test_a_service_that_says_all_of_its_build(agent: Agent, tmp_path: Path) -> None:
+    """A git context, a Dockerfile in the Compose file, a secret of the state directory: built, run, and built again
+    when the branch moves and somebody asks."""
+    with open_git_server(tmp_path / "served") as server:
+        repository = server.create("web")
+        repository.commit(repository.tree(("100644", "page", "first\n")))
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        shutil.copy2(BUSYBOX, tools / "busybox")
+        agent.write("built/token", "a-secret-of-the-state")
+        agent.write(
+            "built/compose.yaml",
+            f"""
+secrets:
+  token: {{file: token}}
+services:
+  web:
+    build:
+      context: {server.url("web")}
+      additional_contexts: {{tools: {tools}}}
+      dockerfile_inline: |
+        FROM scratch
+        COPY --from=tools busybox /bin/busybox
+        RUN ["/bin/busybox", "--install", "-s", "/bin"]
+        COPY page /page
+        RUN --mount=type=secret,id=token test "$$(cat /run/secrets/token)" = a-secret-of-the-state
+        RUN --network=none grep -q 10.1.1.1 /etc/hosts
+        CMD cat /page; exec sleep 86400
+      extra_hosts: ["db=10.1.1.1"]
+      labels: {{made: here}}
+      tags: [built/extra:1]
+      secrets: [token]
+    stop_grace_period: 0s
+""",
+        )
+        agent.converge()
+        assert "first" in agent.cli("logs", "web").stdout
+        names = {name for image in json.loads(agent.cli("images", "--json").stdout) for name in image["names"]}
+        assert {"built/extra:1", "built-web:latest"} <= names
+        repository.commit(repository.tree(("100644", "page", "second\n")))
+        agent.cli("sync")
+        agent.converge()
+        eventually(lambda: "second" in agent.cli("logs", "web").stdout, what="the new page")
+        (agent.state / "built" / "compose.yaml").unlink()
+        (agent.state / "built").rename(agent.base / "gone")
+        agent.converge()

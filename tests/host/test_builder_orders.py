@@ -218,3 +218,25 @@ def test_the_digest_counts_what_matters(lab: Lab) -> None:
     assert all(lab.builder.digest(order(lab, text, **fields)) == base for fields in same)
     digests = {lab.builder.digest(order(lab, text, **fields)) for fields in other}
     assert len(digests) == len(other) and base not in digests
+
+
+def test_what_steps_get_by_the_order(lab: Lab) -> None:
+    """Names, shared memory, limits and the network; a Dockerfile alone cannot have the host's."""
+    (lab.context / "rootfs" / "bin" / "df").symlink_to("busybox")
+    text = FROM_CONTEXT + "RUN cat /etc/hosts; df -k /dev/shm; ulimit -n; ip -o link\n"
+    build(
+        lab,
+        text,
+        extra_hosts=(("db", "10.9.8.7"), ("six", "fd00::1")),
+        shm_size=1 << 20,
+        ulimits=(("nofile", 77, 88),),
+        network="none",
+    )
+    output = [" ".join(line.split()) for line in lab.output]
+    assert {"10.9.8.7 db", "fd00::1 six", "77"} <= set(output)
+    assert any(line.split()[1] == "1024" for line in output if line.endswith("/dev/shm"))
+    assert [line for line in output if ": eth0" in line] == []
+    with pytest.raises(BuildFailed, match="may not use the host's network"):
+        build(lab, FROM_CONTEXT + "RUN --network=host true\n")
+    build(lab, FROM_CONTEXT + "RUN --network=host ls -l /proc/self/ns/net\n", network="host")
+    assert lab.output[-1].endswith(str(Path("/proc/self/ns/net").readlink()))
