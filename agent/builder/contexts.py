@@ -16,6 +16,7 @@ from agent.builder.ignorefile import IGNORE_NAME, MAX_IGNORE, parse_rules
 from agent.builder.limits import MAX_DOCKERFILE
 from agent.builder.order import BuildOrder, read_secret
 from agent.builder.patterns import IgnoreRules
+from agent.builder.remote import PORTS, find_address, parse_url
 from agent.errors import NotFound, Refused, Stalled
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.gitreference import GitReference, looks_remote, parse_git_reference
@@ -89,6 +90,20 @@ class Contexts:
             raise Stalled(f"{reference} is not fetched here", reason="InvalidContext")
         access = _compute_access(self._order, reference)
         top = self._owned.enter_context(self._checkouts.held(reference, access, self._check))
+        return self._own(open_checkout(top, reference))
+
+    def repository(self, location: str) -> int:
+        """A descriptor of a repository that a Dockerfile names; it is fetched without credentials, and closed at the
+        end. Raises what ``Checkouts.held`` raises, and Refused for a host that a build cannot reach."""
+        reference = parse_git_reference(location)
+        parts = parse_url(reference.remote)
+        port = parts.port or PORTS[parts.scheme]
+        address = find_address(parts.hostname or "", port, local=self._order.network == "host")
+        if self._checkouts is None:
+            raise Stalled(f"{reference} is not fetched here", reason="InvalidContext")
+        host, address = (f"[{one}]" if ":" in one else one for one in (parts.hostname or "", address))
+        pinned = f"{host}:{port}:{address}"
+        top = self._owned.enter_context(self._checkouts.held(reference, GitAccess(pinned=pinned), self._check))
         return self._own(open_checkout(top, reference))
 
     def _own(self, descriptor: int) -> int:

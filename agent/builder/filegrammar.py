@@ -17,7 +17,7 @@ _COPY = _SHARED | {"from"}
 _ADD = _SHARED | {"checksum", "unpack", "keep-git-dir"}
 _MANY = frozenset({"exclude"})
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}\Z", re.ASCII)
-EXPLAIN_GIT = "ADD of a git repository is not supported; give it to the build as an additional context"
+EXPLAIN_GIT = "ADD fetches git repositories over https and http only; give this one as an additional context"
 _GIT = re.compile(r"git://|ssh://|git@|git\+", re.ASCII | re.IGNORECASE)
 
 
@@ -34,8 +34,10 @@ def parse_copy(line: Line) -> Copy:
 def parse_add(line: Line) -> Add:
     """``ADD``."""
     flags, rest = line.flags(_ADD, _MANY)
-    if "keep-git-dir" in flags.single:
-        raise SyntaxFault(f"--keep-git-dir: {EXPLAIN_GIT}", flags.single["keep-git-dir"].offset)
+    if line.truth(flags, "keep-git-dir"):
+        raise SyntaxFault(
+            "--keep-git-dir: only the files of a repository are there", flags.single["keep-git-dir"].offset
+        )
     shared = _take_shared(line, flags, rest)
     checksum = flags.single.get("checksum", Word("", 0))
     if checksum.text and "$" not in checksum.text and not is_checksum(checksum.text):
@@ -47,7 +49,7 @@ def parse_add(line: Line) -> Add:
         unpack=line.truth(flags, "unpack"),
     )
     for source in found.sources:
-        if is_git(source):
+        if is_git(source) and not is_url(source):
             raise SyntaxFault(f"{source[:200]}: {EXPLAIN_GIT}", 0)
     return found
 
@@ -74,7 +76,7 @@ def is_git(source: str) -> bool:
 
 def _take_shared(line: Line, flags: Flags, rest: int) -> dict[str, Any]:
     for name, word in flags.words():
-        if not word.text and name not in ("link", "parents", "unpack"):
+        if not word.text and name not in ("link", "parents", "unpack", "keep-git-dir"):
             raise SyntaxFault(f"--{name} needs a value", word.offset)
     single = flags.single
     owner, mode = (line.checked(single[key]) if key in single else "" for key in ("chown", "chmod"))

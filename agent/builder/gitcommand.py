@@ -62,10 +62,14 @@ class GitFailed(Waiting):
 
 @dataclass(frozen=True)
 class GitAccess:
-    """How to prove who we are: a ``token`` for https, the socket of an ssh ``agent``. Neither is shown."""
+    """How to prove who we are: a ``token`` for https, the socket of an ssh ``agent``. Neither is shown.
+
+    With ``pinned`` (HOST:PORT:ADDRESS) that address is connected to and no other: no redirect, no proxy.
+    """
 
     token: str = field(default="", repr=False)
     agent: str = ""
+    pinned: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,8 @@ def _compute_environment(directory: Path, tree: Path, reference: GitReference, a
         packed = base64.b64encode(f"x-access-token:{access.token}".encode()).decode()
         settings[f"http.https://{reference.host}/.extraHeader"] = f"Authorization: Basic {packed}"
         settings["http.followRedirects"] = "false"
+    if access.pinned:
+        settings |= {"http.followRedirects": "false", "http.curloptResolve": access.pinned}
     agent = f" -o IdentityAgent={access.agent}" if access.agent else " -o IdentityAgent=none"
     environment = {
         "PATH": os.defpath + ":/usr/local/bin",
@@ -208,7 +214,7 @@ def _compute_environment(directory: Path, tree: Path, reference: GitReference, a
         "GIT_SSH_VARIANT": "ssh",
         "GIT_CONFIG_COUNT": str(len(settings)),
     }
-    environment |= {name: os.environ[name] for name in _PROXIES if name in os.environ}
+    environment |= {name: os.environ[name] for name in _PROXIES if name in os.environ and not access.pinned}
     for number, (name, value) in enumerate(settings.items()):
         environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
     return environment

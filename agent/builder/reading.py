@@ -43,6 +43,10 @@ class Reader:
             return self.tools.images.layers(self.bases.get(origin.name).entry.id)
         return None
 
+    def repository(self, location: str) -> FileTree:
+        """The files of a git repository, fetched now. Raises what ``Contexts.repository`` does."""
+        return FileTree(self.contexts.repository(location), "the repository", check=self.check)
+
     @contextmanager
     def opened(self, origin: Origin) -> Iterator[FileTree]:
         """The files; those of stages and images keep their owners, those of contexts become root's."""

@@ -34,7 +34,7 @@ MAX_SECONDS = 3600.0
 CHUNK = 1 << 18
 _POLL_SECONDS = 0.1
 _SPACE_CHECK = 64 << 20
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _GONE = {401, 403, 404, 410, 451}
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)
@@ -130,28 +130,13 @@ class Downloader:
 
     def _connect(self, parts: SplitResult) -> urllib3.HTTPConnectionPool:
         host = parts.hostname or ""
-        port = parts.port or _PORTS[parts.scheme]
-        address = self._resolve(host, port)
+        port = parts.port or PORTS[parts.scheme]
+        address = find_address(host, port, local=self._local)
         if parts.scheme == "http":
             return urllib3.HTTPConnectionPool(address, port, timeout=_TIMEOUT, retries=False)
         return urllib3.HTTPSConnectionPool(
             address, port, timeout=_TIMEOUT, retries=False, server_hostname=host, assert_hostname=host
         )
-
-    def _resolve(self, host: str, port: int) -> str:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            raise DownloadFailed(f"the host {render_shortened(host)} has no address") from None
-        addresses = [str(item[4][0]) for item in found]
-        for address in addresses:
-            if not self._local and not is_reachable(address):
-                raise Refused(
-                    f"{render_shortened(host)} is {address}, which a build cannot reach: it belongs to this host",
-                    reason="UnsafeAddress",
-                    hint="build with network: host if it must",
-                )
-        return addresses[0]
 
     def _ask(self, pool: urllib3.HTTPConnectionPool, parts: SplitResult) -> urllib3.BaseHTTPResponse:
         path = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
@@ -181,6 +166,23 @@ class Downloader:
         return Download(running.hexdigest(), mtime)
 
 
+def find_address(host: str, port: int, *, local: bool) -> str:
+    """The address to connect to. Raises Refused when one that the name has is the host's own and ``local`` is off."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise DownloadFailed(f"the host {render_shortened(host)} has no address") from None
+    addresses = [str(item[4][0]) for item in found]
+    for address in addresses:
+        if not local and not is_reachable(address):
+            raise Refused(
+                f"{render_shortened(host)} is {address}, which a build cannot reach: it belongs to this host",
+                reason="UnsafeAddress",
+                hint="build with network: host if it must",
+            )
+    return addresses[0]
+
+
 def parse_url(url: str) -> SplitResult:
     """An http or https URL. Raises Refused for another, or one that holds a user."""
     try:
@@ -188,7 +190,7 @@ def parse_url(url: str) -> SplitResult:
         port = parts.port
     except ValueError:
         raise Refused(f"{render_shortened(url, 200)} is not a URL") from None
-    if parts.scheme not in _PORTS or not parts.hostname or port == 0 or not url.isascii() or not url.isprintable():
+    if parts.scheme not in PORTS or not parts.hostname or port == 0 or not url.isascii() or not url.isprintable():
         raise Refused(f"{render_shortened(url, 200)} is not a URL that can be downloaded")
     if "@" in parts.netloc:
         raise Refused(f"the URL of {parts.hostname} holds a user, and credentials do not belong into a Dockerfile")

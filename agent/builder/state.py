@@ -19,6 +19,7 @@ from agent.builder.mountspec import BadMount, settle_mounts
 from agent.builder.origins import Origin
 from agent.builder.stages import PROXY_ARGS, BuildPlan, PlannedStage
 from agent.builder.steps import CopyOptions, CopyStep, DirectoryStep, InlineFile, RemoteFile, RunStep, Script, Step
+from agent.oci.gitreference import InvalidGitReference, parse_git_reference
 from agent.oci.imageconfig import MAX_HISTORY, HistoryEntry, ImageConfig
 from agent.oci.platform import Platform
 
@@ -170,13 +171,14 @@ class StageState:
         excludes = tuple(self._some(instruction, pattern) for pattern in instruction.excludes)
         return CopyStep(
             origin,
-            tuple(source for source in sources if not (adds and is_url(source))),
+            tuple(source for source in sources if not (adds and (is_url(source) or is_git(source)))),
             destination,
             self._expand(instruction.owner),
             self._mode(instruction),
             CopyOptions(instruction.link, instruction.parents, excludes, unpack),
             tuple(self._inline(heredoc) for heredoc in instruction.heredocs),
             self._remote(instruction, sources) if isinstance(instruction, ins.Add) else (),
+            self._repositories(instruction, sources) if isinstance(instruction, ins.Add) else (),
         )
 
     def _mode(self, instruction: ins.Copy) -> Mode | None:
@@ -193,15 +195,24 @@ class StageState:
         return InlineFile(heredoc.name, text.encode())
 
     def _remote(self, instruction: ins.Add, sources: tuple[str, ...]) -> tuple[RemoteFile, ...]:
-        urls = [source for source in sources if is_url(source)]
-        if any(is_git(source) for source in sources):
-            raise self._refuse(instruction, f"{sources[0][:200]}: {EXPLAIN_GIT}")
+        urls = [source for source in sources if is_url(source) and not is_git(source)]
         checksum = self._expand(instruction.checksum)
         if checksum and (len(urls) != 1 or len(sources) + len(instruction.heredocs) != 1):
             raise self._refuse(instruction, "--checksum is for a single URL")
         if checksum and not is_checksum(checksum):
             raise self._refuse(instruction, "--checksum is sha256: and 64 hexadecimal digits")
         return tuple(RemoteFile(url, checksum) for url in urls)
+
+    def _repositories(self, instruction: ins.Add, sources: tuple[str, ...]) -> tuple[str, ...]:
+        found = tuple(source for source in sources if is_git(source))
+        for source in found:
+            if not is_url(source):
+                raise self._refuse(instruction, f"{source[:200]}: {EXPLAIN_GIT}")
+            try:
+                parse_git_reference(source)
+            except InvalidGitReference as error:
+                raise self._refuse(instruction, str(error)) from None
+        return found
 
     def _change_directory(self, instruction: ins.Workdir) -> DirectoryStep | None:
         path = _clean(posixpath.join(self._directory, self._some(instruction, instruction.path)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from agent.builder.modes import Mode
 from agent.builder.mountspec import BindMount, CacheMount, RunMount
@@ -79,7 +79,9 @@ class CopyStep:
     mode: Mode | None
     options: CopyOptions = CopyOptions()
     inline: tuple[InlineFile, ...] = ()
-    remote: tuple[RemoteFile, ...] = field(default=())
+    remote: tuple[RemoteFile, ...] = ()
+    repositories: tuple[str, ...] = ()
+    """Git repositories to fetch, by their URLs."""
 
     @property
     def origins(self) -> tuple[Origin, ...]:

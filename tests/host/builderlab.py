@@ -179,7 +179,7 @@ class Lab:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         return {
             "containers": [state.id for state in self.keeper.states()],
-            "directories": sorted(path.name for path in data.glob("builds/*")),
+            "directories": sorted(path.name for path in data.glob("builds/build-*")),
             "networks": [info.name for info in self.networks.networks()],
             "cgroups": sorted(
                 str(path)

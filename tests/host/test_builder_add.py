@@ -20,9 +20,11 @@ import zstandard
 
 from agent.builder import archives
 from agent.builder.faults import BuildCancelled, BuildFailed
+from agent.builder.order import SecretSource
 from agent.builder.remote import DownloadFailed, is_reachable
 from agent.image.config import UnpackLimits
 from tests.host.builderlab import Lab, open_builder_lab
+from tests.host.gitserver import open_git_server
 from tests.host.registry import directory, entry, make_tar
 
 pytestmark = pytest.mark.host
@@ -284,3 +286,33 @@ def test_the_hosts_own_services_are_out_of_reach(lab: Lab, server: Server) -> No
 )  # fmt: skip
 def test_addresses(address: str, wanted: bool) -> None:
     assert is_reachable(address) == wanted
+
+
+def test_files_of_a_git_repository(lab: Lab, tmp_path: Path) -> None:
+    """Attack row 57: pinned to the address that was looked at, without credentials, submodules or local paths."""
+    with open_git_server(tmp_path / "served") as git:
+        repository = git.create("app")
+        inner = repository.tree(("100755", "run", "run\n"))
+        tree = repository.tree(("100644", "f", "file"), ("040000", "sub", inner), ("100644", "x.md", "x"))
+        commit = repository.commit(tree)
+        secrets = {"GIT_AUTH_TOKEN": SecretSource(value=b"never-sent")}
+        text = (
+            f"FROM scratch\nADD --exclude=*.md {git.url('app')} /all/\nADD --chown=7 {git.url('app')}#main:sub /s\n"
+            f"ADD {git.url('app')}#{commit} /c/\n"
+        )
+        made = lab.build(text, network="host", secrets=secrets)
+        assert set(lab.layer(made, 0)) == {"all", "all/f", "all/sub", "all/sub/run"}
+        assert {name: m.uid for name, m in lab.layer(made, 1).items()} == {"s": 7, "s/run": 7}
+        assert "c/x.md" in lab.layer(made, 2) and set(git.seen) == {""}
+        lab.build(text, network="host")
+        assert len(lab.cached) == 3
+        asked = len(git.seen)
+        with pytest.raises(BuildFailed, match="a build cannot reach"):
+            lab.build(text, tag="never:1")
+        assert len(git.seen) == asked
+        repository.commit(repository.tree(("160000", "module", commit), ("120000", "l", "/etc")), "evil")
+        with pytest.raises(BuildFailed, match="submodule"):
+            lab.build(f"FROM scratch\nADD {git.url('app')}#evil /x\n", network="host", tag="never:1")
+        with pytest.raises(BuildFailed, match="no branch or tag"):
+            lab.build(f"FROM scratch\nADD {git.url('app')}#gone /x\n", network="host", tag="never:1")
+    lab.check_clean()

@@ -93,11 +93,17 @@ def test_whose_caches() -> None:
     assert scopes[0] == scopes[1] and scopes[2] == scopes[3] and len(set(scopes)) == 4
 
 
-@pytest.mark.parametrize("source", ["git@host:x", "git://host/x", "ssh://host/x", "https://host/x.git#main", "$A.git"])
-def test_git_repositories_are_refused(source: str) -> None:
-    """Attack row 57: no URL or ref of a Dockerfile reaches git."""
+@pytest.mark.parametrize(
+    "source",
+    [
+        "git@host:x", "git://host/x.git", "ssh://host/x", "$A.git#main:../..", "https://host/-x.git", "https://-h/x.git",
+        "https://u:p@host/x.git", "https://host/x.git#-b", "https://host/x.git#a..b", "https://host/x.git#v:.git/hooks",
+    ],
+)  # fmt: skip
+def test_hostile_git_repositories_are_refused(source: str) -> None:
+    """Attack rows 56 and 57: nothing of a Dockerfile is taken for an option or leads out of a checkout."""
     order = BuildOrder("/context", "t", args={"A": "http://host/x"})
-    with pytest.raises(InvalidDockerfile, match="git repository is not supported"):
+    with pytest.raises(InvalidDockerfile, match=r"https and http only|git URL|no branch|leads out"):
         dockerfile = parse_dockerfile(f"FROM scratch\nARG A\nADD {source} /x/\n", "Dockerfile")
         plan = compute_plan(dockerfile, order, HOST)
         state = StageState("Dockerfile", "\\", plan, order.args, create_scratch_config(HOST))

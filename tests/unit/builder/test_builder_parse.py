@@ -157,7 +157,7 @@ def test_healthcheck() -> None:
 def test_all_problems_come_at_once_with_their_places() -> None:
     text = """RUN early
 FROM scratch
-ADD --keep-git-dir a b
+ADD --keep-git-dir=true a b
 RUN --mount=type=bind true
 RUN --mount=type=none,target=/x true
 ONBUILD FROM x
@@ -179,7 +179,7 @@ HEALTHCHECK --interval=soon CMD x
 FROM a b c
 RUN --security=insecure x
 RUN --network=bridge x
-ADD https://x.example/y.git /x
+ADD git@x.example:y.git /x
 ONBUILD COPY a
 RUN --mount=type=secret,from=x,id=y z
 COPY <<EOF /x
