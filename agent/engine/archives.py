@@ -13,7 +13,7 @@ from agent.builder.changes import apply_changes
 from agent.engine.directories import UPPER
 from agent.engine.images import Images
 from agent.engine.model import ContainerRecord, ImageRecord
-from agent.errors import Refused
+from agent.errors import NotFound, Refused
 from agent.image.archive_load import Naming
 from agent.image.archive_save import FORMATS, Format
 from agent.image.errors import ImageNotFound
@@ -103,7 +103,10 @@ class Archives:
         with self._store.held(record.config.image):
             lower = self._store.lowerdirs(record.config.image)
             upper = self._layout.container(record.id) / UPPER
-            view = open_merged((upper, *lower, self._layout.mount_points))
+            try:
+                view = open_merged((upper, *lower, self._layout.mount_points))
+            except FileNotFoundError:
+                raise NotFound(f"{record.name} has gone", hint="holdfast ps lists what there is") from None
             try:
                 yield from stream_tree(view)
             finally:

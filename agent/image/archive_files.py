@@ -109,11 +109,13 @@ class _Sink:
 
 
 class TarFiles:
-    """The files of a tar, packed or not. ``close`` removes what was not taken."""
+    """The files of a tar, packed or not. ``close`` removes what was not taken. ``keep`` is called with each digest
+    before it is a blob, so that nobody removes it."""
 
-    def __init__(self, content: ContentStore, limits: UnpackLimits) -> None:
+    def __init__(self, content: ContentStore, limits: UnpackLimits, keep: Callable[[Digest], object]) -> None:
         self._content = content
         self._limits = limits
+        self._keep = keep
         self._members: dict[str, _Member] = {}
         self._links: dict[str, str] = {}
 
@@ -185,6 +187,7 @@ class TarFiles:
         """See ArchiveFiles."""
         member = self._member(name)
         _check_digest(name, member.digest, expected)
+        self._keep(member.digest)
         with suppress(FileNotFoundError):  # taken already, under another name or for another image
             self._content.commit(member.path, member.digest)
         return StoredBlob(member.digest, member.size, member.head)
@@ -197,11 +200,14 @@ class TarFiles:
 
 
 class DirectoryFiles:
-    """The files beneath a directory of the host."""
+    """The files beneath a directory of the host; ``keep`` as for TarFiles. Raises OSError."""
 
-    def __init__(self, path: Path, content: ContentStore, limits: UnpackLimits) -> None:
+    def __init__(
+        self, path: Path, content: ContentStore, limits: UnpackLimits, keep: Callable[[Digest], object]
+    ) -> None:
         self._content = content
         self._limits = limits
+        self._keep = keep
         self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _open(self, name: str) -> int:
@@ -232,6 +238,8 @@ class DirectoryFiles:
 
     def take(self, name: str, expected: Digest | None = None) -> StoredBlob:
         """See ArchiveFiles."""
+        if expected is not None:
+            self._keep(expected)
         present = self._content.size(expected) if expected is not None else None
         if expected is not None and present is not None:
             return StoredBlob(expected, present, b"")
@@ -244,6 +252,7 @@ class DirectoryFiles:
             os.close(fd)
         try:
             _check_digest(name, member.digest, expected)
+            self._keep(member.digest)
             self._content.commit(member.path, member.digest)
         finally:
             member.path.unlink(missing_ok=True)

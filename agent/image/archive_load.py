@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class ArchiveLoader:
         Raises InvalidArchive, Refused, Stalled, NotFound, ImageRejected, InsufficientStorage; images before the one
         that failed stay.
         """
-        with self._read_tar(chunks, tracker) as files:
+        with ExitStack() as held, self._read_tar(chunks, tracker, held) as files:
             found = _merge(self._list(files, ""))
             if not found:
                 raise InvalidArchive("the archive holds no image")
@@ -95,7 +95,7 @@ class ArchiveLoader:
         Raises as ``load`` does, and Stalled when nothing is there, or several images and the source does not say which.
         """
         self.check(str(source))
-        with self._open(source, tracker) as files:
+        with ExitStack() as held, self._open(source, tracker, held) as files:
             docker = source.kind == "docker-archive"
             found = _merge(self._list(files, "" if docker else source.name, docker=docker))
             if docker and source.name:
@@ -119,18 +119,24 @@ class ArchiveLoader:
             return read_docker_archive(files)
         raise InvalidArchive(f"not an image archive: it holds {_NEITHER[docker]}")
 
-    def _open(self, source: LocalImage, tracker: PullTracker) -> closing[TarFiles] | closing[DirectoryFiles]:
+    def _open(
+        self, source: LocalImage, tracker: PullTracker, held: ExitStack
+    ) -> closing[TarFiles] | closing[DirectoryFiles]:
         path = Path(source.path)
         try:
             if source.kind == "oci" and path.is_dir():
-                return closing(DirectoryFiles(path, self._stores.content, self._limits))
+                return closing(DirectoryFiles(path, self._stores.content, self._limits, self._keeper(held)))
             chunks = open_file(path)
         except OSError as error:
             raise missing_source(source, error) from None
-        return self._read_tar(chunks, tracker)
+        return self._read_tar(chunks, tracker, held)
 
-    def _read_tar(self, chunks: Chunks, tracker: PullTracker) -> closing[TarFiles]:
-        files = TarFiles(self._stores.content, self._limits)
+    def _keeper(self, held: ExitStack) -> Callable[[Digest], object]:
+        """Leases what is taken until ``held`` is closed: it may be long until the image is recorded."""
+        return lambda digest: held.enter_context(self._stores.leases.held((digest,)))
+
+    def _read_tar(self, chunks: Chunks, tracker: PullTracker, held: ExitStack) -> closing[TarFiles]:
+        files = TarFiles(self._stores.content, self._limits, self._keeper(held))
         tracker.report("reading")
         try:
             files.fill(chunks, tracker.check)

@@ -15,11 +15,12 @@ from agent.image.archive import make_resolved
 from agent.image.archive_bring import LocalBringer
 from agent.image.archive_load import ArchiveLoader, LoadedImage, Naming, missing_source
 from agent.image.archive_save import Format, SavedImage, make_descriptor, stream_archive
-from agent.image.commit import LayerBlob, LayerCommitter, Packer
+from agent.image.commit import Packer
 from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.layer import LayerPipeline
+from agent.image.layertar import LayerTar
 from agent.image.layout import INDEX
 from agent.image.policy_gate import ARCHIVE
 from agent.image.progress import ProgressCallback, PullTracker
@@ -39,11 +40,8 @@ Chunks = Generator[bytes, None, None]
 class ImageArchives:
     """Part of the image store. Thread-safe and blocking; ``flush`` is called when something came in."""
 
-    def __init__(
-        self, stores: Stores, committer: LayerCommitter, limits: UnpackLimits, flush: Callable[[], None]
-    ) -> None:
+    def __init__(self, stores: Stores, limits: UnpackLimits, flush: Callable[[], None]) -> None:
         self._stores = stores
-        self._committer = committer
         self._limits = limits
         self._flush = flush
         self._loader = ArchiveLoader(stores, limits)
@@ -85,16 +83,9 @@ class ImageArchives:
         """A root file system as an image of one layer: the same tree gives the same image."""
         self._loader.check(str(source))
         tracker.report("reading")
-        try:
-            if not Path(source.path).is_dir():
-                raise Stalled(f"{source} is no directory", reason="ImageSourceMissing")
-            layer = self._committer.commit(Path(source.path), (), "gzip")
-        except OSError as error:
-            raise missing_source(source, error) from None
         platform = compute_platform(os.uname().machine)
         config = ImageConfig(platform.architecture, platform.os, platform.variant)
-        with translated_storage_errors():
-            return self._add(layer, config, (), tracker)
+        return self._make(_read_tree(source), config, (), tracker)
 
     def import_tar(
         self,
@@ -110,30 +101,34 @@ class ImageArchives:
         self._loader.check(names[0] if names else ARCHIVE)
         tracker = PullTracker("the archive", progress, cancel, "import")
         tracker.report("unpacking")
-        with translated_storage_errors():
-            entry = self._add(self._import_layer(chunks), config, names, tracker)
+        entry = self._make(_unpacked(chunks, self._limits), config, names, tracker)
         self._flush()
         return entry
 
-    def _import_layer(self, chunks: Chunks) -> LayerBlob:
+    def _make(self, tar: Chunks, config: ImageConfig, names: tuple[str, ...], tracker: PullTracker) -> ImageEntry:
+        """An image of one layer, whose tar is read once: packed, unpacked and hashed in one pass."""
         content, snapshots = self._stores.content, self._stores.snapshots
-        packed, path = Packer(content.new_ingest(), "gzip"), snapshots.prepare()
-        try:
-            pipeline = LayerPipeline(path / "fs", self._limits)
-            diff_id = pipeline.run(packed.tee(_unpacked(chunks, self._limits)), None)
-            content.commit(packed.path, packed.digest)
-            snapshots.commit(path, diff_id, pipeline.size)
-        except BaseException:
-            snapshots.discard(path)
-            packed.path.unlink(missing_ok=True)
-            raise
-        return LayerBlob(Descriptor(OCI_LAYER_GZIP, packed.digest, packed.size), diff_id, diff_id)
+        with translated_storage_errors():
+            packed, path = Packer(content.new_ingest(), "gzip"), snapshots.prepare()
+            try:
+                pipeline = LayerPipeline(path / "fs", self._limits)
+                diff_id = pipeline.run(packed.tee(tar), None)
+                with self._stores.leases.held((packed.digest, diff_id)):
+                    content.commit(packed.path, packed.digest)
+                    snapshots.commit(path, diff_id, pipeline.size)
+                    layer = Descriptor(OCI_LAYER_GZIP, packed.digest, packed.size)
+                    return self._record(layer, replace(config, diff_ids=(diff_id,)), names, tracker)
+            except BaseException:
+                snapshots.discard(path)
+                packed.path.unlink(missing_ok=True)
+                raise
 
-    def _add(self, layer: LayerBlob, config: ImageConfig, names: tuple[str, ...], tracker: PullTracker) -> ImageEntry:
-        config = replace(config, diff_ids=(layer.diff_id,))
+    def _record(
+        self, layer: Descriptor, config: ImageConfig, names: tuple[str, ...], tracker: PullTracker
+    ) -> ImageEntry:
         raw_config = encode_image_config(config)
         descriptor = Descriptor(OCI_CONFIG, compute_digest(raw_config), len(raw_config))
-        manifest = Manifest(descriptor, (layer.descriptor,))
+        manifest = Manifest(descriptor, (layer,))
         image = make_resolved(manifest, encode_manifest(manifest), raw_config, config)
         return LocalBringer(self._stores, self._limits, tracker).record(image, names)
 
@@ -185,6 +180,14 @@ def _name_of(text: str, entry: ImageEntry) -> tuple[str, ...]:
     except InvalidReference:
         return ()
     return (name,) if name in entry.names else ()
+
+
+def _read_tree(source: LocalImage) -> Chunks:
+    """The tar of a directory of the host, which may change meanwhile."""
+    try:
+        yield from LayerTar(Path(source.path)).stream()
+    except OSError as error:
+        raise missing_source(source, error) from None
 
 
 def _unpacked(chunks: Chunks, limits: UnpackLimits) -> Chunks:

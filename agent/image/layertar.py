@@ -82,8 +82,10 @@ class LayerTar:
             if first != path:
                 yield self._render(path, b"1", status, 0, link=first)
                 return
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Unsupported(f"{render_path(path)} changed while it was read", reason="FileChanged")
             size = os.fstat(fd).st_size
             self.size += size
             yield self._render(path, b"0", status, size, xattrs=_read_xattrs(fd))

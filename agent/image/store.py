@@ -64,7 +64,7 @@ class ImageStore:
         self._configs: dict[Digest, ImageConfig] = {}
         self._lock = threading.Lock()
         self._flushers: list[threading.Thread] = []
-        self.archives = ImageArchives(self._stores, self._committer, self._config.limits, self._flush_later)
+        self.archives = ImageArchives(self._stores, self._config.limits, self._flush_later)
 
     def pull(
         self,
