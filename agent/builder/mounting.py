@@ -102,7 +102,7 @@ class Mounting:
             path = self._view(layers, mount, directory, number, undo)
         else:
             path = directory.make(f"bind-{number}")
-            with self._reader.opened(mount.origin) as tree, translated_storage_errors():
+            with self._reader.opened(mount.origin, times=True) as tree, translated_storage_errors():
                 source = _find(tree, mount.source)
                 _copy(tree, source, path)
             if not source.is_directory:

@@ -11,7 +11,7 @@ from agent.builder.contexts import Contexts
 from agent.builder.layers import Layers
 from agent.builder.origins import Origin, OriginKind
 from agent.builder.request import StageResult, Tools
-from agent.builder.scan import PLAIN, Keeps
+from agent.builder.scan import Keeps
 from agent.builder.tree import FileTree
 from agent.runtime.imageview import merged_view
 
@@ -48,8 +48,11 @@ class Reader:
         return FileTree(self.contexts.repository(location), "the repository", check=self.check)
 
     @contextmanager
-    def opened(self, origin: Origin) -> Iterator[FileTree]:
-        """The files; those of stages and images keep their owners, those of contexts become root's."""
+    def opened(self, origin: Origin, *, times: bool = False) -> Iterator[FileTree]:
+        """The files; those of stages and images keep their owners, those of contexts become root's.
+
+        With ``times`` the files of a context keep theirs, for who sees them only while a step runs.
+        """
         layers = self.layers(origin)
         if layers is None:
             context = self.contexts.get(origin.name)
@@ -59,7 +62,7 @@ class Reader:
                 rules=context.rules,
                 stamps=self.tools.stamps,
                 check=self.check,
-                keeps=PLAIN,
+                keeps=Keeps(times=times),
             )
             return
         what = f"stage {origin.stage}" if origin.kind is OriginKind.STAGE else f"the image {origin.name}"

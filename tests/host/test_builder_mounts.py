@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import threading
@@ -123,17 +124,19 @@ def test_files_bound_into_a_step(lab: Lab) -> None:
     (source / "sub").mkdir(parents=True)
     (source / "sub" / "f").write_text("bound")
     (source / "left-out").write_text("no")
+    os.utime(source / "sub" / "f", (1_600_000_000, 1_600_000_000))
     (lab.context / ".dockerignore").write_text("bound/left-out\n")
     text = (
         f"FROM {BASE} AS made\nRUN mkdir /d && echo staged > /d/f && chown 7:8 /d/f\nFROM {BASE}\n"
         "RUN --mount=type=bind,source=bound,target=/m/b,rw --mount=from=made,source=/d,target=/m/s"
         " --mount=from=made,source=/d/f,target=/m/file,rw --mount=source=bound/sub/f,target=/one"
         " ls -R /m/b > /out && cat /m/b/sub/f /m/s/f /m/file /one >> /out && stat -c %u:%g /m/s/f >> /out"
+        " && stat -c %Y /m/b/sub/f >> /out"
         " && echo changed > /m/b/sub/f && rm -r /m/b/sub && echo changed > /m/file && ! touch /m/s/x && ! touch /one\n"
     )
     entry = lab.build(text)
     out = lab.read(entry, "out").decode()
-    assert "left-out" not in out and out.endswith("boundstaged\nstaged\nbound7:8\n")
+    assert "left-out" not in out and out.endswith("boundstaged\nstaged\nbound7:8\n1600000000\n")
     assert set(lab.layer(entry)) == {"out"}
     assert (source / "sub" / "f").read_text() == "bound"
     before = lab.digest(text)
