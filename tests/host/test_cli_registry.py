@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,31 @@ def inspect(registry: Registry, name: str, config: Path) -> str:
     command = ["skopeo", "inspect", "--tls-verify=false", "--authfile", str(config), "--format", "{{.Digest}}"]
     command += ["--override-arch", "s390x", f"docker://{registry.address}/{name}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_password_is_asked_for_without_echo(private: Registry, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "agent", "login", private.address, "--config", str(config)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    ) as process:
+        os.close(slave)
+        shown = b""
+        for prompt, given in ((b"user: ", b"joe\n"), (b"password of joe at ", f"{PASSWORD}\n".encode())):
+            while prompt not in shown:
+                shown += os.read(master, 4096)
+            while not shown.endswith(b": "):
+                shown += os.read(master, 4096)
+            os.write(master, given)
+        with suppress(OSError):  # EIO: the other end is closed
+            while data := os.read(master, 4096):
+                shown += data
+        assert process.wait(30) == 0, shown
+    os.close(master)
+    assert b"accepts joe" in shown
+    assert PASSWORD.encode() not in shown
+    assert find_credentials(config, private.address) == Credentials("joe", PASSWORD)
 
 
 def test_what_skopeo_keeps_is_found(private: Registry, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.errors import Stalled, Waiting
 from agent.image import keychain
@@ -58,6 +60,20 @@ def test_a_config_is_made_for_its_owner_only(tmp_path: Path) -> None:
     assert find_credentials(config, "r.example") == Credentials("joe", "s:ecret")
     save_credentials(config, "docker.io", Credentials("hub", "p"))
     assert set(json.loads(config.read_text())["auths"]) == {"r.example", HUB_KEY}
+
+
+TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1, max_size=40)
+
+
+@settings(max_examples=25)
+@given(TEXT.filter(lambda user: ":" not in user), TEXT, st.sampled_from(["docker.io", "r.example", "[::1]:5000"]))
+def test_what_is_kept_is_found(
+    tmp_path_factory: pytest.TempPathFactory, user: str, password: str, registry: str
+) -> None:
+    config = tmp_path_factory.getbasetemp() / "kept.json"
+    for credentials in (Credentials(user, password), Credentials(user, identity_token=password)):
+        save_credentials(config, registry, credentials)
+        assert find_credentials(config, registry) == credentials
 
 
 def test_what_else_is_in_the_config_is_kept(tmp_path: Path) -> None:
