@@ -9,7 +9,7 @@ from typing import Any
 
 import urllib3
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 
 from tests.host.registry import digest_of
 
@@ -18,13 +18,14 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 class Signer:
-    """One key pair: ``ecdsa``, ``rsa`` or ``ed25519``."""
+    """One key pair: ``ecdsa``, ``rsa`` or ``ed25519``; ``weak`` and ``x25519`` are not accepted."""
 
     def __init__(self, kind: str = "ecdsa") -> None:
         make: dict[str, Any] = {
             "ecdsa": lambda: ec.generate_private_key(ec.SECP256R1()),
             "ed25519": ed25519.Ed25519PrivateKey.generate,
             "rsa": lambda: rsa.generate_private_key(65537, 2048),
+            "x25519": x25519.X25519PrivateKey.generate,
             "weak": lambda: rsa.generate_private_key(65537, 1024),
         }
         self.kind = kind

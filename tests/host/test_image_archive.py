@@ -9,11 +9,13 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
 from agent.errors import HoldfastError, NotFound, Stalled, Waiting
+from agent.image.archive_load import Naming
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from tests.host.archivelab import (
@@ -143,6 +145,25 @@ def test_several_images_and_their_names(store: ImageStore) -> None:
     with pytest.raises(NotFound, match="d:1"):
         load(store, data, "d:1")
     assert [len(image.entry.names) for image in load(store, data, everything=True)] == [2, 1]
+
+
+def test_nothing_of_what_is_being_loaded_is_pruned(store: ImageStore) -> None:
+    one, two = docker_archive(FIRST, tags=["a:1"]), docker_archive(SECOND, tags=["b:1"])
+    two["two.json"] = two.pop("config.json")
+    first, second = json.loads(one.pop("manifest.json"))[0], json.loads(two.pop("manifest.json"))[0]
+    listed = json.dumps([first, {**second, "Config": "two.json"}]).encode()
+    data = tar_of({**one, **two, "manifest.json": listed})
+    phases: list[str] = []
+
+    def prune(report: Any) -> None:
+        phases.append(report.phase)
+        store.prune(min_age=0.0)
+
+    loaded = store.archives.load(chunks(data), Naming(everything=True), progress=prune)
+    store.prune(min_age=0.0)
+    assert "unpacking" in phases
+    assert b"".join(store.archives.save([image.entry.id for image in loaded], "oci"))
+    assert all(store.lowerdirs(image.entry.id) for image in loaded)
 
 
 def test_a_foreign_name_is_not_taken_over(store: ImageStore) -> None:

@@ -351,6 +351,13 @@ def test_a_build_starts_from_no_unsigned_image(lab: Lab) -> None:
         agent.engine.down()
 
 
+@pytest.mark.parametrize("kind", ["weak", "x25519"])
+def test_keys_that_are_not_accepted(lab: Lab, kind: str) -> None:
+    Signer(kind).write_public(lab.path / "shop.pub")
+    with pytest.raises(InvalidSpec, match="kind that is not accepted"):
+        PolicyFile(lab.policy).current()
+
+
 def test_cryptography_is_loaded_for_keys_only() -> None:
     code = "import sys, agent.image.store as s; print('cryptography' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
