@@ -13,6 +13,7 @@ from agent.engine.images import Images
 from agent.engine.model import ContainerRecord, ContainerState, MountKind
 from agent.engine.parts import Parts
 
+_BUILD_DIRECTORIES = ("builds", "build-mounts")
 _ENDED = (ContainerState.EXITED, ContainerState.LOST)
 
 
@@ -52,7 +53,7 @@ class FileSystem:
 
 @dataclass(frozen=True)
 class Usage:
-    """Everything. ``build_cache`` is what it alone keeps; ``leftovers`` are files that no image names."""
+    """Everything. ``build_cache`` is what builds alone keep; ``leftovers`` are files that no image names."""
 
     images: KindUsage
     containers: KindUsage
@@ -75,7 +76,7 @@ class UsageReader:
         """Ends early on ``stop``. Raises HoldfastError."""
         shares = self._images.shares()
         volumes = self._measure_volumes(containers, stop)
-        cache, leftovers = self._measure_loose()
+        cache, leftovers = self._measure_loose(stop)
         return Usage(
             images=self._sum_images(shares),
             containers=self._measure_containers(containers, stop),
@@ -120,8 +121,8 @@ class UsageReader:
             found.append(VolumeUsage(volume.name, size.size, names, size.whole))
         return tuple(found)
 
-    def _measure_loose(self) -> tuple[KindUsage, KindUsage]:
-        """What the build cache alone keeps, and what nobody does."""
+    def _measure_loose(self, stop: threading.Event) -> tuple[KindUsage, KindUsage]:
+        """What the build cache alone keeps, with cache mounts and checkouts, and what nobody does."""
         store = self._parts.images
         named = {str(key) for entry in store.all() for key in (*entry.blobs, *entry.chains)}
         cached = set(self._parts.builder.kept_by_cache()) - named
@@ -132,7 +133,9 @@ class UsageReader:
             sizes[str(blob)] = sizes.get(str(blob), 0) + store.content.stored(blob)
         kept = [size for key, size in sizes.items() if key in cached]
         loose = [size for key, size in sizes.items() if key not in cached and key not in named]
-        cache = KindUsage(len(kept), len(kept), sum(kept), 0)
+        work = [measure_tree(self._parts.layout.root / name, stop) for name in _BUILD_DIRECTORIES]
+        size = sum(work, TreeSize(sum(kept)))
+        cache = KindUsage(len(kept), len(kept), size.size, 0, size.whole)
         return cache, KindUsage(len(loose), 0, sum(loose), sum(loose))
 
     def _read_file_system(self) -> FileSystem:
