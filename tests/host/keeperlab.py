@@ -169,7 +169,8 @@ class Lab:
         return int((self.run_root / PID_NAME).read_text())
 
     def cgroup(self, name: str, hierarchies: tuple[str, ...] = ("memory", "pids", "unified")) -> CgroupPlan:
-        paths = [Path("/sys/fs/cgroup", hierarchy, "holdfast", self.root.name, name) for hierarchy in hierarchies]
+        own = f"{self.root.name}-{os.getpid():x}"  # runs beside each other have directories of the same names
+        paths = [Path("/sys/fs/cgroup", hierarchy, "holdfast", own, name) for hierarchy in hierarchies]
         for path in paths:
             path.mkdir(parents=True)
             self._cgroups.append(path)

@@ -13,7 +13,7 @@ import dnslib
 import pytest
 from networklab import Lab, Sandboxed, addresses, resolve
 
-pytestmark = [pytest.mark.host, pytest.mark.alone]
+pytestmark = pytest.mark.host
 APP, OTHER, SECRET = "shop_default", "blog_default", "shop_secret"
 NX_DOMAIN, SERVER_FAILURE = 3, 2
 

@@ -15,7 +15,7 @@ from agent.kernel.netlink import ROUTE, NetlinkSocket
 from agent.kernel.netlink_route import list_addresses, list_links, list_routes
 from agent.network.model import NetworkInUse
 
-pytestmark = [pytest.mark.host, pytest.mark.alone]
+pytestmark = pytest.mark.host
 APP, OTHER, SECRET = "shop_default", "blog_default", "shop_secret"
 TARGET = 8000
 ALL_NODES = "ff02::1"
