@@ -84,9 +84,10 @@ class ArchiveLoader:
                 for subject in names or (ARCHIVE,):
                     self.check(subject)
             bringer = LocalBringer(self._stores, self._limits, tracker)
+            entries = [bringer.bring(image.image, names) for image, names in zip(found, chosen, strict=True)]
             return tuple(
-                LoadedImage(bringer.bring(image.image, names), tuple(n for n in image.names if n not in names))
-                for image, names in zip(found, chosen, strict=True)
+                LoadedImage(entry, tuple(name for name in image.names if name not in entry.names))
+                for image, entry in zip(found, entries, strict=True)
             )
 
     def bring(self, source: LocalImage, tracker: PullTracker) -> ImageEntry:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from agents import ROOT, Agent, eventually
-from registry import Layout, Registry, busybox_layer
+from registry import Layout, Registry, busybox_layer, entry, make_tar
 
 from tests.host.signing import SignatureShelf, Signer
 
@@ -168,6 +169,21 @@ def test_only_the_hosts_root_may_name_its_files(agent: Agent, layout: Layout) ->
     line = ["unshare", "-m", sys.executable, "-m", "agent", "pull", "--host", agent.host, f"dir:{layout.path}"]
     run = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (run.returncode, "for its root only" in run.stderr) == (1, True), run.stderr
+
+
+def test_transfers_take_little_memory(agent: Agent, tmp_path: Path) -> None:
+    """Far less than 64 MB above idle, whatever the size: here 96 MB, in and out."""
+    assert agent.process is not None
+    status = Path(f"/proc/{agent.process.pid}/status")
+
+    def peak() -> int:
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) >> 10
+
+    before, path = peak(), tmp_path / "out.tar"
+    agent.cli("import", "-", "big:1", input=make_tar([entry("zeros", bytes(96 << 20))]), text=False)
+    agent.cli("save", "-o", str(path), "big:1")
+    agent.cli("load", "-i", str(path))
+    assert peak() - before < 64
 
 
 def test_a_refused_upload_ends_at_once(agent: Agent) -> None:
