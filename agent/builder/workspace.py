@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -86,11 +87,16 @@ class StepDirectory:
 def discard_directory(path: Path) -> None:
     """Remove what is left of a step of an earlier process, and what is still mounted in it."""
     with Path("/proc/self/mountinfo").open("rb") as table:
-        mounted = [os.fsdecode(line.split()[4]) for line in table]
+        mounted = [_unescape(os.fsdecode(line.split()[4])) for line in table]
     for target in sorted((one for one in mounted if one.startswith(f"{path}/")), reverse=True):
         with suppress(OSError):
             m.unmount(target, m.MNT_DETACH)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _unescape(text: str) -> str:
+    """A path as proc_pid_mountinfo(5) writes it: white space and backslashes in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 @contextmanager

@@ -259,6 +259,7 @@ def test_argument_values_are_in_no_history_and_no_record(lab: Lab) -> None:
     (lab.context / "a").write_text("a")
     entry = lab.build("FROM scratch\nARG TOKEN\nCOPY a /a\n", args={"TOKEN": "planted-secret"})
     assert entry.names
+    lab.check_clean()
     lab.images.close()
     for path in (lab.root / "data").rglob("*"):
         if path.is_file():
