@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from agent.engine.parts import Parts
-from agent.errors import HoldfastError, NotFound
+from agent.errors import NotFound
 
 _TRASH = ".trash-"
 
@@ -20,22 +20,19 @@ class Cleaner:
         self._parts = parts
 
     def release(self, container_id: str) -> None:
-        """Give back what an ended container does not need any more; its files and logs stay. Raises HoldfastError."""
+        """Give back what a container does not need any more that has ended or never began; its files and logs stay.
+
+        Raises HoldfastError.
+        """
         self._parts.networks.detach(container_id)
-        self._parts.cgroups.remove(container_id)
         with contextlib.suppress(NotFound):
             self._parts.keeper.delete(container_id)
+        self._parts.cgroups.remove(container_id)
 
     def erase(self, container_id: str) -> None:
-        """Take everything of an ended container away but its record. Raises HoldfastError."""
+        """Take everything away but the record of a container that has ended or never began. Raises HoldfastError."""
         self.release(container_id)
         self.discard(container_id)
-
-    def scrap(self, container_id: str) -> None:
-        """Take away what never became a container; its init, should it have one, ends first. Raises HoldfastError."""
-        with contextlib.suppress(HoldfastError):
-            self._parts.keeper.delete(container_id)
-        self.erase(container_id)
 
     def discard(self, container_id: str) -> None:
         """Take the directories of a released container away. Raises OSError."""

@@ -45,7 +45,7 @@ class Launcher:
         self._cleaner = cleaner
         self._mounter = Mounter(parts.volumes)
         self._directories = ContainerDirectories(parts.layout, parts.run)
-        self._berths = Berths(BerthMaker(parts, self._directories, cleaner.scrap), cleaner.scrap)
+        self._berths = Berths(BerthMaker(parts, self._directories, cleaner.erase), cleaner.erase)
         self._identities: dict[tuple[str, str], Identity] = {}
 
     def prepare(self) -> None:
@@ -76,7 +76,7 @@ class Launcher:
         with contextlib.ExitStack() as held, contextlib.ExitStack() as undo, translated_storage_errors():
             held.enter_context(self._parts.images.held(config.image))
             berth = self._berths.take()
-            undo.callback(self._cleaner.scrap, berth.id)
+            undo.callback(self._cleaner.erase, berth.id)
             record = ContainerRecord(berth.id, config, ContainerState.CREATED, created=time.time())
             networks = [(one.network, one.aliases) for one in config.networks]
             hostname = config.hostname or config.name

@@ -280,3 +280,24 @@ def test_descriptors_of_the_agent_never_reach_a_container(lab: EngineLab) -> Non
     assert lab.exec(record, "sh", "-c", script) == (0, "")
     lab.engine.containers.stop(record.id, 0).result(20)
     lab.engine.containers.remove(record.id)
+
+
+def test_agent_that_dies_between_create_and_start(lab: EngineLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The init is set up, the record is written, the program never runs: the next agent takes it all away."""
+    engine = lab.engine
+    launcher = engine.containers._launcher
+    with monkeypatch.context() as dying:
+        dying.setattr(engine._parts.keeper, "_wait", lambda *_: (_ for _ in ()).throw(SystemExit))
+        dying.setattr(launcher._cleaner, "erase", lambda _id: None)
+        dying.setattr(launcher._table, "delete", lambda _ids: None)
+        dying.setattr(engine._parts.networks, "detach", lambda _id: None)
+        with pytest.raises(SystemExit):
+            lab.start("halfway", "sleep", "86400")
+    (record,) = (record for record in engine.containers.list() if record.name == "halfway")
+    launcher.clear()  # they go with their agent
+    engine.containers.recover(engine._parts.keeper.states())
+    assert "halfway" not in {found.name for found in engine.containers.list()}
+    assert record.id not in {state.id for state in engine._parts.keeper.states()}
+    assert record.id not in lab.on_disk()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{record.id}"))
+    assert lab.run("after", "echo well") == "well\n"
