@@ -15,14 +15,12 @@ from typing import Any
 from aiohttp import web
 
 from agent.api.buildorder import decode_order, split_header
+from agent.api.buildreports import BuildReports
 from agent.api.ndjson import JsonLines
 from agent.api.peers import is_root_here
 from agent.api.port import AgentParts
-from agent.api.threads import Feed, Threads
+from agent.api.threads import Threads
 from agent.api.transfers import Upload
-from agent.builder.order import BuildProgress
-
-_LINE_WEIGHT = 200
 
 
 class BuildStream:
@@ -40,37 +38,33 @@ class BuildStream:
     async def build(self, request: web.Request) -> web.StreamResponse:
         """Body: a line of JSON (see ``buildorder``), then a tar, plain or packed by gzip or zstd.
 
-        Lines, each once and in order: ``{"build": {...}}``, ``{"pull": {...}}`` and last ``{"image": {...}}``. A client
-        that does not read holds the build up.
+        Lines: ``{"build": {...}}`` and ``{"pull": {...}}`` in the order of what happens (see ``buildreports``), last
+        ``{"image": {...}}``.
         """
         trusted, cancel, upload = is_root_here(request), threading.Event(), Upload()
-        feed = Feed[dict[str, Any]](lambda line: _LINE_WEIGHT + len(str(line)))
-
-        def report(progress: Any) -> None:
-            feed.put({"build" if isinstance(progress, BuildProgress) else "pull": asdict(progress)})
+        reports = BuildReports()
 
         def work() -> Any:
             document, files = split_header(upload.chunks())
             order = decode_order(document, trusted=trusted)
-            return self._images.build(order, files=files, progress=report, cancel=cancel)
+            return self._images.build(order, files=files, progress=reports.put, cancel=cancel)
 
         begun = time.monotonic()
         running = self._threads.start("build", work)
         running.add_done_callback(lambda done: self._count(done, time.monotonic() - begun))
-        running.add_done_callback(lambda _: feed.wake())
+        running.add_done_callback(lambda _: reports.wake())
         try:
             await upload.fill(request.content, running)
             if running.done():
                 running.result()
             async with JsonLines(request) as lines:
                 while not running.done():
-                    await lines.send(await feed.take())
-                await lines.send(feed.take_now())
+                    await lines.send(await reports.take())
+                await lines.send(reports.take_now())
                 await lines.send([{"image": asdict(running.result())}])
             return lines.response
         finally:
             cancel.set()
-            feed.close()
             upload.cut()
 
     def _count(self, done: asyncio.Future[Any], seconds: float) -> None:

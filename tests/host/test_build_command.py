@@ -70,7 +70,10 @@ def list_layer(agent: Agent, *arguments: str, data: bytes = b"", **fields: Any) 
 
 
 def left_by_builds(agent: Agent) -> list[str]:
-    return sorted(str(path.relative_to(agent.data_root)) for path in (agent.data_root / "builds").glob("*/*"))
+    """Directories of steps, received contexts, checkouts."""
+    place = agent.data_root / "builds"
+    steps = [path.name for path in place.glob("build-*")]
+    return sorted(steps + [str(path.relative_to(place)) for path in place.glob("[gr]*/*")])
 
 
 def test_an_image_from_a_directory(agent: Agent, context: Path) -> None:
@@ -206,8 +209,9 @@ def test_a_live_view_on_a_terminal(agent: Agent, context: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_client_that_leaves_takes_its_build_along(agent: Agent, context: Path, number: int) -> None:
-    (context / "Dockerfile").write_text(BASE + "RUN echo begun; sleep 300\n")
+def test_a_client_that_leaves_takes_its_build_along(agent: Agent, context: Path, number: signal.Signals) -> None:
+    seconds = f"300.{os.getpid()}{number.value}"
+    (context / "Dockerfile").write_text(BASE + f"RUN echo begun; sleep {seconds}\n")
     command = [sys.executable, "-m", "agent", "build", "--host", agent.host, str(context)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -217,7 +221,8 @@ def test_a_client_that_leaves_takes_its_build_along(agent: Agent, context: Path,
     process.communicate(timeout=30)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     eventually(lambda: left_by_builds(agent) == [], what="no directory of the build")
-    assert [path for path in (agent.data_root / "builds").iterdir() if path.name.startswith("build-")] == []
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"sleep {seconds}" not in listed
     with urllib.request.urlopen(f"http://{agent.metrics}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     for line in ('holdfast_builds_total{result="failure"} ', "holdfast_build_duration_seconds_count "):
