@@ -239,3 +239,48 @@ def test_a_racing_writer_never_gets_other_files_in(lab: Lab, tmp_path: Path) -> 
     finally:
         stop.set()
         thread.join()
+
+
+def test_parents_and_excludes(lab: Lab) -> None:
+    tree = lab.context / "t"
+    for path in ("a/x/1.go", "a/x/1.md", "a/y/z/2.go", "b/3.go", "top.go", "keep/drop/4", "keep/drop/5"):
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text(path)
+    (tree / "a" / "x").chmod(0o711)
+    (tree / "linked").symlink_to("a")
+    (lab.context / ".dockerignore").write_text("t/b\n")
+    entry = lab.build(
+        "FROM scratch\nCOPY --parents t/**/*.go /1/\nCOPY --parents t/./a/*/*.go t/top.go /2/\n"
+        "COPY --exclude=a --exclude=keep/* --exclude=!keep/drop/4 --exclude=linked t /3/\n"
+        "COPY --parents --exclude=**/*.md t/./a /4/\nCOPY --parents t/./a/** /5/\nCOPY --exclude=*.md t/a/x/1.* /6/\n"
+    )
+    found = [{name for name, info in lab.layer(entry, index).items() if not info.isdir()} for index in range(6)]
+    assert found == [
+        {"1/t/a/x/1.go", "1/t/a/y/z/2.go", "1/t/top.go"},
+        {"2/a/x/1.go", "2/t/top.go"},
+        {"3/top.go", "3/keep/drop/4"},
+        {"4/a/x/1.go", "4/a/y/z/2.go"},
+        {"5/a/x/1.go", "5/a/x/1.md", "5/a/y/z/2.go"},
+        {"6/1.go"},
+    ]
+    assert lab.layer(entry, 0)["1/t/a/x"].mode == 0o711
+    with pytest.raises(BuildFailed, match="is a link, and --parents"):
+        lab.build("FROM scratch\nCOPY --parents t/linked/x/1.go /x/\n")
+    for source in ("t/b/3.go", "t/**/none", "../t/gone", "t/[", "t/b/**"):
+        with pytest.raises(BuildFailed, match=r"not in the context|not closed"):
+            lab.build(f"FROM scratch\nCOPY --parents {source} /x/\n")
+    with pytest.raises(BuildFailed, match="--exclude"):
+        lab.build("FROM scratch\nCOPY --exclude=[ t /x/\n")
+    stages = "FROM scratch AS s\nCOPY t /t\nFROM scratch\nCOPY --parents --from=s /t/./**/1.* /p/\n"
+    assert {"p/a/x/1.go", "p/a/x/1.md"} <= set(lab.layer(lab.build(stages)))
+    lab.check_clean()
+
+
+def test_a_linked_copy_sees_nothing_of_the_image(lab: Lab) -> None:
+    lab.add_rootfs()
+    (lab.context / "f").write_text("f")
+    (lab.context / "rootfs" / "alias").symlink_to("/etc")
+    entry = lab.build("FROM scratch\nCOPY rootfs /\nCOPY f /alias/1\nCOPY --link --chown=app f /alias/2\n")
+    assert "etc/1" in lab.layer(entry, 1)
+    linked = lab.layer(entry, 2)
+    assert set(linked) == {"alias", "alias/2"} and linked["alias"].isdir() and linked["alias/2"].uid == 1000
