@@ -34,7 +34,8 @@ def ensure_images(draft: Draft) -> None:
             draft.holds.append(_image_hold(want, state, draft))
             continue
         draft.pulls.add(key)
-        draft.actions.append(EnsureImage(id=f"image/{key}", cause=_image_cause(want, state), key=key))
+        due = f"@{state.due:.3f}" if state.current and state.id else ""  # each look-up is an action of its own
+        draft.actions.append(EnsureImage(id=f"image/{key}{due}", cause=_image_cause(want, state), key=key))
 
 
 def _image_cause(want: ImageWant, state: ImageState) -> Cause:

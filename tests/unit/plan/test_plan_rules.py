@@ -341,7 +341,7 @@ def test_image_is_looked_up_again_when_its_time_is_up_and_nothing_waits_for_it()
     waiting = compute_plan(app, observed(app, container(app), images=images(app, due=NOW + 50)), NOW)
     assert (ready(waiting), waiting.next_check) == (["start/shop-web-2"], NOW + 50)
     due = compute_plan(app, observed(app, container(app), images=images(app, due=NOW)), NOW)
-    assert ready(due) == ["image/every_3600s:web:1", "start/shop-web-2"]
+    assert ready(due) == [f"image/every_3600s:web:1@{NOW:.3f}", "start/shop-web-2"]
     assert "ImageDue" in causes(due)
     assert due.holds == ()
 
