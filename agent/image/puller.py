@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.errors import Refused, Stalled, Waiting
+from agent.image.apart import run_apart
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.download import BlobDownload
@@ -130,7 +131,7 @@ class Pull:
         self._tracker.report("resolving")
         image: ResolvedImage | None = None
         try:
-            image = self._resolve()
+            image = run_apart(self._resolve, self._tracker, self._client.transport.abort)
             entry = self._bring_leased(image)
         except (Refused, Stalled, InsufficientStorage):
             self._clean_up(image)

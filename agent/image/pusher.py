@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from agent.errors import Stalled
+from agent.image.apart import run_apart
 from agent.image.config import RegistryConfig
 from agent.image.errors import DigestMismatch, ImageNotFound
 from agent.image.progress import LayerMeter, PullTracker
@@ -68,8 +69,12 @@ class Push:
         meters = self._tracker.expect(layers)
         self._tracker.report("pushing")
         outcomes = self._send_layers(layers, meters)
-        self._upload(manifest.config, LayerMeter(self._tracker, manifest.config))
-        self._client.retried(lambda: self._client.origin.once(lambda: self._put_manifest(data, kind)))
+
+        def finish() -> None:
+            self._upload(manifest.config, LayerMeter(self._tracker, manifest.config))
+            self._client.retried(lambda: self._client.origin.once(lambda: self._put_manifest(data, kind)))
+
+        run_apart(finish, self._tracker, self._client.transport.abort)
         self._tracker.report("done")
         return PushReport(
             self._target.familiar(),

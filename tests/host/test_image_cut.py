@@ -230,6 +230,29 @@ def test_cancel_in_the_middle_keeps_what_came(registry: Registry, proxy: Proxy, 
     assert offsets(proxy, layer_of(store, f"{proxy.address}/{name}"))[0] > 0
 
 
+def test_cancel_while_the_registry_says_nothing(store: ImageStore) -> None:
+    """Before anything is known of the image."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        cancel = threading.Event()
+        failed: list[BaseException] = []
+
+        def pull() -> None:
+            try:
+                store.pull(f"127.0.0.1:{silent.getsockname()[1]}/any:1", cancel=cancel)
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=pull)
+        thread.start()
+        with silent.accept()[0] as probe:
+            probe.sendall(b"no TLS here")
+        with silent.accept()[0]:
+            cancel.set()
+            thread.join(20)
+        assert not thread.is_alive()
+        assert isinstance(failed[0], PullCancelled)
+
+
 def test_one_download_serves_all(registry: Registry, proxy: Proxy, store: ImageStore) -> None:
     content = os.urandom(1 << 20)
     shared = make_tar([entry("f", content)])
