@@ -1,0 +1,121 @@
+"""What registries answer: pauses they ask for, words for errors, ranges, lengths, and answers that only trickle."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import Refused
+from agent.image.config import RegistryConfig
+from agent.image.errors import DigestMismatch, ImagePullFailed, RegistryUnreachable
+from agent.image.progress import PullTracker
+from agent.image.registry import RegistryClient
+from agent.oci.descriptor import Descriptor
+from agent.oci.digest import compute_digest
+from agent.oci.reference import parse_reference
+from tests.unit.image.stub_registry import Answer, StubRegistry
+
+MANIFEST = "/v2/team/app/manifests/1"
+
+
+@pytest.fixture
+def stub() -> Iterator[StubRegistry]:
+    with StubRegistry() as running:
+        yield running
+
+
+def client(address: str, tmp_path: Path, **options: Any) -> RegistryClient:
+    quick: dict[str, Any] = {"backoff": 0.001, "backoff_limit": 0.01, "attempts": 3}
+    quick |= {"connect_timeout": 2, "read_timeout": 2, **options}
+    settings = RegistryConfig(docker_config=tmp_path / "none", **quick)
+    return RegistryClient(parse_reference(f"{address}/team/app:1"), settings, PullTracker("app", None, None))
+
+
+def test_a_registry_that_asks_for_a_long_pause_is_left_to_the_caller(stub: StubRegistry, tmp_path: Path) -> None:
+    for header, seconds in (("900", 900), ("9" * 30, 3600), (formatdate(time.time() + 700, usegmt=True), 700)):
+        stub.answers[MANIFEST] = (429, {"Retry-After": header}, b"")
+        stub.requests.clear()
+        with pytest.raises(ImagePullFailed) as caught:
+            client(stub.address, tmp_path).fetch_manifest()
+        assert caught.value.retry_after == pytest.approx(seconds, abs=5)
+        assert len(stub.paths()) == 1
+    for header in ("soon", "-1", formatdate(0, usegmt=True), "\xb2"):
+        stub.answers[MANIFEST] = (429, {"Retry-After": header}, b"")
+        with pytest.raises(ImagePullFailed) as caught:
+            client(stub.address, tmp_path).fetch_manifest()
+        assert caught.value.retry_after == 5
+
+
+def test_the_registrys_word_for_an_error_is_passed_on_and_nothing_else(stub: StubRegistry, tmp_path: Path) -> None:
+    for code, shown in (("TOOMANYREQUESTS", True), ("DENIED", True), ("\x1b[31m", False), ("x y", False), (5, False)):
+        body = json.dumps({"errors": [{"code": code, "message": "hunter2"}]}).encode()
+        stub.answers[MANIFEST] = (400, {}, body)
+        with pytest.raises(Refused) as caught:
+            client(stub.address, tmp_path).fetch_manifest()
+        assert (f"HTTP 400, {code}" in str(caught.value)) is shown
+        assert "hunter2" not in str(caught.value)
+
+
+BLOB = b"0123456789" * 10
+
+
+def test_a_range_that_cannot_be_served_is_asked_for_whole(stub: StubRegistry, tmp_path: Path) -> None:
+    descriptor = Descriptor("x", compute_digest(BLOB), len(BLOB))
+
+    def answer(headers: Mapping[str, str]) -> Answer:
+        return (416, {}, b"") if "range" in headers else (200, {}, BLOB)
+
+    stub.answers[f"/v2/team/app/blobs/{descriptor.digest}"] = answer
+    stream = client(stub.address, tmp_path).open_blob(descriptor, 50)
+    assert (stream.start, stream.read(1000)) == (0, BLOB)
+    stream.close(complete=True)
+
+
+def test_a_blob_of_another_length_is_refused_before_it_is_read(stub: StubRegistry, tmp_path: Path) -> None:
+    for size, offset, answer in (
+        (50, 0, (200, {}, BLOB)),
+        (200, 0, (200, {}, BLOB)),
+        (200, 60, (206, {"Content-Range": "bytes 60-99/100"}, BLOB[60:])),
+    ):
+        descriptor = Descriptor("x", compute_digest(BLOB), size)
+        stub.answers[f"/v2/team/app/blobs/{descriptor.digest}"] = answer
+        with pytest.raises(DigestMismatch, match=f"has 100 bytes .* says {size}"):
+            client(stub.address, tmp_path).open_blob(descriptor, offset)
+
+
+@pytest.mark.parametrize("where", ["head", "body"])
+def test_a_trickling_answer_is_cut(tmp_path: Path, where: str) -> None:
+    """Slow loris: each byte comes in time, the answer never does."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+    stop = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            if connection.recv(4096).startswith(b"GET"):
+                connection.sendall(head if where == "body" else b"HTTP/1.1 ")
+            while not stop.wait(0.05):
+                connection.sendall(b"1")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        asked = client(address, tmp_path, attempts=1, read_timeout=0.2, slow_seconds=0.3, slow_bytes=1000)
+        with pytest.raises((ImagePullFailed, RegistryUnreachable)):
+            asked.fetch_manifest()
+        stop.set()
+        server.shutdown(socket.SHUT_RDWR)
