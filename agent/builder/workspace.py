@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -10,13 +11,14 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import Refused
 from agent.image.errors import translated_storage_errors
 from agent.kernel import mounts as m
 from agent.kernel.namespaces import CLONE_NEWNS, unshare
+from agent.runtime.imageview import KERNEL, TAKES_LAYERS
 
 STEP_PREFIX = "build-"
 _MAX_DATA = 4095
@@ -58,7 +60,7 @@ class StepDirectory:
     def viewed(self, lower: Sequence[Path], upper: Path) -> Iterator[int]:
         """A descriptor of ``lower``, the topmost first, with ``upper`` on top, writable; in no mount table."""
         work = self.make(f"work-{secrets.token_hex(4)}")
-        view = _mount_apart(tuple(lower) or (self.path / "empty",), upper, work, self.path)
+        view = _mount(tuple(lower) or (self.path / "empty",), upper, work, self.path)
         try:
             yield view
         finally:
@@ -111,6 +113,30 @@ def step_directory(
         yield directory
     finally:
         later(directory.remove)
+
+
+def _mount(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> int:
+    """By fsopen(2) where that takes overlay's layers one by one (linux 6.5); else in a mount namespace apart."""
+    if KERNEL >= TAKES_LAYERS:
+        try:
+            return _create(lower, upper, work)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+    return _mount_apart(lower, upper, work, target)
+
+
+def _create(lower: Sequence[Path], upper: Path, work: Path) -> int:
+    with ExitStack() as opened:
+
+        def show(path: Path) -> str:
+            descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, descriptor)
+            return f"/proc/self/fd/{descriptor}"
+
+        options = [("volatile", None), *(("lowerdir+", show(path)) for path in lower)]
+        options += [("upperdir", show(upper)), ("workdir", show(work))]
+        return m.create_filesystem("overlay", options, m.ATTR_NODEV | m.ATTR_NOSUID)
 
 
 def _mount_apart(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> int:

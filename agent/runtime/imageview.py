@@ -30,8 +30,8 @@ from agent.kernel.openat import (
 _ATTRIBUTES = m.ATTR_RDONLY | m.ATTR_NOSUID | m.ATTR_NODEV | m.ATTR_NOEXEC
 _FLAGS = m.MS_RDONLY | m.MS_NOSUID | m.MS_NODEV
 _STAGE = "/proc"
-_KERNEL = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
-_TAKES_LAYERS = (6, 5)  # an older kernel says no too, and complains in its log every time
+KERNEL = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+TAKES_LAYERS = (6, 5)  # an older kernel says no too, and complains in its log every time
 _MAX_DATA = 4095
 _CGROUP, _CGROUP2, _DEBUGFS, _TRACEFS, _SECURITYFS = 0x27E0EB, 0x63677270, 0x64626720, 0x74726163, 0x73636673
 _KERNEL_FILES = {PROC_SUPER_MAGIC, SYSFS_MAGIC, _CGROUP, _CGROUP2, _DEBUGFS, _TRACEFS, _SECURITYFS}
@@ -49,7 +49,7 @@ def open_merged(lower: Sequence[Path]) -> int:
     if not lower:
         return empty
     try:
-        return _create_overlay(lower, empty) if _KERNEL >= _TAKES_LAYERS else mount_apart(lower)
+        return _create_overlay(lower, empty) if KERNEL >= TAKES_LAYERS else mount_apart(lower)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
