@@ -66,7 +66,7 @@ class Buildah:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
-        subprocess.run(["umount", str(self._root / "storage" / "overlay")], capture_output=True)
+        subprocess.run(["umount", "-R", str(self._root / "storage" / "overlay")], capture_output=True)
 
 
 @pytest.fixture(scope="module")
