@@ -6,7 +6,9 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from agents import ROOT, Agent, eventually, free_port
@@ -65,7 +67,13 @@ def open_app(agent: Agent, word: str) -> int:
     port = free_port()
     write_app(agent, "site", SERVICES.format(word=word, port=port), VOLUMES)
     agent.converge()
-    assert fetch(port) == word
+
+    def serves() -> bool:
+        with suppress(URLError):  # its containers run, their server may not listen yet
+            return {fetch(port) for _ in range(4)} == {word}
+        return False
+
+    eventually(serves, what="an answer")
     return port
 
 
@@ -75,10 +83,18 @@ def fetch(port: int) -> str:
     return text.decode().strip()
 
 
-@pytest.fixture
-def agent() -> Iterator[Agent]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Agent]:
     with Agent() as running:
         yield running
+
+
+@pytest.fixture
+def agent(shared: Agent) -> Agent:
+    """One agent for all, started again where a test has stopped it."""
+    if shared.process is None:
+        shared.start()
+    return shared
 
 
 def test_down_leaves_volumes_and_images_alone(agent: Agent) -> None:
@@ -114,10 +130,10 @@ def test_two_agents_do_not_meet(agent: Agent) -> None:
     assert fetch(ports[0]) == "one"
 
 
-@pytest.mark.parametrize("shared", ["--data-root", "--run-root"])
-def test_a_second_agent_on_one_of_the_roots_is_refused(agent: Agent, shared: str) -> None:
+@pytest.mark.parametrize("same", ["--data-root", "--run-root"])
+def test_a_second_agent_on_one_of_the_roots_is_refused(agent: Agent, same: str) -> None:
     roots = {"--data-root": agent.base / "other-data", "--run-root": agent.base / "other-run"}
-    roots[shared] = agent.data_root if shared == "--data-root" else agent.run_root
+    roots[same] = agent.data_root if same == "--data-root" else agent.run_root
     command = [sys.executable, "-m", "agent", "agent", "--state", str(agent.state), "--metrics", "off"]
     for option, path in roots.items():
         command += [option, str(path)]
