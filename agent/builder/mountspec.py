@@ -17,7 +17,7 @@ _MAX_ID = (1 << 32) - 2
 _SIZE = re.compile(r"([0-9]{1,12})([bkmgt]?)(?:i?b)?\Z", re.ASCII | re.IGNORECASE)
 _OCTAL = re.compile(r"[0-7]{1,5}\Z", re.ASCII)
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
-_KERNEL = ("/proc", "/sys", "/dev/pts", "/dev/mqueue")
+_KERNEL, _SHARED_MEMORY = ("/proc", "/sys", "/dev"), "/dev/shm"
 
 
 class BadMount(ValueError):
@@ -124,6 +124,10 @@ def _settle(kind: str, fields: _Fields, origin: Origin | None) -> RunMount:
             return BindMount(fields.target(), origin, fields.source(), not fields.truth("readwrite"))
 
 
+def _is_below(path: str, *tops: str) -> bool:
+    return any(path == top or path.startswith(f"{top}/") for top in tops)
+
+
 class _Fields:
     def __init__(self, fields: Mapping[str, str], cwd: str) -> None:
         self._fields = fields
@@ -145,7 +149,7 @@ class _Fields:
         if not wanted:
             raise BadMount("target is missing")
         path = posixpath.normpath("/" + posixpath.join(self._cwd, wanted).lstrip("/"))
-        if path == "/" or path == "/dev" or path.startswith(tuple(f"{one}/" for one in _KERNEL)) or path in _KERNEL:
+        if path == "/" or (_is_below(path, *_KERNEL) and not _is_below(path, _SHARED_MEMORY)):
             raise BadMount(f"nothing can be mounted at {path}")
         return path
 

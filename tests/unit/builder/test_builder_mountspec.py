@@ -43,6 +43,7 @@ def step(line: str) -> RunStep:
             CacheMount("/c", "x-given", "shared", None, "/", Dressing(0, 0, 0o755), read_only=True),
         ),
         ("type=tmpfs,target=/t,size=64m", TmpfsMount("/t", 64 << 20)),
+        ("type=tmpfs,target=/dev/shm", TmpfsMount("/dev/shm")),
         ("type=tmpfs,target=/t,size=1KiB", TmpfsMount("/t", 1024)),
         ("type=secret,id=s", SecretMount("s", "/run/secrets/s", "", False, Dressing(0, 0, 0o400))),
         ("type=secret,target=/k/name,required", SecretMount("name", "/k/name", "", True, Dressing(0, 0, 0o400))),
@@ -60,6 +61,8 @@ def test_mounts(flag: str, wanted: object) -> None:
     [
         ("type=bind", "target is missing"),
         ("type=cache,target=/proc/x", "nothing can be mounted"),
+        ("type=bind,target=/dev/null", "nothing can be mounted"),
+        ("type=secret,id=a,target=/sys/a", "nothing can be mounted"),
         ("type=tmpfs,target=/w/../..", "nothing can be mounted"),
         ("type=tmpfs,target=/t,size=much", "not a size"),
         ("type=cache,target=/c,sharing=all", "not one of"),
