@@ -134,14 +134,14 @@ class Builder:
                 if progress is not None:
                     progress(BuildProgress("warning", error.message))
 
-    def digest(self, order: BuildOrder) -> str:
+    def digest(self, order: BuildOrder, *, cancel: threading.Event | None = None) -> str:
         """The digest of everything the build would read: equal digests, equal images.
 
         That is the Dockerfile, the arguments it uses, the files it copies from its contexts, and the ids of the images
         it names, as far as they are local. Files that have not changed are not read again. Raises as ``build`` does.
         """
         self._check_order(order)
-        with open_contexts(order, self._checkouts) as contexts:
+        with open_contexts(order, self._checkouts, Stop(cancel).check) as contexts:
             return compute_build_digest(self._tools, self._read(order, contexts))
 
     def _check_order(self, order: BuildOrder) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ class AppImages:
 
     def _build(self, want: ImageWant, desired: DesiredApp, cancel: threading.Event) -> Resolved:
         config = compute_build(desired, want.service)
-        built_from = self._images.build_digest(config)
+        built_from = self._images.build_digest(config, cancel=cancel)
         document = self._documents.get(want.key, {})
         if document.get("built_from") == built_from:
             known = self._images.find(str(document.get("id", "")))

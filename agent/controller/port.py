@@ -76,7 +76,7 @@ class ImagesPort(Protocol):
     ) -> ImageRecord:
         """Build and tag an image."""
 
-    def build_digest(self, config: BuildConfig) -> str:
+    def build_digest(self, config: BuildConfig, *, cancel: threading.Event | None = None) -> str:
         """The digest of everything that build would read, without building."""
 
 

@@ -161,9 +161,9 @@ class Images:
         finally:
             self.collection.check_soon()
 
-    def build_digest(self, config: BuildConfig) -> str:
+    def build_digest(self, config: BuildConfig, *, cancel: threading.Event | None = None) -> str:
         """The digest of everything that build would read. Raises HoldfastError."""
-        return self._builder.digest(config)
+        return self._builder.digest(config, cancel=cancel)
 
     def tag(self, name_or_id: str, name: str) -> ImageRecord:
         """Give an image one more name; it is taken from the image that had it. Raises NotFound, InvalidReference."""

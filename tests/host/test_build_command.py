@@ -157,7 +157,7 @@ def test_standard_input(agent: Agent, context: Path) -> None:
     assert run(agent, "-q", "-", data=b"FROM scratch\nLABEL a=b\n").stdout.startswith(b"sha256:")
     (context / "f").write_text("f")
     (context / "Dockerfile").write_text("FROM scratch\nCOPY f /\n")
-    for mode in ("w", "w:gz", "w:bz2", "w:xz"):
+    for mode in ("w:gz", "w:bz2", "w:xz"):
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode=mode) as archive:  # type: ignore[call-overload]
             archive.add(context, arcname=".")

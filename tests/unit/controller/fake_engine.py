@@ -185,7 +185,7 @@ class FakeImages:
         self.local[config.tag] = image_id(config.tag + self.build_digest(config))
         return ImageRecord(self.local[config.tag], "", (config.tag,), 10)
 
-    def build_digest(self, config: BuildConfig) -> str:
+    def build_digest(self, config: BuildConfig, *, cancel: threading.Event | None = None) -> str:
         return self.inputs.get(config.context, "one")
 
 
