@@ -24,7 +24,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class ContextTar:
     """Members of a tar for everything below ``root``, a descriptor of the directory ``what``, named below ``prefix``.
 
-    Owners and times are left out: COPY does not look at them. Sockets and devices cannot be sent; ``warn`` is told.
+    Owners and times are left out: COPY does not look at them. Sockets, FIFOs and devices are not sent; ``warn`` is told.
     """
 
     def __init__(
@@ -90,10 +90,8 @@ class ContextTar:
             yield self._header(path, status, b"2", link=target)
         elif stat.S_ISREG(status.st_mode):
             yield from self._send_file(parent, name, path, status)
-        elif stat.S_ISFIFO(status.st_mode):
-            yield self._header(path, status, b"6")
         else:
-            self._warn(f"{self._what.joinpath(*path)} is a socket or a device and is left out")
+            self._warn(f"{self._what.joinpath(*path)} is no file, directory or link and is left out")
 
     def _send_file(self, parent: int, name: str, path: tuple[str, ...], status: os.stat_result) -> Iterator[bytes]:
         key = (status.st_dev, status.st_ino)

@@ -144,7 +144,7 @@ def test_what_is_sent(agent: Agent, context: Path) -> None:
     assert list_layer(agent, "-f", str(context / "Other"), str(context)) == {"a"}
     assert "a" in list_layer(agent, "-f", "-", str(context), data=b"FROM scratch\nCOPY a /\n")
     done = run(agent, str(context))
-    assert b"sock is a socket or a device and is left out" in done.stderr
+    assert b"sock is no file, directory or link and is left out" in done.stderr
     listening.close()
     other = context.parent / "other"
     other.mkdir()
@@ -233,7 +233,8 @@ def test_hostile_contexts(agent: Agent, tmp_path: Path) -> None:
     """A tar that would lead the agent's root to the host's files, sent by hand."""
     canary = tmp_path / "canary"
     canary.write_text("of the host")
-    link, hard, up = (tarfile.TarInfo(name) for name in ("0", "0/h", "../x"))
+    link, hard, up, device, gone = (tarfile.TarInfo(name) for name in ("0", "0/h", "../x", "0/d", "0/.wh.x"))
+    device.type, device.devmajor, device.devminor = tarfile.BLKTYPE, 8, 0
     link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
     hard.type, hard.linkname = tarfile.LNKTYPE, str(canary)
     inside = tarfile.TarInfo("0/canary")
@@ -242,6 +243,8 @@ def test_hostile_contexts(agent: Agent, tmp_path: Path) -> None:
         ([link, inside], "which is no directory"),
         ([hard], "unsafe|does not hold|absolute"),
         ([up], "unsafe name"),
+        ([device], "device node"),
+        ([gone], r"\.wh\."),
     ):
         answer = send(agent, {"contexts": {"": "0"}, "inline": "FROM scratch\nCOPY canary /\n"}, make_tar(members))
         assert re.search(said, answer["error"]["message"]), answer
