@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,17 @@ def _check_builds(app: App | None) -> list[Problem]:
     from agent.plan.wants import DesiredApp
 
     desired = DesiredApp(app, revision="")
-    return sorted({problem for name in built for problem in find_problems(compute_build(desired, name))})
+    found = {problem for name in built for problem in find_problems(compute_build(desired, name))}
+    return sorted(_place(problem, app) for problem in found)
+
+
+def _place(problem: Problem, app: App) -> Problem:
+    """A Dockerfile that is written into the app's file has its place in the message: it counts its own lines."""
+    return (
+        problem
+        if problem.file.startswith("/")
+        else replace(problem, file=app.file, line=0, column=0, message=str(problem))
+    )
 
 
 def _check_names(apps: list[dict[str, Any]]) -> None:

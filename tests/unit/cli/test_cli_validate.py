@@ -189,6 +189,16 @@ def test_dockerfiles_that_builds_name_are_checked(tmp_path: Path) -> None:
     assert (problem["file"], problem["line"]) == (f"{tmp_path}/shop/.dockerignore", 2)
 
 
+def test_a_dockerfile_inside_of_the_file_is_checked(tmp_path: Path) -> None:
+    text = "services: {web: {build: {context: ., dockerfile_inline: 'FROM scratch\n\n    COPPY a b'}}}\n"
+    put(tmp_path / "shop/compose.yaml", text)
+    run = validate(str(tmp_path))
+    assert run.returncode == 1
+    assert run.stdout.startswith(
+        f"error {tmp_path}/shop/compose.yaml: services.web.build.dockerfile_inline:2:1: unknown instruction COPPY"
+    )
+
+
 def test_variables_that_are_not_set_are_a_warning(tmp_path: Path) -> None:
     put(tmp_path / "shop.yaml", "services:\n  web:\n    image: nginx\n    hostname: a${NOT_SET_ANYWHERE}\n")
     run = validate(str(tmp_path))
