@@ -24,7 +24,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class ContextTar:
     """Members of a tar for everything below ``root``, a descriptor of the directory ``what``, named below ``prefix``.
 
-    Owners and times are left out: COPY does not look at them. Sockets, FIFOs and devices are not sent; ``warn`` is told.
+    Owners and times are left out: COPY does not look at them. Sockets, FIFOs, devices are not sent; ``warn`` is told.
     """
 
     def __init__(
