@@ -72,11 +72,17 @@ class ContentStore:
         if digest is not None and digest != actual:
             raise DigestMismatch(f"the blob {digest} has other content")
         with translated_storage_errors():
-            if self._holds(actual):
-                os.utime(self.path(actual))  # young again: about to be named
-            else:
+            if not self._holds(actual) or not self._renew(actual):
                 write_atomic(self.path(actual), data, durable=False)
         return actual
+
+    def _renew(self, digest: Digest) -> bool:
+        """Make a blob young again, for it is about to be named; False when it was removed meanwhile."""
+        try:
+            os.utime(self.path(digest))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _holds(self, digest: Digest) -> bool:
         try:
