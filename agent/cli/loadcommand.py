@@ -31,10 +31,10 @@ def _send(host: str, path: str, parameters: Parameters, source: str | None, as_j
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the images.")
 @host_option
 def load(source: str | None, names: tuple[str, ...], all_names: bool, quiet: bool, as_json: bool, host: str) -> int:
-    """Bring in the images of a docker-archive or OCI layout, packed with gzip or zstd or not.
+    """Bring in images from a docker-archive or OCI layout.
 
-    A name that an archive gives is taken from whichever image has it here, so names have to be said: without --name or
-    --all-names they are only shown. The image policy judges each name; it cannot check signatures in a file.
+    It may be packed with gzip or zstd. A name that an archive gives is taken from whichever image has it here, so names
+    have to be said: without --name or --all-names they are only shown. The image policy judges each name; it cannot check signatures in a file.
 
     \b
     holdfast load -i web.tar --name shop/web:1
@@ -79,7 +79,9 @@ def _describe(loaded: dict[str, Any]) -> str:
 def import_command(
     source: str, name: str | None, changes: tuple[str, ...], quiet: bool, as_json: bool, host: str
 ) -> int:
-    """Make an image of a root file system in a tar, packed with gzip or zstd or not.
+    """Make an image of a root file system in a tar.
+
+    The tar may be packed with gzip or zstd.
 
     \b
     holdfast export shop-web-1 | holdfast import - snapshot:1 -c 'CMD ["/bin/web"]'

@@ -27,7 +27,9 @@ _DIRECTORY = "oci-dir"
 )
 @host_option
 def save(images: tuple[str, ...], output: str | None, form: str, host: str) -> int:
-    """Write images with all their layers to a tar, for `holdfast load` and everything else that reads images.
+    """Write images with all their layers to a tar.
+
+    `holdfast load`, docker, podman, skopeo and umoci read it.
 
     \b
     holdfast save -o web.tar registry.example/shop/web:1.4
@@ -46,7 +48,9 @@ def save(images: tuple[str, ...], output: str | None, form: str, host: str) -> i
 @click.option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
 @host_option
 def export(container: str, output: str | None, host: str) -> int:
-    """Write the root file system of a container, running or not, to a tar. Volumes and other mounts are left out.
+    """Write the root file system of a container to a tar.
+
+    The container may run or not; volumes and other mounts are left out.
 
     \b
     holdfast export -o root.tar shop-web-1
