@@ -34,7 +34,8 @@ def load(source: str | None, names: tuple[str, ...], all_names: bool, quiet: boo
     """Bring in images from a docker-archive or OCI layout.
 
     It may be packed with gzip or zstd. A name that an archive gives is taken from whichever image has it here, so names
-    have to be said: without --name or --all-names they are only shown. The image policy judges each name; it cannot check signatures in a file.
+    have to be said: without --name or --all-names they are only shown. The image policy judges each name; it cannot
+    check signatures in a file.
 
     \b
     holdfast load -i web.tar --name shop/web:1
