@@ -31,7 +31,7 @@ run: $(VENV)/run.stamp
 
 ## make test      every test: architecture, unit, property and real-host (ARGS='-k name' to choose)
 test: $(VENV)/test.stamp
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart 2 -m "not alone" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 2 -m "not alone" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -n 1 --max-worker-restart 2 -m alone $(ARGS) || [ $$? = 5 ]
 
 ## make lint      ruff, mypy and import-linter alone

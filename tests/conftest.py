@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from tests.grouping import HostFilesTogether
 from tests.stallwatch import StallWatch
 
 OURS = ("agent.runtime.keeper", "agent.network.nameserver", "-m agent agent", "docker-registry", "holdfast-test-")
@@ -57,6 +59,12 @@ def observe_processes() -> list[str]:
 def is_whole_run(session: pytest.Session) -> bool:
     """Whether this process is no worker of another one, and may look at the host."""
     return os.geteuid() == 0 and not hasattr(session.config, "workerinput")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HostFilesTogether:
+    """Called by xdist, whatever ``--dist`` says."""
+    return HostFilesTogether(config, log)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

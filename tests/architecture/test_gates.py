@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.grouping import HostFilesTogether
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "agent").rglob("*.py"))
 EVERY_PYTHON_FILE = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
@@ -123,3 +125,9 @@ def test_small_processes_import_only_the_standard_library(program: str) -> None:
         [sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True, check=False
     )
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
+
+
+def test_a_file_of_host_tests_stays_on_one_worker() -> None:
+    tests = [f"tests/{file}.py::{name}" for file in ("host/test_a", "unit/test_b") for name in ("x[1]", "y")]
+    scopes = [HostFilesTogether._split_scope(HostFilesTogether.__new__(HostFilesTogether), test) for test in tests]
+    assert [scopes.index(scope) for scope in scopes] == [0, 0, 2, 3]
