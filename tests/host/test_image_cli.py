@@ -150,7 +150,7 @@ def test_a_moved_tag_is_noticed_when_its_time_is_up(agent: Agent, registry: Regi
 
     def both_moved() -> bool:
         (found,) = ask(agent, "image", "inspect", reference)
-        return found["id"] != old["id"] and found["containers"] == ["moving-side-1", "moving-web-1"]
+        return found["id"] != old["id"] and sorted(found["containers"]) == ["moving-side-1", "moving-web-1"]
 
     eventually(both_moved, what="both run on the new version")
     (agent.state / "moving.yaml").unlink()
