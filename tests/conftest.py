@@ -71,7 +71,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Before the workers start, which is before any test."""
     if is_whole_run(session):
         session.config.stash[BEFORE] = observe_host()
-    if not hasattr(session.config, "workerinput"):
+    if not hasattr(session.config, "workerinput") and session.config.option.markexpr != "vm":  # a guest takes its time
         WATCH.open()
 
 

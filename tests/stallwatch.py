@@ -35,7 +35,8 @@ class StallWatch:
 
     def close(self) -> None:
         self._closed.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def started(self, test: str) -> None:
         self._running[test] = time.monotonic()
