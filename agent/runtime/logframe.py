@@ -61,11 +61,8 @@ class FrameWriter:
     def write(self, stream: int, payload: bytes, at_ns: int | None = None) -> None:
         """Append one frame. Never raises for a full disk or a vanished directory."""
         header = HEADER.pack(stream, len(payload), time.time_ns() if at_ns is None else at_ns)
+        self.make_ready()
         try:
-            if self._fd < 0:
-                self._open()
-            elif self._size >= self._max_size:
-                self._rotate()
             written = os.writev(self._fd, (header, payload))
         except OSError:
             self.dropped += len(payload)
@@ -75,6 +72,16 @@ class FrameWriter:
             self.dropped += len(payload)
             return
         self._size += written
+
+    def make_ready(self) -> None:
+        """Open or rotate the file where that is due. Done before output is read, little of it can die with us."""
+        try:
+            if self._fd < 0:
+                self._open()
+            elif self._size >= self._max_size:
+                self._rotate()
+        except OSError:
+            return  # the write will fail too, and count it
 
     def close(self) -> None:
         """Close the file; a later write opens it again."""

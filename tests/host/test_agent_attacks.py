@@ -121,7 +121,7 @@ def test_row_38_secrets_lie_only_where_a_container_needs_them(agent: Agent) -> N
                 content = path.read_bytes()
                 found |= {(way, str(path.relative_to(root))) for way, text in needles.items() if text in content}
     bundles = {place for _, place in found}
-    assert all(re.fullmatch(r"containers/[0-9a-f]{64}/config\.json", place) for place in bundles), found
+    assert all(re.fullmatch(r"bundles/[0-9a-f]{64}/config\.json", place) for place in bundles), found
     assert len(bundles) == 2
     assert {way for way, _ in found} == {"environment", "env_file", "interpolated"}
     (agent.state / "vault/compose.yaml").unlink()

@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agents import eventually
@@ -285,9 +286,15 @@ def test_descriptors_of_the_agent_never_reach_a_container(lab: EngineLab) -> Non
 def test_agent_that_dies_between_create_and_start(lab: EngineLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The init is set up, the record is written, the program never runs: the next agent takes it all away."""
     engine = lab.engine
-    launcher = engine.containers._launcher
+    launcher, call = engine.containers._launcher, engine._parts.keeper._call
+
+    def die(name: str, *arguments: Any, **fields: Any) -> Any:
+        if name == "start":
+            raise SystemExit
+        return call(name, *arguments, **fields)
+
     with monkeypatch.context() as dying:
-        dying.setattr(engine._parts.keeper, "_wait", lambda *_: (_ for _ in ()).throw(SystemExit))
+        dying.setattr(engine._parts.keeper, "_call", die)
         dying.setattr(launcher._cleaner, "erase", lambda _id: None)
         dying.setattr(launcher._table, "delete", lambda _ids: None)
         dying.setattr(engine._parts.networks, "detach", lambda _id: None)

@@ -68,6 +68,7 @@ def has_exit_info() -> bool:
 def test_killed_keeper_is_replaced_and_adopts(lab: Lab) -> None:
     pid = lab.shell("lives", "trap 'exit 23' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")
     lab.wait("started", "lives")
+    wait_for_output(lab, "lives", "3\n")
     kill_keeper(lab)
     state = lab.client.states()[0]
     assert (state.id, state.status, state.pid) == ("lives", "running", pid)

@@ -36,6 +36,7 @@ class Pump:
 
     def _move(self) -> bool:
         """Move one chunk; False at the end of the output."""
+        self._writer.make_ready()
         try:
             data = os.read(self.fd, _CHUNK)
         except BlockingIOError:
