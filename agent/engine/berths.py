@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.engine.directories import ContainerDirectories
+from agent.engine.model import ContainerConfig
 from agent.engine.parts import Parts
 from agent.errors import HoldfastError
-from agent.runtime.bundle import render_standard
+from agent.runtime.bundle import DEFAULT_SHM_SIZE, render_standard
 from agent.runtime.protocol import CgroupPlan, ReserveRequest
 from agent.telemetry.logging import get_logger
 
 log = get_logger("engine")
 COUNT = 2
+LEAST_MEMORY = 64 << 20
 _QUIET_SECONDS = 0.05
 _RETRY_SECONDS = 10.0
 
@@ -37,6 +39,13 @@ class Berth:
     directory: Path
     cgroup: CgroupPlan
     reserved: bool = False
+
+
+def suits(config: ContainerConfig) -> bool:
+    """Whether a waiting init will do: it has its own /dev/shm, and some megabytes of memory until it becomes the program,
+    which a small limit would not let it have."""
+    memory = config.resources.memory
+    return config.resources.shm_size == DEFAULT_SHM_SIZE and (memory is None or memory >= LEAST_MEMORY)
 
 
 class BerthMaker:
@@ -76,24 +85,18 @@ class Berths:
         self._condition = threading.Condition()
         self._ready: deque[Berth] = deque()
         self._taken = 0.0
-        self._closed = self._ended = True
+        self._closed = True
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to make them ahead."""
-        with self._condition:
-            self._begin()
-
-    def _begin(self) -> None:
-        self._closed = self._ended = False
+        self._closed = False
         self._thread = threading.Thread(target=self._refill, name="berths", daemon=True)
         self._thread.start()
 
     def take(self) -> Berth:
         """One that is ready, or one made now, without an init then. Raises OSError, HoldfastError."""
         with self._condition:
-            if self._closed and not self._ended:
-                self._begin()
             self._taken = time.monotonic()
             self._condition.notify_all()
             if self._ready:
@@ -105,8 +108,8 @@ class Berths:
         with self._condition:
             return frozenset(berth.id for berth in self._ready)
 
-    def clear(self) -> None:
-        """Take away what is ready, and make no more until one is taken."""
+    def close(self) -> None:
+        """Take away what is ready, and make no more."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
@@ -119,11 +122,6 @@ class Berths:
                 self._erase(berth.id)
             except (OSError, HoldfastError) as error:
                 log.warning("left for the next start to sweep", container=berth.id[:12], error=str(error))
-
-    def close(self) -> None:
-        """Take away what is ready, and make no more."""
-        self._ended = True
-        self.clear()
 
     def _refill(self) -> None:
         while self._await_need():

@@ -182,7 +182,7 @@ class Containers:
 
     def remove_all(self) -> None:
         """Stop and remove every container, all at the same time. Raises HoldfastError for the first that stays."""
-        self._launcher.clear()
+        self._launcher.close()
         ends = [(record.id, self.stop(record.id)) for record in self._table.all()]
         for _, end in ends:
             end.result()

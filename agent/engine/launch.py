@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from agent.engine.assembly import Surroundings, compute_bundle, compute_init_mounts, compute_limits
-from agent.engine.berths import Berth, BerthMaker, Berths
+from agent.engine.berths import Berth, BerthMaker, Berths, suits
 from agent.engine.cleanup import Cleaner
 from agent.engine.directories import LOGS, UPPER, WORK, ContainerDirectories, dress_root
 from agent.engine.hostfiles import render_hosts, write_host_files
@@ -57,10 +57,6 @@ class Launcher:
         """Begin to make ahead what can be."""
         self._berths.start()
 
-    def clear(self) -> None:
-        """Take away what is made ahead, until the next launch."""
-        self._berths.clear()
-
     def close(self) -> None:
         """Make nothing ahead any more, and take away what waits."""
         self._berths.close()
@@ -77,6 +73,9 @@ class Launcher:
             held.enter_context(self._parts.images.held(config.image))
             berth = self._berths.take()
             undo.callback(self._cleaner.erase, berth.id)
+            if berth.reserved and not suits(config):
+                self._parts.keeper.delete(berth.id)
+                berth = replace(berth, reserved=False)
             record = ContainerRecord(berth.id, config, ContainerState.CREATED, created=time.time())
             networks = [(one.network, one.aliases) for one in config.networks]
             hostname = config.hostname or config.name

@@ -301,10 +301,16 @@ def test_agent_that_dies_between_create_and_start(lab: EngineLab, monkeypatch: p
         with pytest.raises(SystemExit):
             lab.start("halfway", "sleep", "86400")
     (record,) = (record for record in engine.containers.list() if record.name == "halfway")
-    launcher.clear()  # they go with their agent
+    launcher.close()  # what it made ahead goes with it
     engine.containers.recover(engine._parts.keeper.states())
     assert "halfway" not in {found.name for found in engine.containers.list()}
     assert record.id not in {state.id for state in engine._parts.keeper.states()}
     assert record.id not in lab.on_disk()
     assert not list(Path("/sys/fs/cgroup").glob(f"**/{record.id}"))
     assert lab.run("after", "echo well") == "well\n"
+
+
+def test_memory_for_the_program_alone(lab: EngineLab) -> None:
+    """A limit that an init from the reserves does not fit in."""
+    eventually(lambda: lab.engine.containers.ready(), what="a berth")
+    assert lab.run("small", "echo fits", resources=ResourceConfig(memory=6 << 20)) == "fits\n"
