@@ -42,8 +42,8 @@ class Berth:
 
 
 def suits(config: ContainerConfig) -> bool:
-    """Whether a waiting init will do: it has its own /dev/shm, and some megabytes of memory until it becomes the program,
-    which a small limit would not let it have."""
+    """Whether a waiting init will do: it has its own /dev/shm, and some megabytes of memory until it becomes the
+    program, which a small limit would not let it have."""
     memory = config.resources.memory
     return config.resources.shm_size == DEFAULT_SHM_SIZE and (memory is None or memory >= LEAST_MEMORY)
 
