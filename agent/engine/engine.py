@@ -15,7 +15,7 @@ from agent.engine.model import ContainerEvent
 from agent.engine.networks import Networks
 from agent.engine.parts import Parts
 from agent.engine.usage import Usage, UsageReader
-from agent.errors import Conflict
+from agent.errors import Conflict, HoldfastError
 from agent.runtime.protocol import KeeperEvent
 from agent.telemetry.logging import get_logger
 from agent.volume.store import VolumeStore
@@ -100,7 +100,7 @@ class Engine:
         self._parts.cgroups.down()
 
     def close(self) -> None:
-        """Let go of the host; containers go on. A keeper of ours that has none of them left is ended."""
+        """Let go of the host; containers go on. Without any, a keeper of ours is ended and our cgroups are removed."""
         self.images.collection.close()
         self.containers.close()
         self._parts.builder.wait_tidy()
@@ -109,3 +109,8 @@ class Engine:
                 self._parts.keeper.shutdown()
         except Conflict:
             self._log.debug("the keeper has containers and goes on")
+        try:
+            if not self.containers.list():
+                self._parts.cgroups.down()
+        except HoldfastError as error:
+            self._log.debug("cgroups are left for the next start", error=str(error))
