@@ -27,7 +27,7 @@ def enter(arguments: Sequence[str]) -> Path:
         return Path(base)
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     before = _list_cgroups()
-    directory = tempfile.mkdtemp(prefix="holdfast-bench-")
+    directory = tempfile.mkdtemp(prefix="holdfast-bench-", dir="/var/lib")  # where data roots lie by default
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
     command += [sys.executable, "-m", "tests.bench", *arguments]
     try:
