@@ -53,6 +53,7 @@ def login(registry: str, config: Path, registries: Path, as_json: bool, **option
     from agent.image.config import RegistryConfig
     from agent.image.credentials import Credentials, save_credentials
     from agent.image.login import check_login, parse_registry
+    from agent.image.proxies import read_proxies
     from agent.image.registryfile import load_registries
 
     name = parse_registry(registry)
@@ -63,7 +64,11 @@ def login(registry: str, config: Path, registries: Path, as_json: bool, **option
     insecure = options["insecure"]
     assert isinstance(insecure, tuple)
     settings = RegistryConfig(
-        insecure_registries=insecure, docker_config=config, registries=registries.absolute(), attempts=1
+        insecure_registries=insecure,
+        docker_config=config,
+        registries=registries.absolute(),
+        proxies=read_proxies(os.environ),
+        attempts=1,
     )
     done = check_login(name, Credentials(user, password), settings)
     helper = load_registries(settings.registries).find(name).credential_helper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,11 @@ from agent.builder.builder import Builder, BuilderParts
 from agent.controller.controller import Controller
 from agent.controller.lastgood import KIND as APP_KIND
 from agent.controller.parts import SPEC_KIND
-from agent.daemon.registries import announce_registries, open_policy
+from agent.daemon.registries import announce_registries, compute_registry_config, open_policy
 from agent.engine.collector import Watermarks
 from agent.engine.engine import Engine
 from agent.engine.parts import Parts
 from agent.engine.table import KIND as CONTAINER_KIND
-from agent.image.config import RegistryConfig
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
 from agent.runtime.cgroups import Cgroups
@@ -50,11 +50,7 @@ class Agent:
 def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
     """An agent's parts for the length of a block. Raises HoldfastError when one of them cannot be made."""
     with contextlib.ExitStack() as owned:
-        config = RegistryConfig(
-            insecure_registries=settings.insecure_registries,
-            docker_config=settings.docker_config,
-            registries=settings.registries,
-        )
+        config = compute_registry_config(settings, os.environ)
         announce_registries(config)
         database = Database(layout.database, Seal(load_key(layout.key)), WITH_ENVIRONMENTS)
         owned.callback(database.close)

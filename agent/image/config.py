@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.image.proxies import NO_PROXIES, Proxies
+
 
 @dataclass(frozen=True)
 class UnpackLimits:
@@ -29,11 +31,13 @@ class RegistryConfig:
     ``registries`` is the registries file (see ``image.registryfile``), read anew for each pull and push.
     ``attempts`` counts tries without progress. ``slow_bytes`` in ``slow_seconds`` is the least a download must
     bring, or it is cut and resumed. Blobs over ``upload_chunk`` bytes are uploaded in chunks of that size.
+    ``proxies`` lead to hosts of which the registries file does not say how they are reached.
     """
 
     insecure_registries: tuple[str, ...] = ()
     docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")
     registries: Path | None = None
+    proxies: Proxies = NO_PROXIES
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
     upload_timeout: float = 300.0

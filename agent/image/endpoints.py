@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agent.errors import Stalled
 from agent.image.origin import Origin, parse_origin
+from agent.image.proxies import Proxy
 from agent.oci.reference import DEFAULT_REGISTRY, InvalidReference, Reference, parse_reference
 
 DOCKER_HUB = "registry-1.docker.io"
@@ -47,7 +48,8 @@ class HostSettings:
     """What the registries file says of one registry or mirror. Empty and None: nothing.
 
     ``url`` replaces ``https://HOST``; ``insecure`` allows plain HTTP, ``skip_verify`` any certificate;
-    ``token_server`` is a host besides its own that may see its credentials.
+    ``token_server`` is a host besides its own that may see its credentials. ``proxy`` leads to this host, whatever the
+    environment says; it may be ``DIRECT``.
     """
 
     url: str = ""
@@ -60,6 +62,7 @@ class HostSettings:
     rewrite: tuple[Rewrite, ...] = ()
     credential_helper: str = ""
     token_server: str = ""
+    proxy: Proxy | None = None
 
 
 NOTHING = HostSettings()

@@ -29,6 +29,10 @@ class RegistryUnreachable(Waiting):
     reason = "RegistryUnreachable"
 
 
+class ProxyRefused(RegistryUnreachable):
+    """A proxy answered that it does not lead there."""
+
+
 class RegistryUnauthorized(Stalled):
     """The registry wants credentials that it was not given, or refuses those it was."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 from urllib.parse import urlsplit
@@ -10,10 +11,13 @@ from urllib.parse import urlsplit
 import urllib3
 
 from agent.errors import HoldfastError, Stalled
-from agent.image.errors import RegistryUnauthorized, RegistryUnreachable
+from agent.image.errors import ProxyRefused, RegistryUnauthorized, RegistryUnreachable
 from agent.image.origin import is_loopback
 
+PROXY_DENIED = 407
+_DENIED = ("401", "407")  # tinyproxy says 401 to a wrong password
 _CHAIN_LIMIT = 8
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})\b")
 _PLAIN_ANSWERS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 _UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
 """X509_V_ERR codes of OpenSSL's x509_vfy.h: self-signed, or an issuer that this host does not know."""
@@ -29,6 +33,10 @@ _NAME = "check the spelling, and that this host can resolve names"
 _NETWORK = "check the address, and that this host's network and firewall let it through"
 _SILENT = "check the address, and whether a firewall drops what is sent there"
 _RUNNING = "check that it is running and that the address is right"
+_PROXY = "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the agent, and `proxy` in the registries file"
+_PROXY_AUTHORITY = (
+    "put its authority's certificate into /usr/local/share/ca-certificates and run update-ca-certificates"
+)
 _PLAIN = "for plain HTTP beyond loopback start the agent with --insecure-registry, or say so in the registries file"
 
 
@@ -48,13 +56,42 @@ def translate_failure(error: urllib3.exceptions.HTTPError, registry: str) -> Hol
     return RegistryUnreachable(f"registry {_place(error, registry)} cannot be reached: {said}", hint=hint)
 
 
+def translate_proxy_failure(error: urllib3.exceptions.HTTPError, proxy: str, host: str) -> HoldfastError | None:
+    """The typed error when it was the ``proxy`` that failed on the way to ``host``; None when it was not."""
+    cause = _find_cause(error)
+    refused = _TUNNEL.search(str(cause))
+    if refused is not None:
+        if refused[1] in _DENIED:
+            return refuse_user(proxy, refused[1])
+        return ProxyRefused(f"the proxy {proxy} does not lead to {host} (HTTP {refused[1]})", hint=_PROXY)
+    if not isinstance(error, urllib3.exceptions.ProxyError):
+        return None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return Stalled(
+            f"the certificate of the proxy {proxy} cannot be verified: {_lower(cause.verify_message)}",
+            reason="ProxyUntrusted",
+            hint=_PROXY_AUTHORITY,
+        )
+    return RegistryUnreachable(f"the proxy {proxy} cannot be reached: {_explain(error, cause, '')[0]}", hint=_PROXY)
+
+
+def refuse_user(proxy: str, status: int | str = PROXY_DENIED) -> HoldfastError:
+    """The error for a proxy that wants to know who asks, or does not like who does."""
+    return RegistryUnauthorized(
+        f"the proxy {proxy} refuses its user or password, or wants one (HTTP {status})",
+        reason="ProxyUnauthorized",
+        hint="write them into the proxy's URL: http://user:password@host:port",
+    )
+
+
 def _find_cause(error: BaseException) -> OSError | None:
     """What the operating system or the TLS library said."""
     found: BaseException | None = error
     for _ in range(_CHAIN_LIMIT):
         if found is None or isinstance(found, OSError):
             return found
-        found = found.__cause__ or found.__context__
+        carried = [part for part in found.args if isinstance(part, BaseException)]  # ProxyError, SSLError
+        found = carried[0] if carried else found.__cause__ or found.__context__
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from agent.errors import Stalled
 from agent.image.config import RegistryConfig
+from agent.image.proxies import Proxy
 
 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # image.unsafe says it, once and in our words
 _BLOCK = 128 << 10
 _PATIENCE = 2.0
-"""How many read timeouts the head of an answer may take in all: each byte of it may take one otherwise."""
+"""How many timeouts a handshake or the head of an answer may take in all: each byte of it may take one otherwise."""
 
 
 class Running:
@@ -37,12 +38,14 @@ class Running:
         with self._lock:
             if self._ended:
                 raise urllib3.exceptions.ProtocolError("aborted")
+            outer = connection not in self._connections
             self._connections.add(connection)
         try:
             yield
         finally:
-            with self._lock:
-                self._connections.discard(connection)
+            if outer:
+                with self._lock:
+                    self._connections.discard(connection)
 
     def cut(self) -> None:
         """Break all of them, from any thread, and those to come."""
@@ -54,18 +57,57 @@ class Running:
 
 def cut_connection(connection: HTTPConnection) -> None:
     """Make whoever waits for the connection fail at once, from any thread."""
-    connected = connection.sock
-    if connected is not None:
-        with suppress(OSError):
-            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+    ends = (getattr(connection, "leash", None), connection.sock)
+    for end in ends:
+        raw = getattr(end, "socket", end)  # TLS within the TLS of a proxy is no socket, but has one
+        if raw is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(raw, socket.SHUT_RDWR)
 
 
 class _Punctual(HTTPConnection):
-    """Can be cut from outside, and cuts itself when the head of an answer trickles."""
+    """Can be cut from outside, and cuts itself when a handshake or the head of an answer trickles.
+
+    ``leash`` is a second descriptor of the socket while a handshake is under way, for the first one changes its owner.
+    """
 
     def __init__(self, *arguments: Any, running: Running, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._running = running
+        self._late = threading.Event()
+        self.leash: socket.socket | None = None
+
+    def connect(self) -> None:
+        """As the base class does; all handshakes, with a proxy and by TLS, together take bounded time."""
+        try:
+            with self._running.holding(self):
+                super().connect()
+        except Exception as error:
+            if self._late.is_set():
+                raise urllib3.exceptions.ConnectTimeoutError(self, "the handshake took too long") from error
+            raise
+        finally:
+            if self.leash is not None:
+                self._timer.cancel()
+                self.leash.close()
+                self.leash = None
+
+    def _new_conn(self) -> socket.socket:
+        made = super()._new_conn()
+        self.leash = made.dup()
+        self._timer = self._start_timer(self._give_up)
+        return made
+
+    def _give_up(self) -> None:
+        self._late.set()
+        cut_connection(self)
+
+    def _start_timer(self, call: Callable[[], None]) -> threading.Timer:
+        timeout = self.timeout if isinstance(self.timeout, int | float) else threading.TIMEOUT_MAX / _PATIENCE
+        timer = threading.Timer(timeout * _PATIENCE, call)
+        timer.daemon = True
+        timer.start()
+        return timer
 
     def request(self, *arguments: Any, **options: Any) -> None:
         """As the base class does."""
@@ -74,10 +116,7 @@ class _Punctual(HTTPConnection):
 
     def getresponse(self) -> Any:
         """As the base class does; raises urllib3.exceptions.ProtocolError or OSError when it was cut."""
-        timeout = self.timeout if isinstance(self.timeout, int | float) else threading.TIMEOUT_MAX / _PATIENCE
-        timer = threading.Timer(timeout * _PATIENCE, cut_connection, (self,))
-        timer.daemon = True
-        timer.start()
+        timer = self._start_timer(lambda: cut_connection(self))
         try:
             with self._running.holding(self):
                 return super().getresponse()
@@ -99,30 +138,35 @@ class Tls(NamedTuple):
 
 
 class Pools:
-    """One pool manager for each kind of TLS. Thread-safe."""
+    """One pool manager for each kind of TLS and each proxy. Thread-safe."""
 
     def __init__(self, config: RegistryConfig) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._managers: dict[Tls, urllib3.PoolManager] = {}
+        self._managers: dict[tuple[Tls, Proxy | None], urllib3.PoolManager] = {}
         self.running = Running()
 
-    def get(self, tls: Tls) -> urllib3.PoolManager:
-        """The manager for ``tls``. Raises Stalled when its files cannot be used."""
+    def get(self, tls: Tls, proxy: Proxy | None = None) -> urllib3.PoolManager:
+        """The manager for ``tls`` through ``proxy``. Raises Stalled when its files cannot be used."""
         with self._lock:
-            if tls not in self._managers:
-                self._managers[tls] = self._make(tls)
-            return self._managers[tls]
+            if (tls, proxy) not in self._managers:
+                self._managers[tls, proxy] = self._make(tls, proxy)
+            return self._managers[tls, proxy]
 
-    def _make(self, tls: Tls) -> urllib3.PoolManager:
-        manager = urllib3.PoolManager(
-            num_pools=8,
-            maxsize=self._config.parallel_layers + 1,
-            retries=False,
-            blocksize=_BLOCK,
-            headers={"User-Agent": "holdfast", "Accept-Encoding": "identity"},
-            ssl_context=make_context(tls),
-        )
+    def _make(self, tls: Tls, proxy: Proxy | None) -> urllib3.PoolManager:
+        options: dict[str, Any] = {
+            "num_pools": 8,
+            "maxsize": self._config.parallel_layers + 1,
+            "retries": False,
+            "blocksize": _BLOCK,
+            "headers": {"User-Agent": "holdfast", "Accept-Encoding": "identity"},
+            "ssl_context": make_context(tls),
+        }
+        if proxy is None:
+            manager = urllib3.PoolManager(**options)
+        else:
+            options |= {"proxy_headers": proxy.headers, "proxy_ssl_context": make_context(Tls())}
+            manager = urllib3.ProxyManager(proxy.url, **options)
         manager.pool_classes_by_scheme = {"http": self._make_plain, "https": self._make_tls}  # type: ignore[dict-item]
         return manager
 

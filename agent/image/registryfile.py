@@ -15,6 +15,7 @@ registries:
     rewrite: {"^(.*)$": "team/$1"}            # what a repository is called there
     credential_helper: pass                   # runs docker-credential-pass
     token_server: auth.example                # may see the credentials, too
+    proxy: http://proxy.example:3128          # leads to this host; none: no proxy does
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ import yaml
 from agent.errors import HoldfastError, Problem, Refused, Stalled
 from agent.image.endpoints import HostSettings, Mirror, Registries, Rewrite, name_of
 from agent.image.origin import is_loopback, parse_origin
+from agent.image.proxies import DIRECT, Proxy, parse_proxy
 from agent.oci.reference import InvalidReference, parse_reference
 
 MAX_FILE = 1 << 20
 _TEXTS = ("url", "credential_helper", "token_server")
 _PATHS = ("ca", "client_certificate", "client_key")
 _FLAGS = ("insecure", "skip_verify")
-_KEYS = (*_TEXTS, *_PATHS, *_FLAGS, "mirrors", "rewrite")
+_KEYS = (*_TEXTS, *_PATHS, *_FLAGS, "mirrors", "rewrite", "proxy")
 _MIRROR_KEYS = ("url", "tags", "rewrite")
 _SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"
 _URL_PATH = re.compile(rf"(?:{_SEGMENT}(?:/{_SEGMENT})*)?\Z", re.ASCII)
@@ -110,6 +112,7 @@ class _Reader:
                 hosts[name], nodes[name] = self._host(name, node), node
         for name, settings in hosts.items():
             self._check_plain(nodes[name], name, settings, hosts)
+            self._check_proxy(nodes[name], name, settings)
         return hosts
 
     def _pairs(
@@ -156,6 +159,8 @@ class _Reader:
                 values["mirrors"] = tuple(self._mirrors(value, where))
             elif key.value == "rewrite":
                 values["rewrite"] = tuple(self._rewrites(value, where))
+            elif key.value == "proxy":
+                values["proxy"] = self._proxy(value, where)
             else:
                 values[key.value] = self._text_of(key.value, value, where)
         if ("client_key" in values) != ("client_certificate" in values):
@@ -181,6 +186,14 @@ class _Reader:
             self._complain(node, f"{where}: not a host or host:port")
             return ""
         return name_of(origin)
+
+    def _proxy(self, node: yaml.Node, where: str) -> Proxy | None:
+        text = self._text(node, where)
+        try:
+            return DIRECT if text == "none" else parse_proxy(text) if text else None
+        except Refused as error:
+            self._complain(node, f"{where}: {error.message}: {error.hint}, or none")
+            return None
 
     def _text(self, node: yaml.Node, where: str) -> str:
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str" and node.value:
@@ -247,6 +260,12 @@ class _Reader:
                 self._complain(key, f"{where}: not a pattern and its replacement: {error}")
                 continue
             yield rule
+
+    def _check_proxy(self, node: yaml.Node, name: str, settings: HostSettings) -> None:
+        """Loopback is this machine, and another one when a proxy is asked for it."""
+        url = settings.url or f"https://{name}"
+        if settings.proxy is not None and settings.proxy.url and is_loopback(parse_origin(url).host):
+            self._complain(node, f"{name}: a proxy cannot lead to {parse_origin(url).authority}, which is this machine")
 
     def _check_plain(self, node: yaml.Node, name: str, settings: HostSettings, hosts: dict[str, HostSettings]) -> None:
         """Plain HTTP only to loopback, or where an entry says ``insecure``."""

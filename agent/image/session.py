@@ -17,7 +17,7 @@ from agent.image.auth import Authorizer
 from agent.image.config import RegistryConfig
 from agent.image.credentials import Credentials, find_credentials
 from agent.image.endpoints import Endpoint, Registries
-from agent.image.errors import ImageNotFound, ImagePullFailed, RegistryUnauthorized, UnexpectedAnswer
+from agent.image.errors import ImageNotFound, ImagePullFailed, ProxyRefused, RegistryUnauthorized, UnexpectedAnswer
 from agent.image.failures import translate_failure
 from agent.image.origin import Origin, parse_origin
 from agent.image.progress import PullTracker
@@ -137,7 +137,11 @@ class RegistrySession:
             if "CERTIFICATE" in str(error).upper():
                 raise
             return plain
-        except urllib3.exceptions.ProtocolError:
+        except (urllib3.exceptions.ProtocolError, ProxyRefused):
+            return plain
+        except urllib3.exceptions.NewConnectionError:
+            if self._transport.find_proxy(secure) == self._transport.find_proxy(plain):
+                raise
             return plain
         return secure
 

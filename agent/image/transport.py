@@ -1,8 +1,8 @@
 """HTTP to registries: which hosts may be asked how, redirects, time limits. Knows nothing of images.
 
 Rules (attack rows 50 and 51): plain HTTP only to loopback or configured hosts; never from https back to http; an
-Authorization header goes to the origin it was made for and to no other, and so does a client certificate; no netrc, no
-proxy from the environment.
+Authorization header goes to the origin it was made for and to no other, and so does a client certificate; no netrc. A
+proxy is sent its own credentials, and those to nobody else.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import urllib3
 from agent.errors import Refused
 from agent.image.config import RegistryConfig
 from agent.image.endpoints import HostSettings, Registries
+from agent.image.failures import PROXY_DENIED, refuse_user, translate_proxy_failure
 from agent.image.origin import Origin, is_loopback, parse_origin
 from agent.image.pace import Pace
 from agent.image.pools import Pools, Tls
+from agent.image.proxies import Proxy
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -100,23 +102,44 @@ class Transport:
     ) -> urllib3.BaseHTTPResponse:
         """One request, no redirect. The body is read by the caller, who must ``release`` the response.
 
-        ``known``: the host is one that we chose ourselves, so it may be shown a client certificate.
+        ``known``: the host is one that we chose ourselves, so it may be shown a client certificate. Raises Stalled,
+        RegistryUnreachable for a proxy that fails, urllib3.exceptions.HTTPError for a failed connection.
         """
-        settings = self._settings(parse_origin(url))
+        origin = parse_origin(url)
+        settings, proxy = self._settings(origin), self.find_proxy(origin)
         shown = (settings.client_certificate, settings.client_key) if known else (None, None)
-        pool = self._pools.get(Tls(settings.ca, *shown, settings.skip_verify))
+        pool = self._pools.get(Tls(settings.ca, *shown, settings.skip_verify), proxy)
         streamed = body is not None and not isinstance(body, bytes)
         seconds = self._config.upload_timeout if streamed else self._config.read_timeout
-        response = pool.request(
-            method,
-            url,
-            body=body,  # type: ignore[arg-type]
-            headers={**pool.headers, **headers},
-            preload_content=False,
-            decode_content=False,
-            redirect=False,
-            timeout=urllib3.Timeout(connect=self._config.connect_timeout, read=seconds),
-        )
+        try:
+            response = pool.request(
+                method,
+                url,
+                body=body,  # type: ignore[arg-type]
+                headers={**pool.headers, **headers},
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=self._config.connect_timeout, read=seconds),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            failure = translate_proxy_failure(error, str(proxy), origin.authority) if proxy is not None else None
+            if failure is None or self._aborted:
+                raise
+            raise failure from error
+        return self._begin(response, proxy)
+
+    def find_proxy(self, origin: Origin) -> Proxy | None:
+        """The proxy that leads to an origin; None for none."""
+        said = self._settings(origin).proxy
+        found = said if said is not None else self._config.proxies.find(origin)
+        return found if found is not None and found.url else None
+
+    def _begin(self, response: urllib3.BaseHTTPResponse, proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
+        """Note that the response has to be released."""
+        if proxy is not None and response.status == PROXY_DENIED:
+            response.close()
+            raise refuse_user(str(proxy))
         with self._lock:
             self._open.add(response)
             aborted = self._aborted

@@ -20,6 +20,8 @@ def describe_unsafe(config: RegistryConfig) -> tuple[str, ...]:
     if config.registries is not None and _mode(config.registries) & _OTHERS_WRITE:
         found.append(f"{config.registries} can be written by others: chmod go-w {config.registries}")
     secrets = [config.docker_config, *(host.client_key for host in registries.hosts.values() if host.client_key)]
+    if config.registries is not None and any(host.proxy and host.proxy.user for host in registries.hosts.values()):
+        secrets.append(config.registries)
     found += [f"{path} can be read by others: chmod 600 {path}" for path in secrets if _mode(path) & _OTHERS_READ]
     return tuple(found)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from agent.cli.doctor.finding import Finding, Host, Verdict
 from agent.errors import HoldfastError
 from agent.image.config import RegistryConfig
+from agent.image.proxies import read_proxies
 
 _SECONDS = 4.0
 _UNREACHABLE = "check name, network, proxy and certificates; images that are local already still run"
@@ -15,8 +17,16 @@ _UNREACHABLE = "check name, network, proxy and certificates; images that are loc
 
 def check_registries(host: Host) -> tuple[Finding, ...]:
     """What is unsafe, and one finding for each registry of the state directory, if one was given."""
+    try:
+        proxies = read_proxies(os.environ)
+    except HoldfastError as error:
+        return (Finding("registry settings", Verdict.FAIL, error.message, error.hint or _UNREACHABLE),)
     config = RegistryConfig(
-        registries=host.registries, connect_timeout=_SECONDS, read_timeout=_SECONDS, slow_seconds=_SECONDS
+        registries=host.registries,
+        proxies=proxies,
+        connect_timeout=_SECONDS,
+        read_timeout=_SECONDS,
+        slow_seconds=_SECONDS,
     )
     settings = tuple(check_settings(config))
     if host.state is None or any(finding.verdict is Verdict.FAIL for finding in settings):

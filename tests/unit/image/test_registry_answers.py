@@ -18,6 +18,7 @@ from agent.errors import Refused
 from agent.image.config import RegistryConfig
 from agent.image.errors import DigestMismatch, ImagePullFailed, RegistryUnreachable
 from agent.image.progress import PullTracker
+from agent.image.proxies import Proxies, parse_proxy
 from agent.image.registry import RegistryClient
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import compute_digest
@@ -92,16 +93,19 @@ def test_a_blob_of_another_length_is_refused_before_it_is_read(stub: StubRegistr
             client(stub.address, tmp_path).open_blob(descriptor, offset)
 
 
-@pytest.mark.parametrize("where", ["head", "body"])
+@pytest.mark.parametrize("where", ["head", "body", "handshake", "proxy"])
 def test_a_trickling_answer_is_cut(tmp_path: Path, where: str) -> None:
     """Slow loris: each byte comes in time, the answer never does."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+    begin = b"\x16\x03\x03\x40\x00" if where == "handshake" else b""
     stop = threading.Event()
 
     def serve(connection: socket.socket) -> None:
         with connection, suppress(OSError):
             if connection.recv(4096).startswith(b"GET"):
                 connection.sendall(head if where == "body" else b"HTTP/1.1 ")
+            else:
+                connection.sendall(begin)
             while not stop.wait(0.05):
                 connection.sendall(b"1")
 
@@ -114,7 +118,10 @@ def test_a_trickling_answer_is_cut(tmp_path: Path, where: str) -> None:
 
         threading.Thread(target=accept, daemon=True).start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        asked = client(address, tmp_path, attempts=1, read_timeout=0.2, slow_seconds=0.3, slow_bytes=1000)
+        limits = {"attempts": 1, "connect_timeout": 0.2, "read_timeout": 0.2, "slow_seconds": 0.3, "slow_bytes": 1000}
+        if where == "proxy":
+            limits["proxies"], address = Proxies(secure=parse_proxy(address)), "registry.invalid"
+        asked = client(address, tmp_path, **limits)
         with pytest.raises((ImagePullFailed, RegistryUnreachable)):
             asked.fetch_manifest()
         stop.set()

@@ -75,6 +75,11 @@ PROBLEMS = {
     "registries: {a.example: {rewrite: {'a': '$1'}}}": "invalid group reference",
     "registries: {a.example: {credential_helper: ../sh}}": "not the name of a helper",
     "registries: {a.example: {token_server: 'a/b@c'}}": "not a host",
+    "registries: {a.example: {proxy: 'socks5://joe:hunter2@p:1'}}": "are not supported",
+    "registries: {a.example: {proxy: 'http://p:1/path'}}": "not the URL of a proxy",
+    "registries: {a.example: {proxy: [p]}}": "not a text",
+    "registries: {'127.0.0.1:5000': {proxy: p}}": "a proxy cannot lead to 127.0.0.1:5000",
+    "registries: {a.example: {url: 'https://[::1]/', proxy: p}}": "a proxy cannot lead to [::1]:443",
 }
 
 
@@ -84,6 +89,7 @@ def test_problems_are_told_with_their_place(text: str) -> None:
         parse(text)
     assert caught.value.message.startswith(("/etc/r.yaml:1:", "/etc/r.yaml:2:1:"))
     assert PROBLEMS[text] in caught.value.message
+    assert "hunter2" not in caught.value.message
 
 
 def test_all_problems_at_once() -> None:

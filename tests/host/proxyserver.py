@@ -1,0 +1,93 @@
+"""A real proxy (tinyproxy), in a mount namespace whose ``/etc/hosts`` gives it names that nobody else can resolve."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+NAME = "registry.behind.test"
+
+
+class ProxyServer:
+    """Leads to loopback under the name ``NAME``; with ``user`` (name, password) only whom it knows."""
+
+    def __init__(self, path: Path, user: tuple[str, str] | None = None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="proxy-", dir=path))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.log = self.path / "log"
+        lines = [f"Port {self.port}", "Listen 127.0.0.1", "Timeout 60", f'LogFile "{self.log}"', "LogLevel Connect"]
+        lines += ["MaxClients 50", "DisableViaHeader Yes", *([f"BasicAuth {user[0]} {user[1]}"] if user else [])]
+        (self.path / "conf").write_text("\n".join(lines) + "\n")
+        (self.path / "hosts").write_text(f"127.0.0.1 localhost {NAME}\n")
+
+    @property
+    def address(self) -> str:
+        """Its host and port."""
+        return f"127.0.0.1:{self.port}"
+
+    def lines(self, word: str) -> list[str]:
+        """The log's lines with a word: one ``CONNECT`` for each tunnel, one ``GET`` for each request it could read."""
+        return [line for line in self.log.read_text().splitlines() if f": {word} " in line]
+
+    def __enter__(self) -> ProxyServer:
+        script = 'mount --bind "$0/hosts" /etc/hosts && exec tinyproxy -d -c "$0/conf"'
+        command = ["unshare", "-m", "sh", "-c", script, str(self.path)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return self
+            assert self._process.poll() is None, "tinyproxy did not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class TlsFront:
+    """Takes TLS on loopback and passes on what is in it to another port, byte for byte."""
+
+    def __init__(self, context: ssl.SSLContext, port: int) -> None:
+        self._context, self._port = context, port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=(self._server.accept()[0],), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        with (
+            suppress(OSError),
+            self._context.wrap_socket(plain, server_side=True) as outer,
+            socket.create_connection(("127.0.0.1", self._port)) as inner,
+        ):
+            while True:
+                ready = [outer] if outer.pending() else select.select([outer, inner], [], [])[0]
+                source, target = (outer, inner) if outer in ready else (inner, outer)
+                data = source.recv(65536)
+                if not data:
+                    return
+                target.sendall(data)
+
+    def close(self) -> None:
+        """Take no more."""
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
