@@ -158,6 +158,7 @@ class ImagesPort(Protocol):
         image: str,
         target: str | None = None,
         *,
+        all_platforms: bool = False,
         progress: Callable[[Any], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> Any:

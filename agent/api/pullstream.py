@@ -52,17 +52,20 @@ class PullStream:
         )
 
     async def push(self, request: web.Request) -> web.StreamResponse:
-        """Body: ``{"image", "target"}``. Lines: ``{"progress"}`` and last ``{"pushed": {...}}``."""
+        """Body: ``{"image", "target", "all_platforms"}``. Lines: ``{"progress"}`` and last ``{"pushed": {...}}``."""
         document = await read_document(request)
         image = take(document, "image", str, "")
         target = take(document, "target", str, "") or None
+        all_platforms = take(document, "all_platforms", bool, False)
         if not image:
             raise Refused("image is missing", reason="InvalidRequest")
         return await relay(
             request,
             self._threads,
             "push",
-            lambda progress, cancel: self._images.push(image, target, progress=progress, cancel=cancel),
+            lambda progress, cancel: self._images.push(
+                image, target, all_platforms=all_platforms, progress=progress, cancel=cancel
+            ),
             lambda report: {"pushed": asdict(report)},
         )
 

@@ -126,11 +126,13 @@ class Images:
         image: str,
         target: str | None = None,
         *,
+        all_platforms: bool = False,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> PushReport:
-        """Bring a local image to a registry, by its own name or as ``target``. Raises HoldfastError."""
-        return self._store.push(image, target, progress=progress, cancel=cancel)
+        """Bring a local image to a registry, by its own name or as ``target``; with ``all_platforms`` all that is local
+        of the name. Raises HoldfastError."""
+        return self._store.push(image, target, all_platforms=all_platforms, progress=progress, cancel=cancel)
 
     def build(
         self,

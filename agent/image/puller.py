@@ -17,6 +17,7 @@ from agent.image.download import BlobDownload
 from agent.image.errors import DigestMismatch, InsufficientStorage
 from agent.image.flight import Flights, Leases
 from agent.image.implied import adopt_attributes
+from agent.image.indexes import IndexRecords
 from agent.image.layer import LayerPipeline
 from agent.image.platforms import host_platform, is_made_for, platform_of
 from agent.image.policy_gate import ImageGate
@@ -47,6 +48,7 @@ class Stores:
     flights: Flights
     leases: Leases
     gate: ImageGate | None = None
+    indexes: IndexRecords | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Pull:
 
     def _resolve(self) -> ResolvedImage:
         data, kind, digest = self._client.fetch_manifest()
-        document = decode_manifest(data, kind)
+        first, document = (data, kind), decode_manifest(data, kind)
         digests = [digest]
         for _ in range(MAX_INDEX_DEPTH):
             if isinstance(document, Manifest):
@@ -170,6 +172,8 @@ class Pull:
             raise InvalidDocument(f"{self._reference.familiar()} is an index of indexes of indexes")
         if self._stores.gate is not None:
             self._stores.gate.check_signed(self._reference, digests, self._tracker)
+        if self._stores.indexes is not None and len(digests) > 1:
+            self._stores.indexes.note(self._reference, *first)
         return self._complete(document, data, digest, self._read_config(document.config))
 
     def _complete(self, manifest: Manifest | Index, data: bytes, digest: Digest, raw_config: bytes) -> ResolvedImage:

@@ -1,4 +1,4 @@
-"""One push: the layers at once, then the config, then the manifest, byte for byte as it is kept here."""
+"""One push: all layers at once, then configs and manifests, byte for byte as they are kept here, an index last."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from agent.errors import Stalled
 from agent.image.apart import run_apart
+from agent.image.cargo import Cargo
 from agent.image.config import RegistryConfig
 from agent.image.errors import DigestMismatch, ImageNotFound
 from agent.image.progress import LayerMeter, PullTracker
@@ -17,7 +18,7 @@ from agent.image.registry import RegistryClient
 from agent.image.session import Request
 from agent.image.uploads import BlobUpload, Outcome
 from agent.oci.descriptor import OCI_MANIFEST, Descriptor
-from agent.oci.digest import Digest
+from agent.oci.digest import Digest, compute_digest
 from agent.oci.document import decode_document, take_text
 from agent.oci.manifest import Manifest, decode_manifest
 from agent.oci.reference import InvalidReference, Reference, parse_reference
@@ -25,7 +26,10 @@ from agent.oci.reference import InvalidReference, Reference, parse_reference
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push did. ``digest`` names the manifest in the registry; the counts are of layers."""
+    """What a push did. ``digest`` names the manifest or index in the registry; the counts are of layers.
+
+    ``images`` is how many went, ``left_out`` how many entries of their index did not, for they are no images.
+    """
 
     reference: str
     digest: Digest
@@ -33,24 +37,35 @@ class PushReport:
     mounted: int
     present: int
     bytes_sent: int
+    images: int = 1
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A manifest or index: its bytes, its media type, and the tag or digest that it is put under."""
+
+    data: bytes
+    kind: str
+    target: str
 
 
 class Push:
-    """Brings one local image to a registry; used once, by one thread."""
+    """Brings local images to a registry; used once, by one thread."""
 
     def __init__(
-        self, stores: Stores, config: RegistryConfig, entry: ImageEntry, target: Reference, tracker: PullTracker
+        self, stores: Stores, config: RegistryConfig, cargo: Cargo, target: Reference, tracker: PullTracker
     ) -> None:
         """``target`` is where to. Raises Stalled when the registries file cannot be used, or for another digest."""
-        if target.digest not in (None, entry.digest):
+        if target.digest not in (None, cargo.digest):
             raise Stalled(
-                f"the image has the digest {entry.digest}, it cannot be pushed under another one",
+                f"the image has the digest {cargo.digest}, it cannot be pushed under another one",
                 reason="ImagePushFailed",
                 hint="push it under a tag",
             )
         self._stores = stores
         self._config = config
-        self._entry = entry
+        self._cargo = cargo
         self._target = target
         self._tracker = tracker
         self._client = RegistryClient(target, config, tracker, "pull,push")
@@ -58,46 +73,57 @@ class Push:
     def run(self) -> PushReport:
         """Push. Raises what goes wrong; what arrived stays in the registry and is found there the next time."""
         try:
-            with self._stores.leases.held((*self._entry.blobs, *self._entry.chains)):
+            keys = {key for entry in self._cargo.images for key in (*entry.blobs, *entry.chains)}
+            with self._stores.leases.held(keys):
                 return self._push()
         finally:
             self._client.transport.close()
 
     def _push(self) -> PushReport:
-        data, kind, manifest = self._read_manifest()
-        layers = list({layer.digest: layer for layer in manifest.layers}.values())
+        parts = [self._read_manifest(entry) for entry in self._cargo.images]
+        layers = list({layer.digest: layer for _, manifest in parts for layer in manifest.layers}.values())
         meters = self._tracker.expect(layers)
         self._tracker.report("pushing")
         outcomes = self._send_layers(layers, meters)
 
         def finish() -> None:
-            self._upload(manifest.config, LayerMeter(self._tracker, manifest.config))
-            self._client.retried(lambda: self._client.origin.once(lambda: self._put_manifest(data, kind)))
+            for document, manifest in parts:
+                self._upload(manifest.config, LayerMeter(self._tracker, manifest.config))
+                self._put(document)
+            if self._cargo.index is not None:
+                self._put(_Document(self._cargo.index.data, self._cargo.index.kind, self._name))
 
         run_apart(finish, self._tracker, self._client.transport.abort)
         self._tracker.report("done")
         return PushReport(
             self._target.familiar(),
-            self._entry.digest,
+            self._cargo.digest,
             uploaded=outcomes.count(Outcome.UPLOADED),
             mounted=outcomes.count(Outcome.MOUNTED),
             present=outcomes.count(Outcome.PRESENT),
             bytes_sent=sum(meter.fetched for meter in meters),
+            images=len(parts),
+            left_out=self._cargo.left_out,
         )
 
-    def _read_manifest(self) -> tuple[bytes, str, Manifest]:
-        """The manifest as the registry that it came from has it."""
+    @property
+    def _name(self) -> str:
+        """What is pushed is put under its tag, else under its digest."""
+        return self._target.tag or self._cargo.digest
+
+    def _read_manifest(self, entry: ImageEntry) -> tuple[_Document, Manifest]:
+        """The manifest as the registry that it came from has it; one of several is named by its digest."""
         try:
-            data = self._stores.content.read(self._entry.digest)
+            data = self._stores.content.read(entry.digest)
         except FileNotFoundError:
             raise ImageNotFound(
-                f"the manifest {self._entry.digest} is not local", hint="pull or build the image again"
+                f"the manifest {entry.digest} is not local", hint="pull or build the image again"
             ) from None
         kind = take_text(decode_document(data, "the manifest"), "mediaType") or OCI_MANIFEST
         manifest = decode_manifest(data, kind)
         if not isinstance(manifest, Manifest):
-            raise ImageNotFound(f"{self._entry.digest} is an index")
-        return data, kind, manifest
+            raise ImageNotFound(f"{entry.digest} is an index")
+        return _Document(data, kind, entry.digest if self._cargo.index is not None else self._name), manifest
 
     def _send_layers(self, layers: Sequence[Descriptor], meters: Sequence[LayerMeter]) -> list[Outcome]:
         pool = ThreadPoolExecutor(self._config.parallel_layers, thread_name_prefix="layer-push")
@@ -137,17 +163,17 @@ class Push:
                     found[self._client.name_at_origin(reference)] = None
         return list(found)
 
-    def _put_manifest(self, data: bytes, kind: str) -> None:
-        """Name it: by its tag, else by its digest."""
-        target = self._target.tag or self._entry.digest
-        request = Request(
-            "PUT", f"manifests/{target}", {"Content-Type": kind}, frozenset({201, 202}), body=lambda: data
-        )
+    def _put(self, document: _Document) -> None:
+        self._client.retried(lambda: self._client.origin.once(lambda: self._put_once(document)))
+
+    def _put_once(self, document: _Document) -> None:
+        headers, accepted = {"Content-Type": document.kind}, frozenset({201, 202})
+        request = Request("PUT", f"manifests/{document.target}", headers, accepted, body=lambda: document.data)
         response = self._client.origin.send(request)
-        stated = response.headers.get("Docker-Content-Digest")
+        stated, digest = response.headers.get("Docker-Content-Digest"), compute_digest(document.data)
         self._client.transport.release(response, reuse=False)
-        if stated not in (None, self._entry.digest):
-            raise DigestMismatch(f"the registry took the manifest {self._entry.digest} for {str(stated)[:80]}")
+        if stated not in (None, digest):
+            raise DigestMismatch(f"the registry took the manifest {digest} for {str(stated)[:80]}")
 
 
 def own_name(entry: ImageEntry, name: str) -> Reference:

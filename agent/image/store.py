@@ -11,12 +11,14 @@ from pathlib import Path
 
 from agent.errors import HoldfastError, InvalidSpec, Stalled, Unsupported, Waiting
 from agent.image.archives import ImageArchives
+from agent.image.cargo import Cargo, CargoLoader
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.flight import Flights, Leases
+from agent.image.indexes import IndexRecords
 from agent.image.platforms import find_platform, platform_of, require_platform
 from agent.image.policy import PolicyFile
 from agent.image.policy_gate import ImageGate
@@ -57,7 +59,10 @@ class ImageStore:
         self._images = ImageRecords(database, self.content)
         self._gate = ImageGate(policy, self._config, database)
         self._gate.forget(self._images.all())
-        self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), self._gate)
+        indexes = IndexRecords(database)
+        indexes.forget(self._images.all())
+        self._cargo = CargoLoader(self._images, self.content, indexes)
+        self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), self._gate, indexes)
         self._uses = Uses(self._images)
         self._collector = ImageCollector(self._stores, self._uses)
         self._committer = LayerCommitter(self.content, self.snapshots, self._config.limits)
@@ -128,19 +133,21 @@ class ImageStore:
         image: str,
         target: str | None = None,
         *,
+        all_platforms: bool = False,
         progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
     ) -> PushReport:
-        """Bring a local image to a registry: to ``target``, else where its name says.
+        """Bring a local image to a registry: to ``target``, else where its name says. With ``all_platforms`` all that
+        is local of the name, and an index.
 
         Raises ImageNotFound, InvalidReference, RegistryUnauthorized, RegistryUnreachable, ImagePullFailed,
         PullCancelled, DigestMismatch, Stalled.
         """
-        entry = self._images.require(image)
-        goal = parse_reference(target) if target else own_name(entry, image)
+        cargo = self._cargo.load(image) if all_platforms else Cargo((self._images.require(image),))
+        goal = parse_reference(target or image) if target or all_platforms else own_name(cargo.images[0], image)
         tracker = PullTracker(goal.familiar(), progress, cancel, "push")
         with translated_storage_errors():
-            return Push(self._stores, self._config, entry, goal, tracker).run()
+            return Push(self._stores, self._config, cargo, goal, tracker).run()
 
     def _find_platform(self, reference: Reference, platform: Platform) -> ImageEntry | None:
         return find_platform(self._images.all(), reference, platform, lambda found: self.config(found.id))

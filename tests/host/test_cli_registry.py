@@ -73,6 +73,8 @@ def test_from_login_to_logout(agent: Agent, private: Registry, home: Path) -> No
     assert f"{private.address}/team/z:1: {images[0]['digest']}" in pushed
     assert "1 mounted" in pushed
     assert images[0]["digest"] == inspect(private, "team/z:1", home / ".docker" / "config.json")
+    whole = agent.cli("push", "--all-platforms", reference, f"{private.address}/team/all:1").stdout
+    assert f"{private.address}/team/all:1: {index['digest']} (2 images, " in whole
     out = local(home, "logout", private.address)
     assert out.stdout == f"the credentials of {private.address} were removed\n"
     again = agent.cli("push", reference, f"{private.address}/team/x:1", check=False)

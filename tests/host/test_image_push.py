@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import Stalled
+from agent.errors import Conflict, Stalled
 from agent.image.config import RegistryConfig
 from agent.image.errors import DigestMismatch, ImageNotFound
 from agent.image.progress import PullProgress
@@ -187,3 +187,70 @@ def test_what_cannot_be_pushed_is_said(registry: Registry, other: Registry, stor
         store.push(name, f"{registry.address}/another/app:1")
     with pytest.raises(ImageNotFound, match="is not local"):
         store.push(name, f"{registry.address}/another/app:1")
+
+
+ARCHITECTURES = (HOST_ARCHITECTURE, "s390x", "riscv64")
+
+
+def push_index(registry: Registry, name: str, extra: dict[str, Any] | None = None) -> tuple[str, str]:
+    """An image for three platforms in a registry; its reference and the digest of its index."""
+    layout = registry.layout()
+    images = [(layout.image([layer(name), layer("shared")], architecture=name), name, "") for name in ARCHITECTURES]
+    index = layout.index(images)
+    if extra is not None:
+        document = json.loads((layout.path / "blobs" / "sha256" / index["digest"][7:]).read_bytes())
+        attested = {**layout.image([layer("attestation")], architecture="unknown"), **extra}
+        document["manifests"].append(attested)
+        index = layout.describe(json.dumps(document).encode(), index["mediaType"])
+    return registry.push(layout, index, name), index["digest"]
+
+
+def pull_all(store: ImageStore, reference: str) -> None:
+    for architecture in ARCHITECTURES:
+        store.pull(reference, policy="always", platform=f"linux/{architecture}")
+
+
+def test_an_index_is_pushed_as_it_came(registry: Registry, other: Registry, store: ImageStore, tmp_path: Path) -> None:
+    reference, digest = push_index(registry, "several:1")
+    store.pull(reference)
+    target = f"{other.address}/several:1"
+    with pytest.raises(Stalled, match=r"linux/s390x, linux/riscv64 is missing .*pull --platform linux/s390x"):
+        store.push(reference, target, all_platforms=True)
+    pull_all(store, reference)
+    report = store.push(reference, target, all_platforms=True)
+    assert (report.digest, report.images, report.uploaded, report.left_out) == (digest, 3, 4, 0)
+    for architecture in ARCHITECTURES:
+        skopeo(tmp_path / architecture, f"{other.address}/several:1", "--override-arch", architecture)
+    assert skopeo(tmp_path / "all", f"{other.address}/several@{digest}", "--all")["manifests"]
+    store.close()
+    again = open_store(tmp_path / "data")
+    assert again.push(reference, target, all_platforms=True).present == 4
+    again.tag(built(again, tmp_path, "moved:1", b"new"), reference)
+    moved = again.push(reference, target, all_platforms=True)
+    assert moved.digest != digest, "the name means another image now, for this platform"
+    found = skopeo(tmp_path / "moved", f"{other.address}/several:1", "--all")["manifests"]
+    assert [entry["platform"]["architecture"] for entry in found] == sorted(ARCHITECTURES)
+    again.close()
+
+
+def test_attestations_are_left_out(registry: Registry, other: Registry, store: ImageStore, tmp_path: Path) -> None:
+    attestation = {"platform": {"os": "unknown", "architecture": "unknown"}}
+    reference, digest = push_index(registry, "attested:1", attestation)
+    pull_all(store, reference)
+    report = store.push(reference, f"{other.address}/attested:1", all_platforms=True)
+    assert (report.images, report.left_out) == (3, 1)
+    assert report.digest != digest
+    assert len(skopeo(tmp_path / "all", f"{other.address}/attested@{report.digest}", "--all")["manifests"]) == 3
+
+
+def test_what_is_no_set_of_platforms(other: Registry, store: ImageStore, tmp_path: Path) -> None:
+    with pytest.raises(ImageNotFound, match="is not local"):
+        store.push("none:1", all_platforms=True)
+    name = built(store, tmp_path, f"{other.address}/single:1", b"x")
+    assert store.push(name, all_platforms=True).images == 1
+    assert len(skopeo(tmp_path / "single", name, "--all")["manifests"]) == 1
+    second = store.find(built(store, tmp_path, "second:1", b"y"))
+    assert second is not None
+    store.tag(second.id, f"{name}@{second.digest}")
+    with pytest.raises(Conflict, match="two images are for"):
+        store.push(name, all_platforms=True)

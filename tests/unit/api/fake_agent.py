@@ -237,6 +237,7 @@ class FakeImages:
         image: str,
         target: str | None = None,
         *,
+        all_platforms: bool = False,
         progress: Callable[[Any], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> PushReport:
