@@ -7,6 +7,7 @@
         keys: [shop.pub, spare.pub]       # public keys: files beside this one, or PEM text
         signers: 1                        # how many of the keys must have signed; 1 when not said
         identity: origin.example/shop/web # the repository that signatures name; the image's own when not said
+        bundles: true                     # instead: signatures as cosign 3 makes them count too, which name none
       - match: "dir:/srv/**"              # of the host: oci:PATH, docker-archive:PATH, dir:PATH; loaded: archive:
         policy: accept
 
@@ -35,12 +36,15 @@ MAX_KEY = 64 << 10
 MAX_RULES = 1000
 Verdict = Literal["accept", "reject", "require"]
 _LOCAL = ("oci:", "docker-archive:", "dir:", "archive:")
-_RULE_KEYS = frozenset({"match", "policy", "keys", "signers", "identity"})
+_RULE_KEYS = frozenset({"match", "policy", "keys", "signers", "identity", "bundles"})
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. ``place`` is ``file:line``; ``signers`` of ``keys`` have to have signed for ``identity``."""
+    """One rule. ``place`` is ``file:line``; ``signers`` of ``keys`` have to have signed for ``identity``.
+
+    ``bundles``: signatures count that name a digest and no repository.
+    """
 
     match: str
     verdict: Verdict
@@ -48,6 +52,7 @@ class Rule:
     keys: tuple[PublicKey, ...] = ()
     signers: int = 1
     identity: Reference | None = None
+    bundles: bool = False
 
     def matches(self, subject: str) -> bool:
         """Whether the rule is about ``subject``: ``registry/repository``, or the kind and path of a local image."""
@@ -213,13 +218,22 @@ class _Parser:
         keys = tuple(key for item in self._items(fields.get("keys"), "keys") if (key := self._key(item)) is not None)
         if verdict == "require" and not fields.get("keys"):
             self._complain(node, "policy: require needs keys")
-        for name in ("keys", "signers", "identity"):
+        for name in ("keys", "signers", "identity", "bundles"):
             if verdict in ("accept", "reject") and name in fields:
                 self._complain(fields[name], f"{name} means nothing with policy: {verdict}")
         different = len({key.fingerprint for key in keys})
         signers = self._signers(fields.get("signers"), different) if verdict == "require" else 1
         decided: Verdict = "accept" if verdict == "accept" else "require" if verdict == "require" else "reject"
-        return Rule(match, decided, self._place(node), keys, signers, self._identity(fields.get("identity")))
+        identity, bundles = self._identity(fields.get("identity")), self._flag(fields.get("bundles"), "bundles")
+        if bundles and identity is not None:
+            self._complain(fields["identity"], "identity: with bundles, which name no repository, it cannot be checked")
+        return Rule(match, decided, self._place(node), keys, signers, identity, bundles)
+
+    def _flag(self, node: yaml.Node | None, what: str) -> bool:
+        text = self._text(node, what)
+        if node is not None and text not in ("true", "false"):
+            self._complain(node, f"{what}: must be true or false")
+        return text == "true"
 
     def _match(self, fields: dict[str, yaml.Node], rule: yaml.Node) -> str:
         node = fields.get("match")

@@ -10,7 +10,7 @@ requires signatures.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from agent.errors import Refused, Stalled
@@ -26,7 +26,8 @@ from agent.oci.reference import Reference, parse_reference
 
 KIND = "image_signers"
 ARCHIVE = "archive:"
-_SIGN = "sign it: cosign sign --key KEY IMAGE@DIGEST, in the tag scheme (cosign 3: --new-bundle-format=false)"
+_SIGN = "sign it: cosign sign --key KEY IMAGE@DIGEST"
+_BUNDLES = "; what cosign 3 writes, without --new-bundle-format=false, counts where the rule says bundles: true"
 _OPEN = re.compile(r"(oci|docker-archive|dir|archive):")
 
 
@@ -69,28 +70,36 @@ class ImageGate:
             return
         if rule.verdict == "reject":
             raise _reject(reference.familiar(), rule)
-        signers = self._verify(rule, reference, digests, tracker)
-        key, document = _key(reference, digests[-1]), {"keys": sorted(signers)}
+        signers, bundlers = self._verify(rule, reference, digests, tracker)
+        key, document = _key(reference, digests[-1]), {"keys": sorted(signers), "bundled": sorted(bundlers)}
         self._records.put(KIND, key, document)
         self._signers = {**self._signers, key: document}
 
     def _verify(
         self, rule: Rule, reference: Reference, digests: Sequence[Digest], tracker: PullTracker
-    ) -> frozenset[str]:
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Whose signatures name the repository, and whose are in bundles; the latter are looked for when needed."""
         source = SignatureSource(reference, self._config, tracker)
         expected = reference
         if rule.identity is not None:
             expected = Reference(rule.identity.registry, rule.identity.repository, reference.tag, reference.digest)
         faults: list[str] = []
-        found: frozenset[str] = frozenset()
-        for digest in dict.fromkeys(digests):
-            try:
-                found |= source.find_signers(digest, rule.keys, expected, faults)
-            except Refused as error:
-                faults.append(error.message)
-            if len(found) >= rule.signers:
-                return found
-        raise _refuse_unsigned(reference, rule, found, faults)
+        found: set[str] = set()
+        bundled: set[str] = set()
+        ways: list[tuple[set[str], Callable[[Digest], frozenset[str]]]] = [
+            (found, lambda digest: source.find_signers(digest, rule.keys, expected, faults))
+        ]
+        if rule.bundles:
+            ways.append((bundled, lambda digest: source.find_bundlers(digest, rule.keys, faults)))
+        for makers, find in ways:
+            for digest in dict.fromkeys(digests):
+                try:
+                    makers |= find(digest)
+                except Refused as error:
+                    faults.append(error.message)
+                if len(found | bundled) >= rule.signers:
+                    return frozenset(found), frozenset(bundled)
+        raise _refuse_unsigned(reference, rule, found | bundled, faults)
 
     def admits(self, reference: Reference, entry: ImageEntry) -> bool:
         """Whether what is local under a name may be used as it is, or has to be checked (again) first."""
@@ -98,7 +107,8 @@ class ImageGate:
         if rule is None or rule.verdict == "accept":
             return True
         document = self._signers.get(_key(reference, entry.digest), {})
-        trusted = {key.fingerprint for key in rule.keys}.intersection(document.get("keys", ()))
+        makers = {*document.get("keys", ()), *(document.get("bundled", ()) if rule.bundles else ())}
+        trusted = {key.fingerprint for key in rule.keys} & makers
         return rule.verdict == "require" and len(trusted) >= rule.signers
 
     def forget(self, entries: Iterable[ImageEntry]) -> None:
@@ -129,9 +139,10 @@ def _reject(what: str, rule: Rule) -> ImageRejected:
     return ImageRejected(f"{what} is refused by {rule.place}", hint="use another image, or change the policy")
 
 
-def _refuse_unsigned(reference: Reference, rule: Rule, found: frozenset[str], faults: Sequence[str]) -> ImageRejected:
+def _refuse_unsigned(reference: Reference, rule: Rule, found: Collection[str], faults: Sequence[str]) -> ImageRejected:
     wanted = f"{rule.signers} of {len(rule.keys)} keys" if rule.signers > 1 else "one of its keys"
     said = "; ".join(dict.fromkeys(faults))[:1000] or ("not enough of them signed" if found else "it is not signed")
     return ImageRejected(
-        f"{reference.familiar()} is refused by {rule.place}: it needs a signature by {wanted}; {said}", hint=_SIGN
+        f"{reference.familiar()} is refused by {rule.place}: it needs a signature by {wanted}; {said}",
+        hint=_SIGN if rule.bundles else f"{_SIGN}{_BUNDLES}",
     )

@@ -9,22 +9,24 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+from urllib.parse import urljoin
 
 import urllib3
 
 from agent.errors import HoldfastError, Refused, Waiting
 from agent.image.config import RegistryConfig
 from agent.image.endpoints import compute_endpoints
-from agent.image.errors import DigestMismatch, ImageNotFound, ImagePullFailed, PullCancelled
+from agent.image.errors import DigestMismatch, ImageNotFound, ImagePullFailed, PullCancelled, UnexpectedAnswer
+from agent.image.origin import parse_origin
 from agent.image.progress import PullTracker
 from agent.image.registryfile import load_registries
 from agent.image.session import RegistrySession, Request, Surroundings
 from agent.image.transport import Transport
-from agent.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from agent.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.oci.document import MAX_DOCUMENT, InvalidDocument
 from agent.oci.reference import Reference
@@ -36,6 +38,9 @@ PATIENCE = 60.0
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(?:\d{1,19}|\*)\Z", re.ASCII)
 _RANGED = frozenset({200, 206, 416})
+_NEXT = re.compile(r"\s*<([^<>\s]+)>\s*;\s*rel=\"?next\"?\s*\Z", re.ASCII)
+MAX_PAGES = 8
+"""How many lists of referrers are read of one image."""
 T = TypeVar("T")
 
 
@@ -107,6 +112,42 @@ class RegistryClient:
         if expected and (kind, len(data)) != (expected.media_type, expected.size):
             raise InvalidDocument(f"the manifest {digest} is not what its index says")
         return data, kind, digest
+
+    def fetch_referrers(self, digest: Digest) -> Iterator[tuple[bytes, str]]:
+        """The lists of what refers to a manifest, each with its media type: by the API or, where there is none, under
+        its tag (distribution spec, "Listing referrers" and "Referrers tag schema").
+
+        Raises as ``fetch_manifest`` does, ImageNotFound when there are none.
+        """
+        try:
+            data, kind, link = self._fetch_page(f"referrers/{digest}")
+        except (ImageNotFound, UnexpectedAnswer):
+            data, kind, link = self._fetch_page(f"manifests/{digest.replace(':', '-')}")
+        yield data, kind
+        for _ in range(MAX_PAGES - 1):
+            if not link:
+                return
+            data, kind, link = self._fetch_page(link)
+            yield data, kind
+        if link:
+            raise InvalidDocument(f"more than {MAX_PAGES} lists of what refers to {digest}")
+
+    def _fetch_page(self, path: str) -> tuple[bytes, str, str]:
+        """A list, its media type, and where the next one is."""
+        return self.retried(lambda: self._first(None, lambda source: self._fetch_list(path, source)))
+
+    def _fetch_list(self, path: str, source: RegistrySession) -> tuple[bytes, str, str]:
+        response = source.send(Request("GET", path, {"Accept": OCI_INDEX}))
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        link = _NEXT.match(response.headers.get("Link", "")[:2048])
+        data = self.transport.read(response, MAX_DOCUMENT)
+        if link is None:
+            return data, kind, ""
+        base = source.base()
+        found = urljoin(f"{base}/v2/{source.endpoint.repository}/{path}", link[1])
+        if parse_origin(found) != parse_origin(base):
+            raise InvalidDocument("the list of referrers goes on at another host")
+        return data, kind, found
 
     def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """A small blob (an image config) whole and verified. Raises as ``fetch_manifest`` does."""

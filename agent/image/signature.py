@@ -4,7 +4,8 @@ Source: cosign's specs/SIGNATURE_SPEC.md: an OCI manifest under the tag ``sha256
 a signature, whose bytes are the signed payload (Red Hat's "simple signing") and whose annotation is the signature.
 Other than cosign, which ignores it, the payload's identity has to name the image's repository.
 
-Keys: ECDSA on P-256, P-384 or P-521 with SHA-256, RSA (PKCS #1 v1.5, 2048 bits or more) with SHA-256, Ed25519.
+Keys: ECDSA on P-256, P-384 or P-521 with SHA-256 (or the hash of the curve's size), RSA (PKCS #1 v1.5,
+2048 bits or more) with SHA-256, Ed25519.
 `cryptography` is imported when the first key is loaded, never before.
 """
 
@@ -76,11 +77,19 @@ def _make_verifier(name: str, key: object) -> Callable[[bytes, bytes], bool]:
 
     def check(signature: bytes, payload: bytes) -> None:
         if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, payload, ec.ECDSA(hashes.SHA256()))
+            check_ecdsa(key, signature, payload)
         elif isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, payload, padding.PKCS1v15(), hashes.SHA256())
         elif isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, payload)
+
+    def check_ecdsa(key: ec.EllipticCurvePublicKey, signature: bytes, payload: bytes) -> None:
+        try:
+            key.verify(signature, payload, ec.ECDSA(hashes.SHA256()))
+        except exceptions.InvalidSignature:
+            if key.key_size <= 256:
+                raise
+            key.verify(signature, payload, ec.ECDSA(hashes.SHA384() if key.key_size == 384 else hashes.SHA512()))
 
     def verify(signature: bytes, payload: bytes) -> bool:
         try:

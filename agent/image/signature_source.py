@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
+from agent.image.bundle import check_statement, decode_artifact, decode_bundle, decode_referrers
 from agent.image.config import RegistryConfig
 from agent.image.errors import ImageNotFound, InvalidSignature
 from agent.image.progress import PullTracker
 from agent.image.registry import RegistryClient
 from agent.image.signature import (
     MAX_PAYLOAD,
+    MAX_SIGNATURES,
     PublicKey,
     StoredSignature,
     check_payload,
     decode_signatures,
     render_signature_tag,
 )
+from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest
+from agent.oci.document import InvalidDocument
 from agent.oci.reference import Reference
 
 
@@ -48,6 +52,30 @@ class SignatureSource:
                     faults.append(error.message)
         return frozenset(found)
 
+    def find_bundlers(self, digest: Digest, keys: tuple[PublicKey, ...], faults: list[str]) -> frozenset[str]:
+        """The fingerprints of those ``keys`` that have signed ``digest`` in a bundle that refers to it.
+
+        Other than ``find_signers`` that says nothing of the image's repository. Raises as that does.
+        """
+        found: set[str] = set()
+        client = RegistryClient(self._reference.with_digest(digest), self._config, self._tracker)
+        with closing(client.transport):
+            for position, descriptor in enumerate(self._referrers(client, digest)):
+                if position == MAX_SIGNATURES:
+                    raise InvalidDocument(f"more than {MAX_SIGNATURES} bundles refer to {digest}")
+                try:
+                    found.update(_check_bundle(client, descriptor, digest, keys))
+                except (InvalidSignature, InvalidDocument) as error:
+                    faults.append(error.message)
+        return frozenset(found)
+
+    def _referrers(self, client: RegistryClient, digest: Digest) -> Iterator[Descriptor]:
+        try:
+            for data, kind in client.fetch_referrers(digest):
+                yield from decode_referrers(data, kind)
+        except ImageNotFound:
+            return
+
     def _stored(self, client: RegistryClient) -> Iterator[StoredSignature]:
         try:
             data, kind, _ = client.fetch_manifest()
@@ -67,4 +95,18 @@ def _check(
     if not makers:
         raise InvalidSignature("a signature was made by another key, or of something else")
     check_payload(payload, digest, expected)
+    yield from makers
+
+
+def _check_bundle(
+    client: RegistryClient, artifact: Descriptor, digest: Digest, keys: tuple[PublicKey, ...]
+) -> Iterator[str]:
+    descriptor = decode_artifact(client.fetch_manifest(artifact)[0])
+    if descriptor is None:
+        return
+    envelope = decode_bundle(client.fetch_blob(descriptor))
+    makers = {key.fingerprint for key in keys for made in envelope.signatures if key.verify(made, envelope.signed)}
+    if not makers:
+        raise InvalidSignature("a signature in a bundle was made by another key, or of something else")
+    check_statement(envelope.statement, digest)
     yield from makers

@@ -69,6 +69,12 @@ def test_the_first_rule_decides(tmp_path: Path) -> None:
             "signers: must be 1 to 1",
         ),
         ("default: accept\nrules: [{match: r.io/a, policy: require, keys: [k], identity: A//b}]", "identity: "),
+        ("default: accept\nrules: [{match: r.io/a, policy: accept, bundles: true}]", "means nothing"),
+        ("default: accept\nrules: [{match: r.io/a, policy: require, keys: [k], bundles: 1}]", "true or false"),
+        (
+            "default: accept\nrules: [{match: r.io/a, policy: require, keys: [k], bundles: true, identity: r.io/b}]",
+            "cannot be checked",
+        ),
         ("default: [", "not valid YAML"),
         ("default: &a [*a]", "must be a text"),
         ("\x00", "YAML|UTF-8"),
