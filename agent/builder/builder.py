@@ -71,7 +71,7 @@ class Builder:
         self._checkouts = Checkouts(self._root / "git")
         self._received = ReceivedContexts(self._root / "received")
         self._tidying = Tidying()
-        self._network = BuildNetwork(parts.networks, self._tidying.later)
+        self._network = BuildNetwork(parts.networks, self._tidying)
         self._cache = LayerCache(parts.database, parts.images)
         self._runner = ContainerRunner(
             RunnerParts(parts.keeper, self._exits, self._network, parts.cgroups, parts.seccomp)
@@ -177,7 +177,7 @@ class Builder:
         return self._cache.keep()
 
     def wait_tidy(self) -> None:
-        """Until nothing is left of builds that have ended: that goes on for some milliseconds after each."""
+        """Until nothing is left of builds that have ended; it is done at once then, else in the seconds after each."""
         self._tidying.wait()
 
     def sweep(self) -> None:

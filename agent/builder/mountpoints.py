@@ -17,6 +17,7 @@ from agent.builder.workspace import StepDirectory
 from agent.errors import Refused
 from agent.network.resolvconf import ResolvConf, parse_resolv_conf, render_resolv_conf
 from agent.runtime.keeper.paths import ensure_directory, ensure_file
+from agent.runtime.users import Identity, read_identity
 
 DIRECTORIES = ("/proc", "/sys", "/dev")
 FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
@@ -24,22 +25,27 @@ _HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 _MAX_RESOLV_CONF = 64 << 10
 
 
-def make_mount_points(directory: StepDirectory, further: Sequence[tuple[str, bool]] = ()) -> Path:
-    """The layer that holds what the image lacks of them, found by the keeper's own walk; ``further`` are paths, each
-    with whether it is a directory. Those below /dev are made there, which is empty when a step begins. Raises Refused.
+def prepare_root(
+    directory: StepDirectory, user: str, further: Sequence[tuple[str, bool]] = ()
+) -> tuple[Path, Identity]:
+    """The layer that holds what the image lacks of them, found by the keeper's own walk; and who ``user`` is in it.
+
+    ``further`` are paths, each with whether it is a directory. Those below /dev are made there, which is empty when a
+    step begins. Raises Refused.
     """
     layer = directory.make("points")
     places = [*((path, True) for path in DIRECTORIES), *((path, False) for path in FILES), *further]
-    try:
-        with directory.mounted(layer) as root:
+    with directory.mounted(layer) as root:
+        identity = read_identity(root, user)
+        try:
             for path, is_directory in places:
                 if not path.startswith("/dev/"):
                     _ensure(root, path, is_directory)
-    except OSError as error:
-        raise Refused(
-            f"the image has something unfit where {path} must be mounted: {error.strerror}", reason="UnfitImage"
-        ) from None
-    return layer
+        except OSError as error:
+            raise Refused(
+                f"the image has something unfit where {path} must be mounted: {error.strerror}", reason="UnfitImage"
+            ) from None
+    return layer, identity
 
 
 def _ensure(root: int, path: str, is_directory: bool) -> None:

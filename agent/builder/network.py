@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.builder.tidying import Tidying
 from agent.errors import HoldfastError
 from agent.network.model import Sandbox
 from agent.network.stack import NetworkStack
 
 NETWORK = "holdfast-build"
+_LINGER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,12 @@ HOST_NETWORK = StepNetwork(Path("/proc/self/ns/net"), shared=True)
 
 
 class BuildNetwork:
-    """Thread-safe. The network is made for the first step that runs and removed, ``later``, after the last build."""
+    """Thread-safe. The network is made for the first step that runs, and removed some time after the last build: it
+    brings a name server with it, a process that the next build need not start again."""
 
-    def __init__(self, networks: NetworkStack, later: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, networks: NetworkStack, tidying: Tidying) -> None:
         self._networks = networks
-        self._later = later
+        self._tidying = tidying
         self._lock = threading.Lock()
         self._builds = 0
         self._made = False
@@ -50,10 +53,12 @@ class BuildNetwork:
         finally:
             with self._lock:
                 self._builds -= 1
-            self._later(self._remove)
+                made = self._made
+            if made:
+                self._tidying.later(self._remove, _LINGER_SECONDS)
 
     def _remove(self) -> None:
-        """Unless a build is under way again. When that fails the end of the next one tries again."""
+        """Unless a build is under way; the end of that will ask again. When it fails the next one's end does."""
         with self._lock, suppress(HoldfastError):
             if not self._builds and self._made:
                 self._networks.remove_network(NETWORK)

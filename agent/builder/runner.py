@@ -8,45 +8,37 @@ is mounted lie in a layer below, so that nothing of them ends in the step's own.
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from agent.builder.attached import Attached
 from agent.builder.exits import Exits
-from agent.builder.faults import BuildCancelled, BuildInterrupted
-from agent.builder.mountpoints import FILES, make_mount_points, render_files
+from agent.builder.faults import BuildInterrupted
+from agent.builder.mountpoints import FILES, prepare_root, render_files
 from agent.builder.network import HOST_NETWORK, BuildNetwork, StepNetwork
 from agent.builder.order import BuildOrder
-from agent.builder.redaction import Redaction
+from agent.builder.stepoutput import StepOutput
 from agent.builder.steps import RunStep
+from agent.builder.stop import Stop
 from agent.builder.workspace import StepDirectory
 from agent.errors import Conflict, HoldfastError, NotFound, Refused, Unsupported
 from agent.oci.mount import Mount
-from agent.runtime.bundle import BundleSpec, ProcessSpec, write_bundle
+from agent.runtime.bundle import DEFAULT_SHM_SIZE, BundleSpec, ProcessSpec, render_standard, write_bundle
 from agent.runtime.cgroups import CgroupLimits, Cgroups
 from agent.runtime.client import CommandFailed, KeeperClient
 from agent.runtime.defaults import NETWORK_SYSCTLS, compute_capabilities
-from agent.runtime.imageview import merged_view
-from agent.runtime.logreader import LogReader
-from agent.runtime.protocol import CgroupPlan, CreateRequest, KeeperEvent, LogSpec, OverlaySpec
+from agent.runtime.protocol import CgroupPlan, CreateRequest, KeeperEvent, LogSpec, OverlaySpec, ReserveRequest
 from agent.runtime.seccomp import SeccompStore, render_profile
-from agent.runtime.users import Identity, read_identity
 
 HOSTNAME = "build"
 MAX_PROCESSES = 4096
-TAIL_LINES, MAX_LINE = 40, 2000
-_POLL_SECONDS = 0.05
-_VISIBLE = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "?")
 _END_SECONDS = 5.0
-_WAKE = "step-ended"
 _ATTEMPTS, _RETRY_SECONDS = 20, 0.1
 
 
@@ -58,7 +50,7 @@ class RunOrder:
     step: RunStep
     directory: StepDirectory
     say: Callable[[str], None]
-    cancel: threading.Event
+    cancel: Stop
     build: BuildOrder
     attached: Attached
 
@@ -94,41 +86,67 @@ class RunnerParts:
     seccomp: SeccompStore
 
 
+@dataclass
+class _Reserve:
+    """The cgroup of a step, and whether the init that was made for it ahead has its order."""
+
+    cgroup: CgroupPlan
+    limits: CgroupLimits
+    taken: bool = False
+
+
 class ContainerRunner:
     """The StepRunner that this product has. Thread-safe."""
 
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
+        self._standard = render_standard()
 
     def run(self, order: RunOrder) -> StepEnd:
         """See StepRunner."""
         directory = order.directory
-        with merged_view(directory.lower) as view:
-            identity = read_identity(view, order.step.user)
         with ExitStack() as undo:
-            request = self._prepare(order, identity, undo)
+            request = self._prepare(order, reserve := self._reserve(order, undo), undo)
             future = self._parts.exits.expect(directory.id)
             undo.callback(self._parts.exits.forget, directory.id)
             undo.callback(self._end, directory.id, future)
-            output = _Output(directory.path / "logs", future, order.say, order.attached.redaction)
+            output = StepOutput(directory.path / "logs", future, order.say, order.attached.redaction)
+            reserve.taken = True
             try:
                 self._parts.keeper.run(request)
             except CommandFailed as error:
                 return StepEnd(error.exit_code, output=error.message)
-            with output.followed():
-                event = self._wait(order, future)
+            output.follow(order.cancel)
+            event = self._take_end(order, future)
         return StepEnd(event.code, event.signal, event.oom, output.tail)
 
-    def _prepare(self, order: RunOrder, identity: Identity, undo: ExitStack) -> CreateRequest:
+    def _reserve(self, order: RunOrder, undo: ExitStack) -> _Reserve:
+        """The step's cgroup; and an init in it, which the keeper makes while the rest is prepared."""
+        container_id = order.directory.id
+        plan, limits = self._create_cgroup(container_id)
+        undo.callback(self._remove_cgroup, container_id)
+        reserve = _Reserve(plan, limits)
+        if order.build.shm_size == DEFAULT_SHM_SIZE and _choose_network(order) != "host":
+            self._parts.keeper.reserve_soon(ReserveRequest(container_id, plan.join, self._standard))
+            undo.callback(self._drop, container_id, reserve)
+        return reserve
+
+    def _drop(self, container_id: str, reserve: _Reserve) -> None:
+        """Take an init away that no order came for."""
+        if not reserve.taken:
+            with suppress(HoldfastError):
+                self._parts.keeper.delete(container_id)
+
+    def _prepare(self, order: RunOrder, reserve: _Reserve, undo: ExitStack) -> CreateRequest:
         parts, directory, attached = self._parts, order.directory, order.attached
-        points = make_mount_points(directory, attached.places)
+        points, identity = prepare_root(directory, order.step.user, attached.places)
         sandbox = self._join(order, undo)
+        rootfs = OverlaySpec((points, *directory.lower), directory.upper, directory.make("work"))
+        self._parts.keeper.board(directory.id, rootfs, sandbox.netns)
         files = directory.make("files")
         for path, text in render_files(HOSTNAME, sandbox, order.build.extra_hosts).items():
             (files / Path(path).name).write_text(text)
             (files / Path(path).name).chmod(0o644)
-        plan, limits = self._create_cgroup(directory.id)
-        undo.callback(self._remove_cgroup, directory.id)
         capabilities = compute_capabilities((), ())
         env = {"HOSTNAME": HOSTNAME, "HOME": identity.home, **order.step.proxies, **order.step.env, **attached.env}
         generated = [Mount("bind", str(files / Path(path).name), path, ("rbind", "rprivate")) for path in FILES]
@@ -141,22 +159,23 @@ class ContainerRunner:
             shm_size=order.build.shm_size,
             sysctls={} if sandbox.shared else NETWORK_SYSCTLS,
             netns=sandbox.netns,
-            limits=limits,
+            limits=reserve.limits,
             seccomp=render_profile("default", capabilities),
         )
         write_bundle(directory.path, spec)
         return CreateRequest(
             id=directory.id,
             bundle=directory.path,
-            rootfs=OverlaySpec((points, *directory.lower), directory.upper, directory.make("work")),
-            cgroup=plan,
+            rootfs=rootfs,
+            netns=sandbox.netns,
+            cgroup=reserve.cgroup,
             seccomp_bpf=parts.seccomp.filter("default", capabilities),
             log=LogSpec(directory.make("logs")),
         )
 
     def _join(self, order: RunOrder, undo: ExitStack) -> StepNetwork:
         """The network that the step asks for, else its build's. Only a build can allow that of the host."""
-        wanted = order.step.network if order.step.network not in ("", "default") else order.build.network
+        wanted = _choose_network(order)
         if wanted == "host" and order.build.network != "host":
             raise Refused(
                 "--network=host: this build may not use the host's network",
@@ -183,17 +202,13 @@ class ContainerRunner:
         with suppress(HoldfastError):
             self._parts.cgroups.remove(container_id)
 
-    def _wait(self, order: RunOrder, future: Future[KeeperEvent]) -> KeeperEvent:
-        while True:
-            try:
-                event = future.result(_POLL_SECONDS)
-            except FutureTimeout:
-                if order.cancel.is_set():
-                    raise BuildCancelled("the build was cancelled") from None
-                continue
-            if event.code is None and event.signal is None:
-                raise BuildInterrupted("how the step ended is not known: the keeper was restarted meanwhile")
-            return event
+    def _take_end(self, order: RunOrder, future: Future[KeeperEvent]) -> KeeperEvent:
+        if not future.done():
+            order.cancel.check()
+        event = future.result(_END_SECONDS)
+        if event.code is None and event.signal is None:
+            raise BuildInterrupted("how the step ended is not known: the keeper was restarted meanwhile")
+        return event
 
     def _end(self, container_id: str, future: Future[KeeperEvent]) -> None:
         """Kill what still runs, wait for its end, and make the keeper forget it."""
@@ -225,43 +240,5 @@ class ContainerRunner:
             self._remove_cgroup(container_id)
 
 
-class _Output:
-    """Follows a step's log in a thread of its own: each line is said, the last ones are kept."""
-
-    def __init__(
-        self, directory: Path, ended: Future[KeeperEvent], say: Callable[[str], None], redaction: Redaction
-    ) -> None:
-        self._directory = directory
-        self._reader = LogReader(directory)
-        self._ended = ended
-        self._say = say
-        self._redaction = redaction
-        self._stop = threading.Event()
-        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
-
-    @property
-    def tail(self) -> str:
-        """The last lines, as text."""
-        return "\n".join(self._lines)
-
-    @contextmanager
-    def followed(self) -> Iterator[None]:
-        """While the step runs; on the way out what is left of a finished step's output is read."""
-        thread = threading.Thread(target=self._follow, name="build-output", daemon=True)
-        thread.start()
-        try:
-            yield
-        except BaseException:
-            self._stop.set()
-            raise
-        finally:
-            (self._directory / _WAKE).touch()  # the reader looks up when anything changes there
-            thread.join()
-
-    def _follow(self) -> None:
-        lines = self._reader.read(since=0.0, tail=None, follow=True, stop=self._stop, ended=self._ended.done)
-        for line in lines:
-            whole = self._redaction.apply(line.data.decode("utf-8", "replace").rstrip("\r\n"))
-            text = whole[:MAX_LINE].translate(_VISIBLE)
-            self._lines.append(text)
-            self._say(text)
+def _choose_network(order: RunOrder) -> str:
+    return order.step.network if order.step.network not in ("", "default") else order.build.network

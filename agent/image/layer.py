@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch, translated_storage_errors
 from agent.image.unpack import Unpacker
 from agent.oci.digest import Digest, digest_of_hex
+
+_SHORT = 256 << 10
 
 
 class LayerPipeline:
@@ -46,6 +48,26 @@ class LayerPipeline:
 
         Raises the first error of any step, or DigestMismatch when it is not ``diff_id``.
         """
+        try:
+            with translated_storage_errors():
+                head, whole = _take_head(source)
+            if whole:
+                self._run_alone(head)
+            else:
+                self._run_together(_prepend(head, source))
+        finally:
+            self._unpacker.close()
+        actual = digest_of_hex(self._hash.hexdigest())
+        if diff_id is not None and actual != diff_id:
+            raise DigestMismatch(f"the layer unpacks to {actual}, the image config says {diff_id}")
+        return actual
+
+    def _run_alone(self, packed: list[bytes]) -> None:
+        """A short stream: to start threads for it takes longer than to unpack it."""
+        with translated_storage_errors():
+            self._unpacker.unpack(self._inflated(iter(packed)))
+
+    def _run_together(self, source: Generator[bytes, None, None]) -> None:
         threads = [
             threading.Thread(target=self._guard, args=(step,), name=f"layer-{name}", daemon=True)
             for name, step in (("inflate", self._inflate), ("write", self._write))
@@ -57,13 +79,8 @@ class LayerPipeline:
         finally:
             for thread in threads:
                 thread.join()
-            self._unpacker.close()
         if self._error is not None:
             raise self._error
-        actual = digest_of_hex(self._hash.hexdigest())
-        if diff_id is not None and actual != diff_id:
-            raise DigestMismatch(f"the layer unpacks to {actual}, the image config says {diff_id}")
-        return actual
 
     def _guard(self, step: Callable[[], None]) -> None:
         try:
@@ -84,10 +101,37 @@ class LayerPipeline:
         self._packed.close()
 
     def _inflate(self) -> None:
-        for piece in decompress(iter(self._packed), self._limits):
-            self._hash.update(piece)
+        for piece in self._inflated(iter(self._packed)):
             self._plain.put(piece)
         self._plain.close()
 
+    def _inflated(self, packed: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in decompress(packed, self._limits):
+            self._hash.update(piece)
+            yield piece
+
     def _write(self) -> None:
         self._unpacker.unpack(iter(self._plain))
+
+
+def _take_head(source: Generator[bytes, None, None]) -> tuple[list[bytes], bool]:
+    """The beginning of a stream, and whether that is all of it."""
+    head: list[bytes] = []
+    size = 0
+    try:
+        for chunk in source:
+            head.append(chunk)
+            size += len(chunk)
+            if size > _SHORT:
+                return head, False
+    except BaseException:
+        source.close()
+        raise
+    return head, True
+
+
+def _prepend(head: list[bytes], source: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    with closing(source):
+        yield from head
+        head.clear()
+        yield from source

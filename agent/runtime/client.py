@@ -131,6 +131,11 @@ class KeeperClient:
         """Fork an init ahead; it ends with this connection. Returns its pid on the host."""
         return int(self._call("reserve", request=encode_reserve(request))[0]["pid"])
 
+    def reserve_soon(self, request: ReserveRequest) -> None:
+        """The same without waiting for it. Where it comes to nothing the order makes an ordinary init."""
+        with contextlib.suppress(HoldfastError):
+            self._send("reserve", request=encode_reserve(request))
+
     def board(self, container_id: str, rootfs: OverlaySpec, netns: Path) -> None:
         """Tell a reserve where it will live, for it to go ahead; does not wait, and it is no loss if nobody listens."""
         request = {"id": container_id, "rootfs": encode_overlay(rootfs), "netns": str(netns)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from agent.kernel import inotify
 from agent.runtime.logfiles import LogFile, LogFiles
@@ -17,11 +18,29 @@ _NOTICE = 0.5
 _CHANGES = inotify.MODIFY | inotify.CREATE | inotify.MOVED_TO | inotify.DELETE_SELF
 
 
-class LogReader:
-    """The log in ``directory``, which the keeper may be writing and rotating. Each ``read`` stands on its own."""
+class Watching(Protocol):
+    """Tells when something may have changed."""
 
-    def __init__(self, directory: Path) -> None:
+    def wait(self, seconds: float) -> bool:
+        """True when there may be more, at once or within ``seconds``."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+def _watch(path: str) -> Watching:
+    return inotify.Watch(path, _CHANGES)
+
+
+class LogReader:
+    """The log in ``directory``, which the keeper may be writing and rotating. Each ``read`` stands on its own.
+
+    ``watch``, given the directory, says when to look for more.
+    """
+
+    def __init__(self, directory: Path, watch: Callable[[str], Watching] = _watch) -> None:
         self._directory = directory
+        self._watch = watch
 
     def read(
         self, *, since: float, tail: int | None, follow: bool, stop: threading.Event, ended: Callable[[], bool]
@@ -42,7 +61,7 @@ class LogReader:
                 first, skip = seek_tail(files.files, tail, partial=not follow)
                 files.skip_to(first)
             cutter = LineCutter(since, skip)
-            lines = _follow(files, cutter, stop, ended) if follow else _read_all(files, cutter, stop)
+            lines = self._follow(files, cutter, stop, ended) if follow else _read_all(files, cutter, stop)
             yield from lines
             if not stop.is_set():
                 yield from cutter.flush()
@@ -58,6 +77,20 @@ class LogReader:
             except FileNotFoundError:
                 if last_time or stop.wait(_NOTICE):
                     return None
+
+    def _follow(
+        self, files: LogFiles, cutter: LineCutter, stop: threading.Event, ended: Callable[[], bool]
+    ) -> Iterator[LogLine]:
+        watch = self._watch(f"/proc/self/fd/{files.directory}")
+        try:
+            while not stop.is_set():
+                last_time = ended()
+                yield from _catch_up(files, cutter, stop)
+                if last_time:
+                    return
+                watch.wait(_NOTICE)
+        finally:
+            watch.close()
 
 
 def _read_all(files: LogFiles, cutter: LineCutter, stop: threading.Event) -> Iterator[LogLine]:
@@ -75,19 +108,6 @@ def _drain(file: LogFile, cutter: LineCutter, stop: threading.Event, end: int | 
         if not cutter.consumed:
             return
         file.position += cutter.consumed
-
-
-def _follow(files: LogFiles, cutter: LineCutter, stop: threading.Event, ended: Callable[[], bool]) -> Iterator[LogLine]:
-    watch = inotify.Watch(f"/proc/self/fd/{files.directory}", _CHANGES)
-    try:
-        while not stop.is_set():
-            last_time = ended()
-            yield from _catch_up(files, cutter, stop)
-            if last_time:
-                return
-            watch.wait(_NOTICE)
-    finally:
-        watch.close()
 
 
 def _catch_up(files: LogFiles, cutter: LineCutter, stop: threading.Event) -> Iterator[LogLine]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from agent.builder.faults import BuildCancelled, BuildFailed
-from agent.builder.runner import TAIL_LINES
 from agent.builder.state import DEFAULT_PATH
+from agent.builder.stepoutput import TAIL_LINES
 from agent.image.records import ImageEntry
 from tests.host.agents import eventually
 from tests.host.builderlab import FROM_CONTEXT, FROM_HOST, Lab, open_builder_lab
