@@ -72,9 +72,10 @@ async def _ensure_image(action: EnsureImage, scene: Scene) -> None:
         elif want.policy == "build":
             shared.metrics.built(loop.time() - begun, success=False)
         raise
-    if pulls and (resolved.worked or resolved.fetched):
+    built = want.policy == "build" and bool(resolved.built_from)
+    if want.policy != "file" and not built and (resolved.worked or resolved.fetched):
         shared.metrics.pulled(loop.time() - begun, resolved.fetched)
-    if resolved.worked and want.policy == "build":
+    if resolved.worked and built:
         shared.metrics.built(loop.time() - begun)
     if resolved.worked:
         _report_image(want, resolved, scene, loop.time() - begun)
@@ -83,7 +84,7 @@ async def _ensure_image(action: EnsureImage, scene: Scene) -> None:
 
 def _report_image(want: ImageWant, resolved: Resolved, scene: Scene, seconds: float) -> None:
     known = {"build": ("ImageBuilt", "built"), "file": ("ImageLoaded", "loaded")}
-    reason, verb = known.get(want.policy, ("ImagePulled", "pulled"))
+    reason, verb = known.get(want.policy if resolved.built_from else "", ("ImagePulled", "pulled"))
     scene.shared.events.record(
         "image",
         app=scene.app,

@@ -13,17 +13,21 @@ from agent.controller.outcome import Failure
 from agent.controller.port import ImagesPort, RecordsPort
 from agent.controller.progress import BuildReporter, PullReporter
 from agent.engine.model import BuildConfig, ImageRecord
+from agent.errors import NotFound, Stalled, Waiting
 from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp, ImageWant, build_tag
 
 KIND = "image_state"
 NEVER = float("inf")
 _PULLS = {"every": "always"}
+_NOT_TO_BE_HAD = frozenset({"RegistryUnauthorized"})
+"""What registries also say of repositories that they do not have."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A successful resolution: the image, what a build read, and how many bytes came over the network."""
+    """A successful resolution: the image, what a build read (empty when nothing was built), and how many bytes came
+    over the network."""
 
     image: ImageRecord
     built_from: str = ""
@@ -68,16 +72,19 @@ class AppImages:
         }
 
     def _look(self, want: ImageWant, desired: DesiredApp) -> ImageState:
-        if want.policy in ("missing", "never"):
-            found = self._images.find_admitted(want.reference, want.platform or None)
-            return ImageState(found.id if found else None, current=found is not None)
         document = self._documents.get(want.key, {})
         known = self._images.find(str(document["id"])) if "id" in document else None
+        if {want.policy, want.unless} & {"missing", "never"}:
+            found = self._images.find_admitted(want.reference, want.platform or None)
+            if found is None and document.get("built_from"):
+                found = known
+            return ImageState(found.id if found else None, current=found is not None)
         if known is None and want.policy == "always" and not want.platform:
             known = self._images.find(want.reference)
         if want.policy == "every":
             return self._look_timed(want, known, document)
-        resolved = known is not None and want.policy == "always" and document.get("revision") == desired.revision
+        eager = "always" in (want.policy, want.unless)
+        resolved = known is not None and eager and document.get("revision") == desired.revision
         return ImageState(known.id if known else None, current=resolved)
 
     def _look_timed(self, want: ImageWant, known: ImageRecord | None, document: Mapping[str, Any]) -> ImageState:
@@ -91,15 +98,33 @@ class AppImages:
     def resolve(self, want: ImageWant, desired: DesiredApp, cancel: threading.Event) -> Resolved:
         """Make an image local; blocks for as long as that takes. Raises HoldfastError."""
         if want.policy == "build":
-            return self._build(want, desired, cancel)
+            taken = self._take(want, cancel) if want.unless else None
+            return taken or self._build(want, desired, cancel)
         if want.policy == "file":
             return self._load(want, cancel)
+        return self._pull(want, _PULLS.get(want.policy, want.policy), cancel)
+
+    def _take(self, want: ImageWant, cancel: threading.Event) -> Resolved | None:
+        """An image that could be built, as its pull policy says; None when it cannot be had and has to be built."""
+        found = self._images.find_admitted(want.reference, want.platform or None)
+        if want.unless == "never":
+            return Resolved(found) if found is not None else None
+        try:
+            return self._pull(want, want.unless, cancel)
+        except NotFound:
+            return None
+        except (Waiting, Stalled) as error:
+            if error.reason in _NOT_TO_BE_HAD or (found is None and isinstance(error, Waiting)):
+                return None
+            raise
+
+    def _pull(self, want: ImageWant, policy: str, cancel: threading.Event) -> Resolved:
         reporter = PullReporter(self._app)
         platform = want.platform or None
         before = self._images.find_admitted(want.reference, platform) if platform else self._images.find(want.reference)
         record = self._images.pull(
             want.reference,
-            policy=_PULLS.get(want.policy, want.policy),
+            policy=policy,
             platform=platform,
             progress=reporter.note,
             cancel=cancel,

@@ -39,7 +39,7 @@ def ensure_images(draft: Draft) -> None:
 
 
 def _image_cause(want: ImageWant, state: ImageState) -> Cause:
-    if want.policy == "build":
+    if want.policy == "build" and not want.unless:
         return Cause("BuildNotChecked", f"what {want.reference} is built from has to be checked")
     if want.policy == "file":
         return Cause("FileNotChecked", f"whether {want.reference} has changed has to be checked")

@@ -24,7 +24,8 @@ _EAGERNESS = ("always", "every", "missing", "never")
 class ImageWant:
     """One image an app needs. ``policy`` is missing, always, never, every (``interval`` seconds), build, or file: an
     image of the host, which ``reference`` says. ``service`` is whose build or file it is; ``platform`` is the host's
-    unless it says another."""
+    unless it says another. ``unless`` is the policy by which what could be built is taken, where it can be had.
+    """
 
     key: str
     reference: str
@@ -32,6 +33,7 @@ class ImageWant:
     service: str = ""
     platform: str = ""
     interval: float = 0.0
+    unless: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,9 @@ def build_tag(app: App, service: Service) -> str:
 
 def _image_of(app: App, service: Service) -> ImageWant:
     if service.build is not None:
-        return ImageWant(f"build:{service.name}", build_tag(app, service), "build", service.name)
+        key, unless = f"build:{service.name}", service.build.unless
+        platform = (service.platform or "") if unless else ""
+        return ImageWant(key, build_tag(app, service), "build", service.name, platform, unless=unless)
     if service.image and parse_local_image(service.image) is not None:
         return ImageWant(f"file:{service.name}", service.image, "file", service.name)
     return _pulled(service.image or "", service.pull_policy, service.platform or "")

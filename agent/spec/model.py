@@ -58,7 +58,8 @@ class Build(_Frozen):
     """How to build an image. ``context`` and the values of ``additional_contexts`` are absolute directories or git
     URLs, the latter also ``docker-image://`` references; ``dockerfile`` is relative to the context or absolute, and
     only a name for messages beside a ``dockerfile_inline``. ``secrets`` and ``ssh`` are by their id in the Dockerfile,
-    ``ssh`` gives the sockets of agents. ``cache_from`` and ``cache_to`` are absolute directories.
+    ``ssh`` gives the sockets of agents. ``cache_from`` and ``cache_to`` are absolute directories. ``unless`` (always,
+    missing, never) is the pull policy by which the image is taken instead, where it can be had.
     """
 
     context: str
@@ -80,6 +81,7 @@ class Build(_Frozen):
     ulimits: tuple[tuple[str, int, int], ...] = ()
     secrets: Mapping[str, BuildSecret] = Field(default_factory=dict)
     ssh: Mapping[str, str] = Field(default_factory=dict)
+    unless: str = ""
 
 
 class Port(_Frozen):

@@ -106,6 +106,10 @@ def _read_image(fields: Fields, key: Scalar, scope: Scope) -> dict[str, Any]:
         fields.complain("pull_policy", "only an image of a registry is looked up again after a time: leave it out")
     if policy == "build" and not fields.node_of("build"):
         fields.complain("pull_policy", "there is no build")
+    if build is not None and fields.node_of("pull_policy") is not None and policy in ("always", "missing", "never"):
+        build = build.model_copy(update={"unless": policy})
+        if image is None and policy != "never":
+            fields.complain("pull_policy", "what is built has no name to pull it by: give it one with image:")
     if local is not None and policy == "never":
         fields.complain("pull_policy", f"{local.kind}: is a file of the host, which is never pulled: leave it out")
     platform = fields.parsed("platform", _parse_platform, "OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT")

@@ -223,3 +223,20 @@ def test_an_agent_listens_wherever_it_is_told(agent: Agent) -> None:
         for arguments, given in ((["--host", host], None), ([], environment)):
             run = subprocess.run([*command, *arguments], cwd=ROOT, env=given, capture_output=True, check=False)
             assert json.loads(run.stdout)["agent"], run.stderr
+
+
+def test_what_could_be_built_is_taken_from_its_registry(agent: Agent) -> None:
+    """``pull_policy`` beside ``build``: built as long as the registry does not have it, taken once it does."""
+    with Registry() as registry:
+        name = f"{registry.address}/made:1"
+        run = "command: [sleep, '86400']\n  init: true\n  stop_signal: SIGKILL"
+        write_app(agent, "either", f"web:\n  BUILD\n  image: '{name}'\n  pull_policy: always\n  {run}\n")
+        eventually(lambda: states(agent, "either").get("web", [{}])[0].get("state") == "running", 30, "a built one")
+        events = [json.loads(line) for line in agent.cli("events", "--json").stdout.splitlines()]
+        assert [event["reason"] for event in events if event["app"] == "either"].count("ImageBuilt") == 1
+        registry.push_layers("made:1", [busybox_layer()], config={"Labels": {"from": "registry"}})
+        agent.cli("sync")
+        events = [json.loads(line) for line in agent.cli("events", "--json").stdout.splitlines()]
+        assert [event["reason"] for event in events if event["app"] == "either"].count("ImagePulled") == 1
+        eventually(lambda: states(agent, "either").get("web", [{}])[0].get("state") == "running", 30, "a pulled one")
+        (agent.state / "either/compose.yaml").unlink()

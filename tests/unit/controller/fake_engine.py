@@ -136,6 +136,7 @@ class FakeImages:
         self.healthchecks: dict[str, Mapping[str, Any]] = {}
         self.calls: list[str] = []
         self.failures: dict[str, HoldfastError] = {}
+        self.pull_failures: dict[str, HoldfastError] = {}
         self.holdups: dict[str, threading.Event] = {}
         self.inputs: dict[str, str] = {}
 
@@ -167,8 +168,8 @@ class FakeImages:
         self.calls.append(f"pull {reference} {policy}")
         if reference in self.holdups:
             self.holdups[reference].wait(10)
-        if reference in self.failures:
-            raise self.failures[reference]
+        if failure := self.failures.get(reference) or self.pull_failures.get(reference):
+            raise failure
         self.local[reference] = self.remote.get(reference, image_id(reference))
         return ImageRecord(self.local[reference], "", (reference,), 10)
 

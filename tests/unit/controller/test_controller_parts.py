@@ -18,14 +18,14 @@ from agent.controller.endpoints import AppEndpoints, compute_published
 from agent.controller.faults import REPEAT_LIMIT, Faults
 from agent.controller.gate import Gate
 from agent.controller.healthplan import HealthPlan, HealthRecord, compute_health_plan, compute_record
-from agent.controller.images import AppImages
+from agent.controller.images import AppImages, Resolved
 from agent.controller.journal import Journal
 from agent.controller.lastgood import LastGood
 from agent.controller.outcome import LONGEST_RETRY, Failure, compute_failure
 from agent.controller.slots import decode_history, encode_history
 from agent.controller.targets import compute_targets
 from agent.engine.model import MountConfig, MountKind, NetworkAttachment
-from agent.errors import NotFound, Problem, Stalled, Waiting
+from agent.errors import HoldfastError, NotFound, Problem, Stalled, Waiting
 from agent.oci.imageconfig import ImageConfig
 from agent.plan.actions import Cause, EnsureNetwork, Hold, Plan, StartContainer
 from agent.plan.history import ContainerExit, SlotHistory
@@ -282,3 +282,52 @@ def test_timed_image_states() -> None:
     now[0] = 100.0
     again.recheck(desired)
     assert again.states[want.key].due == 160.0, "a clock that was set back does not put it off"
+
+
+@pytest.mark.parametrize("unless", ["always", "missing", "never"])
+def test_an_image_that_could_be_built_is_taken_where_it_can_be_had(unless: str) -> None:
+    images = FakeImages()
+    build = {"context": "/srv", "unless": unless}
+    desired = DesiredApp(make_app(services={"web": {"image": "example/web:1", "build": build}}), "r1")
+    (want,) = desired.images.values()
+    states = AppImages("shop", images, {})
+    states.begin(desired)
+
+    def resolve(failure: HoldfastError | None = None) -> Resolved:
+        images.failures = {"example/web:1": failure} if failure is not None else {}
+        images.calls.clear()
+        resolved = states.resolve(want, desired, threading.Event())
+        states.succeed(want, desired, resolved, states.epoch)
+        return resolved
+
+    if unless == "never":
+        assert (resolve().built_from, images.calls) == ("one", ["build example/web:1"])
+    else:
+        with pytest.raises(Stalled):
+            resolve(Stalled("no", reason="ImageRejected"))
+        assert (resolve().built_from, images.calls) == ("", [f"pull example/web:1 {unless}"])
+        with pytest.raises(Waiting):
+            resolve(Waiting("down"))
+    states.begin(desired)
+    assert states.states[want.key].current
+    states.begin(DesiredApp(desired.app, "r2"))
+    assert states.states[want.key].current is (unless != "always")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [NotFound("no"), Stalled("no", reason="RegistryUnauthorized"), Waiting("down")],
+    ids=["no", "401", "down"],
+)
+def test_what_cannot_be_had_is_built(failure: HoldfastError) -> None:
+    images = FakeImages()
+    desired = DesiredApp(
+        make_app(services={"web": {"image": "example/web:1", "build": {"context": "/srv", "unless": "missing"}}}), "r1"
+    )
+    (want,) = desired.images.values()
+    states = AppImages("shop", images, {})
+    states.begin(desired)
+    images.pull_failures = {"example/web:1": failure}
+    resolved = states.resolve(want, desired, threading.Event())
+    assert (resolved.built_from, resolved.worked) == ("one", True)
+    assert images.calls == ["pull example/web:1 missing", "build example/web:1"]

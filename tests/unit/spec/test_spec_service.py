@@ -359,6 +359,15 @@ def test_pull_policies(policy: str, known: str) -> None:
     assert (app.services["web"].pull_policy, app.images[0].pull_policy) == (known, known)
 
 
+def test_an_image_that_could_be_built_may_be_taken() -> None:
+    for policy, known in (("always", "always"), ("if_not_present", "missing"), ("never", "never"), ("build", "")):
+        app = load(f"services: {{web: {{image: a, build: ., pull_policy: {policy}}}}}\n", {"Dockerfile": b"FROM scratch"})
+        assert app.services["web"].build is not None
+        assert app.services["web"].build.unless == known
+    (problem,) = problems_of("services: {web: {build: ., pull_policy: always}}", {"Dockerfile": b"FROM scratch"})
+    assert "give it one with image:" in problem
+
+
 @pytest.mark.parametrize("what", ["build: .", "image: 'oci:/srv/web'"])
 def test_only_images_of_registries_are_looked_up_again(what: str) -> None:
     problems = problems_of(f"services: {{web: {{{what}, pull_policy: daily}}}}")
