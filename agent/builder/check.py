@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from agent.builder.contexts import open_contexts
+from agent.builder.findings import check_request
 from agent.builder.order import BuildOrder
 from agent.builder.parse import decode_dockerfile
+from agent.builder.request import Request
 from agent.builder.stages import compute_plan
 from agent.errors import HoldfastError, InvalidSpec, Problem
 from agent.oci.platform import compute_platform
@@ -20,9 +22,11 @@ def find_problems(order: BuildOrder) -> tuple[Problem, ...]:
         return ()
     try:
         with open_contexts(order) as contexts:
-            dockerfile = decode_dockerfile(contexts.read_dockerfile(), contexts.dockerfile)
-            compute_plan(dockerfile, order, compute_platform(os.uname().machine))
+            source = contexts.read_dockerfile()
+            dockerfile = decode_dockerfile(source, contexts.dockerfile)
+            plan = compute_plan(dockerfile, order, compute_platform(os.uname().machine))
             contexts.get("")
+            check_request(Request(order, source, dockerfile, plan, contexts), lambda _text: None)
     except InvalidSpec as error:
         return error.problems
     except HoldfastError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from agent.builder.globs import BadGlob, remove_prefix, remove_suffix, replace
 
@@ -21,12 +22,27 @@ class ExpansionError(ValueError):
         self.offset = offset
 
 
-def expand(text: str, variables: Mapping[str, str], escape: str = "\\", *, quotes: bool = True) -> str:
+def expand(
+    text: str, variables: Mapping[str, str], escape: str = "\\", *, quotes: bool = True, unknown: set[str] | None = None
+) -> str:
     """Expand variables and remove quotes and escapes; an unknown variable is empty. Raises ExpansionError.
 
-    Without ``quotes`` these are characters like others, as they are in a here-document.
+    Without ``quotes`` these are characters like others, as they are in a here-document. The names of variables that
+    are unknown and used without any modifier are added to ``unknown``.
     """
-    return _Expander(text, variables.get, escape, quotes=quotes).run()
+    expander = _Expander(text, variables.get, escape, quotes=quotes)
+    found = expander.run()
+    if unknown is not None:
+        unknown |= expander.unknown
+    return found
+
+
+def find_names(text: str, escape: str = "\\") -> frozenset[str]:
+    """The variables that a word uses, those with a modifier left out. None of a word that cannot be expanded."""
+    expander = _Expander(text, lambda _name: None, escape)
+    with suppress(ExpansionError):
+        expander.run()
+    return frozenset(expander.unknown)
 
 
 def check_syntax(text: str, escape: str = "\\") -> None:
@@ -43,6 +59,7 @@ class _Expander:
         self._at = 0
         self._depth = 0
         self._size = 0
+        self.unknown: set[str] = set()
 
     def run(self) -> str:
         return self._until("")
@@ -130,17 +147,23 @@ class _Expander:
     def _dollar(self) -> str:
         if self._peek() != "{":
             name = self._name()
-            return (self._lookup(name) or "") if name else "$"
+            return self._plain(name) if name else "$"
         self._take()
         name = self._name()
         if not name:
             raise self._fail("bad substitution: ${ needs a name")
         operator = self._take()
         if operator == "}":
-            return self._lookup(name) or ""
+            return self._plain(name)
         if operator == "":
             raise self._fail("the substitution is not closed: '}' is missing")
         return self._modified(name, operator)
+
+    def _plain(self, name: str) -> str:
+        value = self._lookup(name)
+        if value is None and name.isidentifier():
+            self.unknown.add(name)
+        return value or ""
 
     def _modified(self, name: str, operator: str) -> str:
         value = self._lookup(name)

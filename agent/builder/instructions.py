@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.builder.checkrules import ALL_CHECKS, CheckOptions
 from agent.builder.lines import Heredoc
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
@@ -191,9 +192,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Dockerfile:
-    """A whole file. ``file`` is its name in messages, ``arguments`` the ARGs before the first FROM."""
+    """A whole file. ``file`` is its name in messages, ``arguments`` the ARGs before the first FROM, ``gaps`` the empty
+    lines inside of instructions, ``checks`` what its directive says of checks."""
 
     file: str
     escape: str
     arguments: tuple[Arg, ...] = ()
     stages: tuple[Stage, ...] = field(default=())
+    gaps: tuple[int, ...] = ()
+    checks: CheckOptions = ALL_CHECKS

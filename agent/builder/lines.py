@@ -6,6 +6,8 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
+from agent.builder.checkrules import ALL_CHECKS, CheckOptions, parse_check_options
+
 DEFAULT_ESCAPE = "\\"
 TAB = "\t"
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z")
@@ -44,6 +46,7 @@ class Directives:
     """What the comments at the very top ask for; ``problems`` are (line, column, message)."""
 
     escape: str = DEFAULT_ESCAPE
+    checks: CheckOptions = ALL_CHECKS
     problems: list[tuple[int, int, str]] = field(default_factory=list)
 
 
@@ -70,8 +73,11 @@ def _apply(found: Directives, name: str, value: str) -> str:
         found.escape = value
     elif name == "syntax" and not _BUILT_IN.match(value):
         return f"the frontend {value} is not supported: only docker/dockerfile:1, which is built in"
-    elif name == "check" and any(not part.strip().startswith("skip=") for part in value.split(";")):
-        return "of the directive check only skip= is supported: there are no checks to fail"
+    elif name == "check":
+        try:
+            found.checks = parse_check_options(value)
+        except ValueError as error:
+            return str(error)
     return ""
 
 
@@ -81,6 +87,8 @@ class LineReader:
     def __init__(self, text: str, escape: str) -> None:
         self._lines = [line.removesuffix("\r") for line in text.split("\n")]
         self._next = 0
+        self.gaps: list[int] = []
+        """The empty lines between the pieces of instructions."""
         self._continued = re.compile(rf"(?<!{re.escape(escape)}){re.escape(escape)}[ \t]*\Z")
 
     def read(self) -> LogicalLine | None:
@@ -93,6 +101,8 @@ class LineReader:
             self._next += 1
             stripped = line.lstrip()
             if not stripped or stripped.startswith("#"):
+                if pieces and not stripped:
+                    self.gaps.append(self._next)
                 continue
             piece = line if pieces else stripped
             match = self._continued.search(piece)

@@ -73,6 +73,7 @@ class _Parser:
         directives = Directives(escape) if trigger else read_directives(text)
         self._file = file
         self._escape = directives.escape
+        self._checks = directives.checks
         self._reader = LineReader(text, directives.escape)
         self._problems = [Problem(file, *problem) for problem in directives.problems]
         self._arguments: list[Arg] = []
@@ -90,7 +91,8 @@ class _Parser:
             self._problems.append(Problem(self._file, 0, 0, "the Dockerfile has no FROM"))
         raise_problems(self._problems)
         stages = tuple(Stage(origin, tuple(found)) for origin, found in self._stages)
-        return Dockerfile(self._file, self._escape, tuple(self._arguments), stages)
+        gaps = tuple(self._reader.gaps)
+        return Dockerfile(self._file, self._escape, tuple(self._arguments), stages, gaps, self._checks)
 
     def _complain(self, line: LogicalLine, offset: int, message: str) -> None:
         self._problems.append(Problem(self._file, *line.locate(offset), message))

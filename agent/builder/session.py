@@ -6,7 +6,9 @@ import threading
 from dataclasses import replace
 
 from agent.builder.bases import Bases
+from agent.builder.checkrules import CHECK_ARG
 from agent.builder.epoch import EPOCH_ARG, read_epoch
+from agent.builder.findings import Findings, check_request
 from agent.builder.layers import Layers, Terms
 from agent.builder.order import BuildProgress, ProgressCallback
 from agent.builder.request import Request, StageResult, Tools
@@ -32,6 +34,7 @@ class BuildSession:
         self._telling = threading.Lock()
         self._bases = Bases(tools.images, progress, self._stop, "always" if order.pull else "missing")
         self._schedule = Schedule(self._build, self._stop)
+        self._findings: Findings
         self._before = _count_steps(request.plan.stages)
         self.kept: list[KeptLayer] = []
         self.stages: list[Layers] = []
@@ -39,6 +42,7 @@ class BuildSession:
     def run(self) -> StageResult:
         """Build every stage that is needed; the last one is the result."""
         self._warn_of_unused()
+        self._findings = check_request(self._request, self._warn)
         result = self._schedule.run(self._request.plan.stages)
         labels = self._request.order.labels
         if labels:
@@ -49,10 +53,12 @@ class BuildSession:
 
     def _warn_of_unused(self) -> None:
         plan = self._request.plan
-        known = plan.used | plan.arguments.keys() | PROXY_ARGS | {EPOCH_ARG}
+        known = plan.used | plan.arguments.keys() | PROXY_ARGS | {EPOCH_ARG, CHECK_ARG}
         for name in sorted(self._request.order.args.keys() - known):
-            text = f"the argument {name} is given and no ARG of a stage that is built declares it"
-            self._tell(BuildProgress("warning", text))
+            self._warn(f"the argument {name} is given and no ARG of a stage that is built declares it")
+
+    def _warn(self, text: str) -> None:
+        self._tell(BuildProgress("warning", text))
 
     def _tell(self, report: BuildProgress) -> None:
         """One report at a time, whatever thread it comes from."""
@@ -61,7 +67,7 @@ class BuildSession:
                 self._progress(replace(report, total=self._before[-1]))
 
     def _build(self, stage: PlannedStage) -> StageResult:
-        around = Surroundings(self._bases, self._schedule.get, self._tell, self._stop)
+        around = Surroundings(self._bases, self._schedule.get, self._tell, self._stop, self._findings)
         before = self._before[list(self._request.plan.stages).index(stage)]
         build = StageBuild(self._tools, self._request, around, stage, before)
         result = build.run()

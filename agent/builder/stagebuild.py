@@ -9,7 +9,9 @@ from typing import NoReturn
 
 from agent.builder.bases import Bases
 from agent.builder.carrying import Carrier, Voice
+from agent.builder.checkrules import Finding
 from agent.builder.faults import BuildFailed
+from agent.builder.findings import Findings
 from agent.builder.instructions import Instruction
 from agent.builder.layers import Layers, Made
 from agent.builder.order import BuildProgress
@@ -37,6 +39,7 @@ class Surroundings:
     stage: Callable[[int], StageResult]
     tell: Callable[[BuildProgress], None]
     stop: Stop
+    findings: Findings
 
 
 class StageBuild:
@@ -68,6 +71,7 @@ class StageBuild:
             begun = self._begin(instruction, counts=number >= triggers)
             with placed(dockerfile.file, instruction):
                 step = state.take(instruction, stage)
+                self._check_variables(state, instruction)
                 made = self._carry_out(step, layers, instruction) if step is not None else Made(None)
             if made.layer is not None:
                 self.kept.append(KeptLayer(made.key, made.layer))
@@ -76,6 +80,12 @@ class StageBuild:
             self._tell("cached" if made.cached else "finished", instruction.text, begun)
             state.note(instruction, empty=made.layer is None)
         return StageResult(state.config, layers)
+
+    def _check_variables(self, state: StageState, instruction: Instruction) -> None:
+        for name in sorted(state.unknown):
+            near = state.near(name)
+            message = f"no ARG or ENV declares {name}" + (f"; did you mean {near}?" if near else "")
+            self._around.findings.take([Finding(instruction.line, instruction.column, "UndefinedVar", message)])
 
     def _begin(self, instruction: Instruction, *, counts: bool = True) -> float:
         self._around.stop.check()

@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 
 from agent.builder import instructions as ins
 from agent.builder.epoch import read_epoch, render_moment
@@ -24,6 +25,7 @@ from agent.oci.imageconfig import MAX_HISTORY, HistoryEntry, ImageConfig
 from agent.oci.platform import Platform
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_GIVEN = frozenset({"PATH"} | PROXY_ARGS)
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z", re.ASCII | re.IGNORECASE)
 _REALTIME = re.compile(r"RTM(?:IN\+|AX-)(?:[0-9]|[12][0-9]|30)\Z", re.ASCII)
 
@@ -34,7 +36,8 @@ def create_scratch_config(host: Platform) -> ImageConfig:
 
 
 class StageState:
-    """Mutable; ``take`` one instruction after the other. ``given`` are the order's arguments."""
+    """Mutable; ``take`` one instruction after the other. ``given`` are the order's arguments; ``unknown`` are the
+    variables that the last instruction uses and nothing has declared."""
 
     def __init__(self, file: str, escape: str, plan: BuildPlan, given: Mapping[str, str], config: ImageConfig) -> None:
         self._file = file
@@ -43,16 +46,26 @@ class StageState:
         self._inherited = plan.arguments
         self._arguments: dict[str, str] = {}
         self._own_command = False
+        self._declared = set(_GIVEN)
+        self.unknown: set[str] = set()
         self._moment = render_moment(read_epoch(given))
         self.config = replace(config, created=self._moment)
         self._env = {name: value for name, value in map(_split, config.env) if name}
 
     def take(self, instruction: ins.Instruction, stage: PlannedStage) -> Step | None:
         """Apply an instruction; the step that is to be carried out for it, if any. Raises InvalidDockerfile."""
+        self.unknown.clear()
         try:
             return self._take(instruction, stage)
         except ExpansionError as error:
             raise self._refuse(instruction, str(error)) from None
+        finally:
+            self.unknown -= self._declared
+
+    def near(self, name: str) -> str:
+        """A known variable that may be meant by an unknown one; empty for none."""
+        known = [*self._arguments, *self._env, *self._declared]
+        return next(iter(get_close_matches(name, known, 1, 0.75)), "")
 
     def note(self, instruction: ins.Instruction, *, empty: bool) -> None:
         """Write an instruction into the history, as it stands in the file: no argument's value is in it."""
@@ -64,7 +77,7 @@ class StageState:
         return refuse(self._file, instruction.line, instruction.column, f"{keyword}: {message}")
 
     def _expand(self, text: str) -> str:
-        return expand(text, {**self._arguments, **self._env}, self._escape)
+        return expand(text, {**self._arguments, **self._env}, self._escape, unknown=self.unknown)
 
     def _take(self, instruction: ins.Instruction, stage: PlannedStage) -> Step | None:
         match instruction:
@@ -130,6 +143,7 @@ class StageState:
 
     def _declare(self, instruction: ins.Arg) -> None:
         for name, default in instruction.pairs:
+            self._declared.add(name)
             if name in self._given:
                 self._arguments[name] = self._given[name]
             elif default is not None:

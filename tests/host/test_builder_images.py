@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.builder import stamps
-from agent.builder.faults import BuildCancelled, BuildFailed
+from agent.builder.faults import BuildCancelled, BuildFailed, InvalidDockerfile
 from agent.builder.tree import FileTree
-from agent.errors import NotFound, Stalled
+from agent.errors import NotFound, Refused, Stalled
 from tests.host.builderlab import Lab, open_builder_lab
 from tests.host.registry import Registry, busybox_layer
 
@@ -289,3 +290,35 @@ def test_contexts_and_dockerfiles_that_are_not_there(lab: Lab) -> None:
         lab.builder.build(replace(config, dockerfile="link"))
     with pytest.raises(Stalled):
         lab.builder.build(replace(config, context=str(lab.root / "nowhere")))
+
+
+def test_checks_warn_or_end_the_build(lab: Lab) -> None:
+    """BuildKit's build checks, and the directive ``check``."""
+
+    def warnings(dockerfile: str, **fields: Any) -> list[str]:
+        lab.build(dockerfile, **fields)
+        return [progress.text for progress in lab.said if progress.phase == "warning"]
+
+    (lab.context / "left").write_text("out")
+    (lab.context / ".dockerignore").write_text("lost\n")
+    lab.build("FROM scratch\nENV IN_BASE=1\n", tag="base:1")
+    text = "FROM base:1\nARG GIVEN\nENV A=$IN_BASE B=$GIVEN C=${NOWHERE:-x} D=$IN_BAES\nCMD run me\nCOPY . /\n"
+    wanted = [
+        "JSONArgsRecommended: a shell runs the CMD, and passes no signals on (line 4)",
+        "UndefinedVar: no ARG or ENV declares IN_BAES; did you mean IN_BASE? (line 3)",
+    ]
+    assert warnings(text) == wanted
+    assert warnings(f"# check=skip=JSONArgsRecommended\n{text}") == [wanted[1].replace("line 3", "line 4")]
+    assert warnings(f"# check=skip=all;error=true\n{text}") == []
+    assert warnings(text, args={"BUILDKIT_DOCKERFILE_CHECK": "skip=UndefinedVar,Nothing"}) == [
+        "check: skip names Nothing, and there is no such check", wanted[0],
+    ]  # fmt: skip
+    with pytest.raises(InvalidDockerfile, match=r"Dockerfile:5:1: JSONArgsRecommended") as caught:
+        lab.build(f"# check=error=true\n{text}CMD again\n")
+    assert len(caught.value.problems) == 3 and not lab.cached
+    with pytest.raises(InvalidDockerfile, match=r"Dockerfile:4:1: UndefinedVar.*IN_BAES"):
+        lab.build(f"# check=skip=JSONArgsRecommended;error=true\n{text}")
+    with pytest.raises(InvalidDockerfile, match="CopyIgnoredFile: lost is left out"):
+        lab.build("# check=error=true\nFROM scratch\nCOPY lost /\n")
+    with pytest.raises(Refused, match="error is true or false"):
+        lab.build(text, args={"BUILDKIT_DOCKERFILE_CHECK": "error=maybe"})

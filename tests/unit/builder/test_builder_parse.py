@@ -84,7 +84,9 @@ def test_directives_that_ask_for_nothing_else(line: str) -> None:
         ("# syntax=evil/frontend", "not supported"),
         ("# syntax=docker/dockerfile:1@sha256:00", "not supported"),
         ("# escape=x", "escape must be"),
-        ("# check=error=true", "skip="),
+        ("# check=error=maybe", "error is true or false"),
+        ("# check=experimental=all", "is none of skip=NAME"),
+        ("# check=skip=a;skip=b", "skip is given twice"),
         ("# other=1\n# syntax=evil/frontend", "not supported"),
     ],
 )

@@ -1,0 +1,96 @@
+"""The directive ``check`` and the names of the checks. Pure.
+
+Source: docs.docker.com/reference/build-checks and docs.docker.com/reference/dockerfile (parser directives).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CHECK_ARG = "BUILDKIT_DOCKERFILE_CHECK"
+"""The build argument that takes the place of the directive."""
+
+RULES = frozenset(
+    {
+        "ConsistentInstructionCasing",
+        "CopyIgnoredFile",
+        "ExposeProtoCasing",
+        "FromAsCasing",
+        "FromPlatformFlagConstDisallowed",
+        "InvalidDefaultArgInFrom",
+        "JSONArgsRecommended",
+        "LegacyKeyValueFormat",
+        "MaintainerDeprecated",
+        "MultipleInstructionsDisallowed",
+        "NoEmptyContinuation",
+        "RedundantTargetPlatform",
+        "SecretsUsedInArgOrEnv",
+        "StageNameCasing",
+        "UndefinedArgInFrom",
+        "UndefinedVar",
+        "WorkdirRelativePath",
+    }
+)
+_ALWAYS_FAULTS = frozenset(
+    {"DuplicateStageName", "ReservedStageName", "ExposeInvalidFormat", "InvalidBaseImagePlatform"}
+)
+"""What these look for is refused here, whatever a directive says."""
+_TRUTH = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Which checks are left out, and whether what the others find is an error."""
+
+    skip: frozenset[str] = frozenset()
+    all_skipped: bool = False
+    error: bool = False
+
+    def wants(self, rule: str) -> bool:
+        """Whether a check is made."""
+        return not self.all_skipped and rule not in self.skip
+
+
+ALL_CHECKS = CheckOptions()
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """What a check has found, and where."""
+
+    line: int
+    column: int
+    rule: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.message} (line {self.line})"
+
+
+def parse_check_options(value: str) -> CheckOptions:
+    """Read ``skip=NAME,...`` or ``skip=all``, and ``error=true``, in any order with ; between. Raises ValueError."""
+    fields: dict[str, str] = {}
+    for part in value.split(";"):
+        name, equals, text = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in ("skip", "error"):
+            raise ValueError(f"check: {part.strip()[:80]!r} is none of skip=NAME,..., skip=all, error=true")
+        if name in fields:
+            raise ValueError(f"check: {name} is given twice")
+        fields[name] = text
+    error = _TRUTH.get(fields.get("error", "false").lower())
+    if error is None:
+        raise ValueError(f"check: error is true or false, not {fields['error'][:80]!r}")
+    names = frozenset(name.strip() for name in fields.get("skip", "").split(",") if name.strip())
+    return CheckOptions(names - {"all"}, "all" in names, error)
+
+
+def find_unknown_rules(options: CheckOptions) -> tuple[str, ...]:
+    """The names in ``skip`` that no check has."""
+    return tuple(sorted(options.skip - RULES - _ALWAYS_FAULTS))
+
+
+def choose_options(directive: CheckOptions, args: Mapping[str, str]) -> CheckOptions:
+    """The build argument's options where it is given, else the directive's. Raises ValueError."""
+    given = args.get(CHECK_ARG, "").strip()
+    return parse_check_options(given) if given else directive
