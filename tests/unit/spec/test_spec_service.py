@@ -360,11 +360,14 @@ def test_pull_policies(policy: str, known: str) -> None:
 
 
 def test_an_image_that_could_be_built_may_be_taken() -> None:
+    files = {"Dockerfile": b"FROM scratch"}
     for policy, known in (("always", "always"), ("if_not_present", "missing"), ("never", "never"), ("build", "")):
-        app = load(f"services: {{web: {{image: a, build: ., pull_policy: {policy}}}}}\n", {"Dockerfile": b"FROM scratch"})
+        app = load(
+            f"services: {{web: {{image: a, build: ., pull_policy: {policy}}}}}\n", {"Dockerfile": b"FROM scratch"}
+        )
         assert app.services["web"].build is not None
         assert app.services["web"].build.unless == known
-    (problem,) = problems_of("services: {web: {build: ., pull_policy: always}}", {"Dockerfile": b"FROM scratch"})
+    (problem,) = problems_of("services: {web: {build: ., pull_policy: always}}", files)
     assert "give it one with image:" in problem
 
 
