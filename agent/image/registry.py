@@ -29,6 +29,7 @@ from agent.image.transport import Transport
 from agent.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.oci.document import MAX_DOCUMENT, InvalidDocument
+from agent.oci.manifest import refuse_schema_1
 from agent.oci.reference import Reference
 from agent.telemetry.logging import get_logger
 
@@ -106,6 +107,7 @@ class RegistryClient:
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         stated = response.headers.get("Docker-Content-Digest")
         data = self.transport.read(response, MAX_DOCUMENT)
+        refuse_schema_1(kind)
         digest = compute_digest(data)
         if (wanted or stated or digest) != digest:
             raise DigestMismatch(f"the manifest {target} has the digest {digest}")

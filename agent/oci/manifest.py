@@ -19,6 +19,7 @@ from agent.oci.descriptor import (
     MANIFEST_TYPES,
     OCI_INDEX,
     OCI_MANIFEST,
+    SCHEMA1_TYPES,
     Descriptor,
     check_layer_type,
     decode_descriptor,
@@ -59,12 +60,23 @@ class Index:
     annotations: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
+def refuse_schema_1(kind: str) -> None:
+    """Raises Unsupported for a manifest of Docker's first schema, whose digest is not that of its bytes."""
+    if kind in SCHEMA1_TYPES:
+        raise Unsupported(
+            "the image has a manifest of schema 1, Docker's format until 2017, which is not read",
+            reason="UnsupportedImage",
+            hint="write it anew: skopeo copy --format oci docker://NAME docker://NAME",
+        )
+
+
 def decode_manifest(data: bytes, media_type: str | None) -> Manifest | Index:
     """Decode what ``media_type`` (a Content-Type or a descriptor's mediaType) says ``data`` is.
 
     Raises InvalidDocument for anything ambiguous or malformed, Unsupported for what is not a container image.
     """
     kind = (media_type or "").partition(";")[0].strip().lower()
+    refuse_schema_1(kind)
     if kind not in MANIFEST_TYPES | INDEX_TYPES:
         raise InvalidDocument(f"the manifest has the unknown type {render_shortened(kind)}")
     document = decode_document(data, "the manifest")

@@ -168,6 +168,7 @@ class Registry:
         self.users = dict(users or {})
         self.auth = dict(auth or {})
         self.http = dict(http or {})
+        self.more: dict[str, Any] = {}
         self.port = _free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._made = 0
@@ -184,6 +185,7 @@ class Registry:
             "log": {"level": "warn"},
             "storage": {"filesystem": {"rootdirectory": str(self.path / "storage")}, "delete": {"enabled": True}},
             "http": {"addr": self.address, **self.http},
+            **self.more,
         }
         if self.users:
             lines = [_htpasswd(name, password) for name, password in self.users.items()]
