@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from agent.engine.buildcache import CacheWish
 from agent.engine.execs import ExecHandle, ExecOptions
 from agent.engine.model import BuildConfig, ContainerEvent, ContainerRecord, ContainerStats, ImageRecord
 from agent.telemetry.events import EventLog
@@ -197,6 +198,13 @@ class ArchivesPort(Protocol):
         """The tar of a container's root file system, blocking."""
 
 
+class BuildCachePort(Protocol):
+    """What builds keep for the next ones."""
+
+    def prune(self, wish: CacheWish) -> Any:
+        """Remove what is asked for and no build needs (blocking): a dataclass."""
+
+
 class EnginePort(Protocol):
     """The engine, as the API sees it."""
 
@@ -211,6 +219,10 @@ class EnginePort(Protocol):
     @property
     def images(self) -> ImagesPort:
         """Images."""
+
+    @property
+    def build_cache(self) -> BuildCachePort:
+        """What builds keep."""
 
     @property
     def archives(self) -> ArchivesPort:

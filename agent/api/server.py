@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from agent.api.archives import ArchiveSite
+from agent.api.buildcache import BuildCacheSite
 from agent.api.buildstream import BuildStream
 from agent.api.downstream import DownStream
 from agent.api.eventstream import EventStream
@@ -79,7 +80,7 @@ class ApiServer:
         sites = (
             Queries(parts, threads),
             BuildStream(parts, threads),
-            *(site(parts.engine, threads) for site in (PullStream, ExecStream, ImageSite, ArchiveSite)),
+            *(site(parts.engine, threads) for site in (PullStream, ExecStream, ImageSite, BuildCacheSite, ArchiveSite)),
         )
         for site in sites:
             application.add_routes(site.routes())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.builder.cache import LayerCache
-from agent.builder.cachemounts import CacheMounts
+from agent.builder.cache import CachedLayer, LayerCache
+from agent.builder.cachemounts import CacheMounts, IdleCache
 from agent.builder.checkouts import Checkouts
 from agent.builder.contexts import Contexts, open_contexts
 from agent.builder.digest import compute_build_digest
@@ -175,6 +176,23 @@ class Builder:
     def kept_by_cache(self) -> frozenset[str]:
         """What ``ImageStore.prune`` must be told to keep for the layer cache to work."""
         return self._cache.keep()
+
+    def cached_layers(self) -> tuple[CachedLayer, ...]:
+        """What the layer cache remembers."""
+        return self._cache.layers()
+
+    def cached_mounts(self) -> tuple[IdleCache, ...]:
+        """The caches of RUN --mount=type=cache that no step uses at the moment."""
+        return self._caches.idle()
+
+    def drop_cached(self, layers: Collection[str], mounts: Collection[str]) -> None:
+        """Forget layers by their keys, remove caches by their names, and repositories that were fetched.
+
+        What a build under way uses stays. The layers' files are the image store's to remove.
+        """
+        self._cache.drop(layers)
+        self._caches.remove(mounts)
+        self._checkouts.drop()
 
     def wait_tidy(self) -> None:
         """Until nothing is left of builds that have ended; it is done at once then, else in the seconds after each."""

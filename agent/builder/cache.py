@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from agent.errors import HoldfastError
 from agent.image.commit import LayerBlob
@@ -31,6 +31,14 @@ def compute_key(**fields: Any) -> str:
     """The key of a step: a digest of all its fields, so that none of them (an argument's value) is kept."""
     document = {**fields, "version": VERSION}
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class CachedLayer(NamedTuple):
+    """A layer under the key by which it is remembered; ``used`` in seconds since 1970."""
+
+    key: str
+    layer: LayerBlob
+    used: float
 
 
 class LayerCache:
@@ -81,6 +89,27 @@ class LayerCache:
             if layer is not None:
                 found |= {layer.chain_id, layer.descriptor.digest}
         return frozenset(found)
+
+    def layers(self) -> tuple[CachedLayer, ...]:
+        """Every remembered layer, with when it was last used."""
+        entries = ((key, document) for key, document in self._database.all(KIND).items() if key.startswith(_LAYER))
+        found = []
+        for key, document in entries:
+            layer = decode_layer(document)
+            if layer is not None:
+                found.append(CachedLayer(key, layer, max(_used(document), self._last_found(layer))))
+        return tuple(found)
+
+    def _last_found(self, layer: LayerBlob) -> float:
+        snapshot = self._images.snapshots.find(layer.chain_id)
+        try:
+            return self._images.snapshots.path(snapshot.number).parent.stat().st_mtime if snapshot is not None else 0.0
+        except FileNotFoundError:
+            return 0.0
+
+    def drop(self, keys: Collection[str]) -> None:
+        """Forget layers, by the keys that ``layers`` tells."""
+        self._database.delete(KIND, *keys)
 
     def forget(self, unused: float) -> None:
         """Drop what has not been used for so many seconds."""

@@ -13,13 +13,14 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 _PATIENCE_SECONDS = 0.1
-_NEW = ".new-"
+_NEW, _GONE = ".new-", ".gone-"
 
 
 @dataclass
@@ -33,6 +34,14 @@ class _Users:
 @dataclass
 class _Cache:
     directories: dict[int, _Users] = field(default_factory=dict)
+
+
+class IdleCache(NamedTuple):
+    """A cache that can be removed; ``used`` in seconds since 1970."""
+
+    name: str
+    path: Path
+    used: float
 
 
 class CacheMounts:
@@ -110,12 +119,34 @@ class CacheMounts:
                 shutil.rmtree(new, ignore_errors=True)
         return found
 
+    def idle(self) -> tuple[IdleCache, ...]:
+        """The caches that nobody uses at the moment."""
+        with self._condition:
+            found = [] if not self._root.is_dir() else [one for one in self._root.iterdir() if self._is_idle(one.name)]
+            return tuple(IdleCache(one.name, one, one.stat().st_mtime) for one in found)
+
+    def _is_idle(self, name: str) -> bool:
+        return name not in self._caches and not name.startswith(_GONE)
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove caches; one that is in use again by now stays."""
+        gone = []
+        with self._condition:
+            for name in names:
+                target = self._root / f"{_GONE}{secrets.token_hex(6)}"
+                if self._is_idle(name):
+                    with suppress(FileNotFoundError):
+                        (self._root / name).rename(target)
+                        gone.append(target)
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
+
     def forget(self, unused: float) -> None:
         """Remove caches that were not used for so many seconds, and what was left half made. For a time without
         builds."""
         oldest = time.time() - unused
         for cache in self._root.iterdir() if self._root.is_dir() else ():
-            if cache.stat().st_mtime < oldest:
+            if cache.name.startswith(_GONE) or cache.stat().st_mtime < oldest:
                 shutil.rmtree(cache, ignore_errors=True)
                 continue
             for left in cache.glob(f"{_NEW}*"):

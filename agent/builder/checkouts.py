@@ -107,6 +107,14 @@ class Checkouts:
         for path in paths:
             shutil.rmtree(path, ignore_errors=True)
 
+    def drop(self) -> None:
+        """Remove those that nobody uses at the moment."""
+        with self._lock:
+            gone = [key for key, kept in self._kept.items() if not kept.users]
+            paths = [self._kept.pop(key).path.parent for key in gone]
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
+
     def sweep(self) -> None:
         """Remove what an earlier process left; to be called before the first checkout."""
         shutil.rmtree(self._root, ignore_errors=True)

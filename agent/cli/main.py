@@ -28,6 +28,7 @@ _COMMANDS = {
     "images": "listing:images",
     "image": "image:image",
     "build": "build:build",
+    "builder": "builder:builder",
     "pull": "pull:pull",
     "push": "push:push",
     "save": "savecommand:save",

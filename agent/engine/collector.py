@@ -169,6 +169,19 @@ class ImageCollection:
             total.add(self._sweep(cached))
             return total.outcome()
 
+    @contextmanager
+    def quiet(self) -> Iterator[float]:
+        """While no build begins and no collection goes on; when the oldest build under way began, else infinity."""
+        with self._collecting, self._ballast.lent():
+            with self._lock:
+                since = min(self._builds, default=NEVER)
+            yield since
+
+    def sweep_layers(self, keys: Collection[str]) -> PruneReport:
+        """Remove those of these digests and chain IDs that nobody needs, now; to be called while it is ``quiet``."""
+        keep = self._keep(self._cached())
+        return self._store.prune(keep.keys, min_age=0.0, since=keep.since, only=keys)
+
     def remove(self, entry: ImageEntry) -> PruneOutcome | None:
         """Remove one image with its files, now; None when it is needed or being used."""
         total = _Sum()

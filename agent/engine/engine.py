@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.engine.archives import Archives
+from agent.engine.buildcache import BuildCache
 from agent.engine.collector import ImageCollection
 from agent.engine.containers import Containers
 from agent.engine.entering import ExecResolver
@@ -36,6 +37,7 @@ class Engine:
         self.execs = Execs(parts.keeper, ExecResolver(parts.run))
         collection = ImageCollection(parts.images, self._image_users, parts.builder.kept_by_cache, parts.watermarks)
         self.images = Images(parts.images, parts.builder, collection, self._image_users)
+        self.build_cache = BuildCache(parts, collection)
         self.archives = Archives(parts.images, parts.layout, self.images)
         self.networks = Networks(parts.networks)
 

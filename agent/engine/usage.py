@@ -135,7 +135,7 @@ class UsageReader:
         loose = [size for key, size in sizes.items() if key not in cached and key not in named]
         work = [measure_tree(self._parts.layout.root / name, stop) for name in _BUILD_DIRECTORIES]
         size = sum(work, TreeSize(sum(kept)))
-        cache = KindUsage(len(kept), len(kept), size.size, 0, size.whole)
+        cache = KindUsage(len(kept), len(kept), size.size, size.size, size.whole)
         return cache, KindUsage(len(loose), 0, sum(loose), sum(loose))
 
     def _read_file_system(self) -> FileSystem:

@@ -86,12 +86,13 @@ class ImageCollector:
         self._delete(gone)
         return outcome[0] if outcome else None
 
-    def sweep(self, keep: Keep, min_age: float) -> PruneReport:
+    def sweep(self, keep: Keep, min_age: float, only: Collection[str] | None = None) -> PruneReport:
         """Remove the blobs, partial downloads and snapshots that no image needs and that are older than ``min_age``
-        seconds."""
+        seconds; none but those in ``only``, digests and chain IDs, where it is given."""
         oldest = min(time.time() - min_age, keep.since)
         keys = {str(blob) for blob in (*self._content.all(), *self._content.partial())}
         keys |= {snapshot.chain for snapshot in self._snapshots.all()}
+        keys = keys if only is None else keys & set(only)
         outcome: list[PruneReport] = []
         gone: list[Path] = []
         self._leases.while_free(

@@ -387,10 +387,12 @@ class ImageStore:
         *,
         min_age: float = PRUNE_AGE,
         since: float = NEVER,
+        only: Collection[str] | None = None,
     ) -> PruneReport:
-        """Remove blobs and snapshots that no image, no pull under way and nothing in ``keep`` needs.
+        """Remove blobs and snapshots that no image, no pull under way and nothing in ``keep`` needs, all or ``only``
+        some.
 
         ``keep`` holds digests, chain IDs and lower directories (of containers, of the build cache). What is
         younger than ``min_age`` seconds, or than ``since``, stays, since a build may be about to name it.
         """
-        return self._collector.sweep(Keep(keys=keep, since=since), min_age)
+        return self._collector.sweep(Keep(keys=keep, since=since), min_age, only)
