@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from agent.controller.deploys import KIND as DEPLOY_KIND
+from agent.controller.deploys import AppDeploys
 from agent.controller.gate import Gate
 from agent.controller.health import HealthRunner
 from agent.controller.healthplan import HealthRecord
@@ -20,6 +22,8 @@ from agent.controller.parts import HostNames, NetworkOwners, Shared, SpecDocumen
 from agent.controller.port import EnginePort, EventsPort, MetricsPort, RecordsPort, RevisionPort, SourcePort
 from agent.controller.publisher import Publisher
 from agent.controller.queries import render_containers, render_plans, render_status
+from agent.controller.revisions import KIND as REVISION_KIND
+from agent.controller.revisions import Revisions, load_revision_documents
 from agent.controller.slots import load_slots
 from agent.controller.targets import compute_targets
 from agent.controller.telling import Teller
@@ -50,6 +54,8 @@ class Controller:
         self._known = LastGood(records, journal)
         self._documents = load_image_documents(records)
         self._slots = load_slots(records)
+        self._deploys = records.all(DEPLOY_KIND)
+        self._histories = load_revision_documents(records.all(REVISION_KIND))
         self._workers: dict[str, AppWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
@@ -154,7 +160,10 @@ class Controller:
         worker = self._workers.get(name)
         if worker is None:
             images = AppImages(name, self._engine.images, self._documents.pop(name, {}), self._clock)
-            worker = AppWorker(name, self._shared, images, self._slots.pop(name, {}))
+            revisions = Revisions(name, self._shared.journal, self._histories.pop(name, {}))
+            document = self._deploys.pop(name, {})
+            deploys = AppDeploys(name, revisions, self._shared.journal, self._shared.events, document)
+            worker = AppWorker(name, self._shared, images, deploys, self._slots.pop(name, {}))
             self._workers[name] = worker
             self._tasks[name] = asyncio.get_running_loop().create_task(worker.run(), name=f"app {name}")
         return worker
@@ -240,6 +249,7 @@ class Controller:
         del self._workers[worker.name]
         self._tasks.pop(worker.name).cancel()
         self._shared.publisher.update(worker.name, None)
+        worker.deploys.forget()
         for key in worker.images.document_keys():
             self._shared.journal.put(IMAGE_KIND, key, None)
 

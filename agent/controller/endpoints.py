@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from agent.engine.model import ContainerRecord, PublishedPort
-from agent.plan.observed import ObservedContainer, Phase
+from agent.plan.observed import Health, ObservedContainer, Phase
 from agent.plan.wants import DesiredApp, networks_of
+from agent.spec.model import Port
 
 ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
 Claim = tuple[str, int, str]
 Holder = tuple[str, str]
+_UNKNOWN: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,30 +30,74 @@ class AppEndpoints:
     clash: str = ""
 
 
+@dataclass(frozen=True)
+class _Replica:
+    """A running container: whether it may take traffic, and the port of its own that each claim leads to."""
+
+    record: ContainerRecord
+    ready: bool
+    targets: Mapping[Claim, int]
+
+
 def compute_endpoints(
-    desired: DesiredApp, containers: Iterable[tuple[ObservedContainer, ContainerRecord]]
+    desired: DesiredApp,
+    containers: Iterable[tuple[ObservedContainer, ContainerRecord]],
+    digests: Mapping[str, str] = _UNKNOWN,
+    older: DesiredApp | None = None,
 ) -> AppEndpoints:
     """Only ready replicas take published traffic; a name stands for the ready ones too, or, while there are none,
-    for those that run (a service may have to find itself before it is ready)."""
-    serving: dict[str, list[tuple[bool, ContainerRecord]]] = {}
-    for container, record in containers:
-        if container.phase is Phase.RUNNING:
-            serving.setdefault(container.service, []).append((container.ready, record))
+    for those that run (a service may have to find itself before it is ready).
+
+    While a deploy is under way (``older`` is what it comes from, ``digests`` what it leads to) a container of the old
+    spec is reached at that one's ports, and a new one without a healthcheck takes traffic only when the old one goes.
+    """
+    serving = _find_replicas(desired, list(containers), digests, older)
     ports: dict[Claim, tuple[tuple[str, int], ...]] = {}
     services: dict[Claim, str] = {}
     names: dict[str, dict[str, tuple[str, ...]]] = {}
     clash = ""
     for name, service in desired.app.services.items():
         running = serving.get(name, [])
-        ready = [record for is_ready, record in running if is_ready]
+        ready = [replica for replica in running if replica.ready]
         for port in service.ports:
-            claim = (port.host_ip or "0.0.0.0", port.published, port.protocol)
-            ports.setdefault(claim, tuple((record.ip, port.target) for record in ready if record.ip))
+            claim = _claim_of(port)
+            reached = ((replica.record.ip, replica.targets.get(claim, port.target)) for replica in ready)
+            ports.setdefault(claim, tuple((address, target) for address, target in reached if address))
             first = services.setdefault(claim, name)
             if first != name:
                 clash = f"port {claim[0]}:{claim[1]}/{claim[2]} is published by service {first} and by service {name}"
-        _add_names(names, desired, name, ready or [record for _, record in running])
+        _add_names(names, desired, name, [replica.record for replica in ready or running])
     return AppEndpoints(ports, services, names, clash)
+
+
+def _claim_of(port: Port) -> Claim:
+    return (port.host_ip or "0.0.0.0", port.published, port.protocol)
+
+
+def _find_replicas(
+    desired: DesiredApp,
+    containers: Sequence[tuple[ObservedContainer, ContainerRecord]],
+    digests: Mapping[str, str],
+    older: DesiredApp | None,
+) -> dict[str, list[_Replica]]:
+    """The running containers by service."""
+    running = [(container, record) for container, record in containers if container.phase is Phase.RUNNING]
+    served = {
+        (container.service, container.slot)
+        for container, _ in running
+        if older is not None and container.ready and container.digest != digests.get(container.service)
+    }
+    found: dict[str, list[_Replica]] = {}
+    for container, record in running:
+        outdated = older is not None and container.digest != digests.get(container.service)
+        unproven = container.health is Health.NONE and not outdated
+        waits = unproven and (container.service, container.slot) in served
+        app = older.app if outdated and older is not None and container.service in older.app.services else desired.app
+        service = app.services.get(container.service)
+        targets = {_claim_of(port): port.target for port in service.ports} if service is not None else {}
+        replica = _Replica(record, container.ready and not waits, targets)
+        found.setdefault(container.service, []).append(replica)
+    return found
 
 
 def _add_names(

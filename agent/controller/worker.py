@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from agent.controller.apply import Scene, apply_action
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions, is_idle_talk
+from agent.controller.deploys import AppDeploys
 from agent.controller.drift import Drift
 from agent.controller.endpoints import AppEndpoints, compute_endpoints
 from agent.controller.faults import Faults
@@ -20,6 +21,7 @@ from agent.controller.images import AppImages
 from agent.controller.inventory import Pending
 from agent.controller.outcome import compute_failure
 from agent.controller.parts import Shared
+from agent.controller.planning import AppPlanning, Situation
 from agent.controller.slots import KIND as SLOT_KIND
 from agent.controller.slots import encode_history, slot_key
 from agent.controller.subjects import describe, kind_of, resource_of
@@ -33,9 +35,8 @@ from agent.plan.actions import (
     StartContainer,
     StopContainer,
 )
-from agent.plan.history import SlotHistory, count_failed_start, forgive
-from agent.plan.observed import ObservedApp, ObservedContainer, Phase, SlotKey
-from agent.plan.planner import compute_plan
+from agent.plan.history import SlotHistory, count_failed_start, forgive, ignore_container
+from agent.plan.observed import ObservedContainer, Phase, SlotKey
 from agent.plan.wants import DesiredApp
 
 LONGEST_TIMER = 3600.0
@@ -48,7 +49,14 @@ class AppWorker:
     nobody knows (a file that was never valid): then nothing is touched.
     """
 
-    def __init__(self, name: str, shared: Shared, images: AppImages, slots: Mapping[SlotKey, SlotHistory]) -> None:
+    def __init__(
+        self,
+        name: str,
+        shared: Shared,
+        images: AppImages,
+        deploys: AppDeploys,
+        slots: Mapping[SlotKey, SlotHistory],
+    ) -> None:
         self.name = name
         self.desired: DesiredApp | None = None
         self.removed = False
@@ -57,11 +65,12 @@ class AppWorker:
         self.generation = 0
         self.conditions: dict[str, Condition] = {}
         self.plan = Plan(name)
-        self.observed: tuple[ObservedContainer, ...] = ()
         self.slots = slots
         self.images = images
+        self.deploys = deploys
         self.passes = 0
         self._shared = shared
+        self._planning = AppPlanning(name, shared, deploys)
         self._faults = Faults()
         self._drift = Drift(name, shared.metrics)
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -121,6 +130,11 @@ class AppWorker:
         idle = not self._busy and not self.plan.actions and not self._wake.is_set()
         return ready is not None and ready.status == "True" and idle
 
+    @property
+    def observed(self) -> tuple[ObservedContainer, ...]:
+        """The app's containers as the last pass saw them."""
+        return self._planning.observed
+
     async def run(self) -> None:
         """Reconcile whenever there is reason to, until cancelled; actions under way are cancelled with it."""
         try:
@@ -162,7 +176,10 @@ class AppWorker:
         now = self._shared.clock()
         self._shared.inventory.refresh()
         self._watch_health()
-        self.plan = self.compute(now)
+        before = self.deploys.current
+        self.plan = self._planning.decide(self._situation(), now)
+        if self.deploys.current not in ("", before):
+            self._drift.begin()
         self._keep_slots(self.plan.slots)
         self._faults.keep({action.id for action in self.plan.actions})
         self._drift.note(self.plan)
@@ -172,36 +189,19 @@ class AppWorker:
         self._tell(now)
         self._arm(now)
 
-    def compute(self, now: float) -> Plan:
-        """The plan as of now; nothing is carried out."""
-        self.observed = self._shared.inventory.observe(
-            self.name, self._shared.health.reading, self._stopping, self._pending.values()
-        )
-        if self.desired is None and not self.removed:
-            return Plan(self.name, slots=self.slots)
-        observed = ObservedApp(
-            name=self.name,
-            containers=self.observed,
-            images=self.images.states,
-            networks=self._own_networks(),
-            volumes=self._shared.names.volumes,
-            slots=self.slots,
-            documents=self._shared.specs.texts,
-        )
-        return compute_plan(self.desired, observed, now)
+    def _situation(self) -> Situation:
+        pending = tuple(self._pending.values())
+        images, busy = self.images.states, bool(self._busy)
+        return Situation(self.desired, self.removed, images, self.slots, self._stopping, pending, busy)
 
     def compute_whole(self, now: float) -> Plan:
-        """The plan as of now, and beside what it holds back all else that keeps the app from being as desired."""
-        plan = self.compute(now)
+        """The plan as of now for all that is wanted, and beside what it holds back all else that keeps the app from
+        being as desired."""
+        plan = self._planning.preview(self._situation(), now)
         conflict = self._shared.publisher.conflicts.get(self.name, "")
         troubles = (("InvalidSpec", self.invalid), ("PortConflict", conflict), ("PlanRepeats", self._faults.repeats))
         holds = [Hold(reason, message, final=True, failing=True) for reason, message in troubles if message]
         return replace(plan, holds=(*plan.holds, *self._faults.holds, *holds))
-
-    def _own_networks(self) -> frozenset[str]:
-        """What exists of it; of a removed app all that is noted, so that the note goes too."""
-        owned = self._shared.owners.of_app(self.name)
-        return owned if self.removed else owned & self._shared.names.networks
 
     def _watch_health(self) -> None:
         shared = self._shared
@@ -233,7 +233,8 @@ class AppWorker:
                 self._pending[action.id] = self._expect(action, now)
             if isinstance(action, StopContainer):
                 self._stopping[action.container] = action.id
-            scene = Scene(self.name, self.desired, self.images, self._shared)
+            desired = self.desired if isinstance(action, EnsureImage) else self._planning.aim.desired
+            scene = Scene(self.name, desired, self.images, self._shared)
             run = self._perform(action, resource, scene)
             self._busy[resource] = asyncio.get_running_loop().create_task(run, name=action.id)
 
@@ -254,10 +255,15 @@ class AppWorker:
 
     async def _perform(self, action: Action, resource: str, scene: Scene) -> None:
         try:
+            await self.deploys.settle_on_disk()
             await apply_action(action, scene)
         except Exception as error:
             self._fail(action, scene, error)
         else:
+            if isinstance(action, StopContainer):
+                key = (action.service, action.slot)
+                ignored = ignore_container(self.slots.get(key, SlotHistory()), action.container)
+                self._keep_slots({**self.slots, key: ignored})
             self._faults.succeed(action)
             self._drift.correct(action.id)
         finally:
@@ -298,7 +304,8 @@ class AppWorker:
                 self._shared.journal.put(SLOT_KIND, slot_key(self.name, key), document)
 
     def _publish(self) -> None:
-        if self.desired is None or self._shared.suspended:
+        aim = self._planning.aim
+        if aim.desired is None or self._shared.suspended:
             self._shared.publisher.update(self.name, AppEndpoints() if not self.removed else None)
             return
         records = (
@@ -306,12 +313,13 @@ class AppWorker:
             for container in self.observed
             if container.id not in self._stopping and (record := self._shared.inventory.get(container.id)) is not None
         )
-        self._shared.publisher.update(self.name, compute_endpoints(self.desired, records))
+        digests = aim.desired.digests(aim.images) if aim.older is not None else {}
+        self._shared.publisher.update(self.name, compute_endpoints(aim.desired, records, digests, aim.older))
 
     def needed_images(self) -> set[str]:
         """The references and ids of the images it needs. From any thread."""
         desired = self.desired
-        return self.images.needed(desired) if desired is not None else set()
+        return self.images.needed(desired) | self.deploys.needed_images() if desired is not None else set()
 
     def findings(self) -> Findings:
         """What the conditions are made from."""

@@ -12,6 +12,7 @@ from agent.builder.builder import Builder, BuilderParts
 from agent.controller.controller import Controller
 from agent.controller.lastgood import KIND as APP_KIND
 from agent.controller.parts import SPEC_KIND
+from agent.controller.revisions import KIND as REVISION_KIND
 from agent.daemon.registries import announce_registries, compute_registry_config, open_policy
 from agent.engine.collector import Watermarks
 from agent.engine.engine import Engine
@@ -31,7 +32,7 @@ from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics
 from agent.volume.store import VolumeStore
 
-WITH_ENVIRONMENTS = (CONTAINER_KIND, APP_KIND, SPEC_KIND)
+WITH_ENVIRONMENTS = (CONTAINER_KIND, APP_KIND, SPEC_KIND, REVISION_KIND)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from agent.plan.course import Progress
 from agent.plan.history import SlotHistory
 from agent.plan.observed import SlotKey
 
@@ -140,7 +141,8 @@ class Hold:
 class Plan:
     """The answer. ``next_check`` (epoch seconds) is when time alone would change it, None when never.
 
-    ``slots`` are the slot histories as they are now known, to be kept for the next plan.
+    ``slots`` are the slot histories as they are now known, to be kept for the next plan; ``progress``, while a deploy
+    is under way, is that of every wanted service.
     """
 
     app: str
@@ -148,6 +150,7 @@ class Plan:
     holds: tuple[Hold, ...] = ()
     next_check: float | None = None
     slots: Mapping[SlotKey, SlotHistory] = field(default_factory=lambda: MappingProxyType({}))
+    progress: Mapping[str, Progress] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def ready_actions(self) -> tuple[Action, ...]:

@@ -40,6 +40,27 @@ def compute_gate(view: ServiceView, draft: Draft) -> Gate:
     return Gate(True, tuple(after))
 
 
+def compute_return_gate(view: ServiceView, draft: Draft) -> Gate:
+    """Going back happens in reverse order: what depends on a service goes first, unless it cannot without it."""
+    for other in draft.views.values():
+        needs = other.service.depends_on if other.service is not None else {}
+        if view.name in needs and other is not view and _is_going_back(other, draft):
+            return Gate(False, message=f"waits until service {other.name}, which depends on {view.name}, is back")
+    return Gate(True)
+
+
+def _is_going_back(view: ServiceView, draft: Draft) -> bool:
+    """Whether old containers are still to be replaced, and nothing says that their successors wait for others."""
+    serving = [container for slot in view.wanted() for container in view.serving(slot)]
+    fresh = [container for container in serving if container.digest == view.digest]
+    if not view.digest or len(fresh) == len(serving):
+        return False
+    patience = view.config.monitor
+    tired = (c for c in fresh if not c.ready and c.started and draft.now - c.started > patience)
+    histories = (draft.history(view, slot, view.digest) for slot in view.wanted())
+    return not any(tired) and not any(history and history.failures for history in histories)
+
+
 def _explain(name: str, condition: str, other: ServiceView) -> Gate:
     message = f"waits until service {name} {_WORDS.get(condition)}"
     if condition != "service_healthy" or not _is_unchecked(other):
@@ -71,12 +92,13 @@ def _is_unchecked(view: ServiceView) -> bool:
 
 
 def _is_completed(view: ServiceView, draft: Draft) -> bool:
-    return all(_has_completed(view, slot) for slot in view.wanted())
+    return all(_has_completed(view, slot, draft) for slot in view.wanted())
 
 
-def _has_completed(view: ServiceView, slot: int) -> bool:
+def _has_completed(view: ServiceView, slot: int, draft: Draft) -> bool:
     ended = view.last_ended(slot)
-    return ended is not None and ended.succeeded and ended.digest == view.digest
+    as_wanted = ended is not None and (ended.digest == view.digest or not draft.course.may_run_again(view.name))
+    return ended is not None and ended.succeeded and as_wanted
 
 
 def _is_hopeless(view: ServiceView, condition: str, draft: Draft) -> bool:

@@ -13,22 +13,26 @@ from agent.plan.actions import (
     StartContainer,
     StopContainer,
 )
+from agent.plan.course import STEADY, Course
 from agent.plan.history import SlotHistory, compute_due
 from agent.plan.observed import NO_SLOTS, ImageState, ObservedApp, ObservedContainer, Phase, SlotKey
 from agent.plan.restart import Policy
 from agent.plan.wants import DesiredApp
-from agent.spec.model import Service
+from agent.spec.model import Service, UpdateConfig
 
 FOREVER = Policy("any", 0, 0.0, 0.0)
+ONE_AT_A_TIME = UpdateConfig()
 UNKNOWN_IMAGE = ImageState()
+SURGE = 1
 
 
 @dataclass
 class ServiceView:
     """One service as the rules see it: how it should be, and its containers by slot, oldest first.
 
-    ``service`` is None and ``replicas`` 0 when it is not wanted any more. The rules set ``unsettled`` while a
-    new container of it has still to become ready, and ``rolling`` while that is to replace another.
+    ``service`` is None and ``replicas`` 0 when it is not wanted any more. The rules count in ``unsettled`` the slots
+    whose new container has still to arrive, set ``rolling`` while one is to replace another, and count in
+    ``reserved`` the empty slots that are to be filled.
     """
 
     name: str
@@ -37,11 +41,17 @@ class ServiceView:
     digest: str = ""
     image: ImageState = UNKNOWN_IMAGE
     policy: Policy = FOREVER
+    config: UpdateConfig = ONE_AT_A_TIME
     slots: dict[int, list[ObservedContainer]] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
-    unsettled: bool = False
+    unsettled: int = 0
     rolling: bool = False
     reserved: int = 0
+
+    @property
+    def surge(self) -> int:
+        """How many containers beyond the desired number may be alive because of starts."""
+        return max(SURGE, self.config.parallelism or self.replicas)
 
     def wanted(self) -> range:
         """The slots that should be filled."""
@@ -81,6 +91,7 @@ class Draft:
     desired: DesiredApp | None
     observed: ObservedApp
     now: float
+    course: Course = STEADY
     digests: dict[str, str] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
@@ -126,7 +137,9 @@ class Draft:
         view.starts.append(action.id)
         return action.id
 
-    def stop(self, container: ObservedContainer, cause: Cause, after: Sequence[str] = ()) -> str:
+    def stop(
+        self, container: ObservedContainer, cause: Cause, after: Sequence[str] = (), *, remove: bool = True
+    ) -> str:
         """Add the stop of a container, and the removal of what is left of it."""
         identifier = f"stop/{container.id}"
         self.actions.append(
@@ -139,7 +152,8 @@ class Draft:
                 slot=container.slot,
             )
         )
-        self.remove(container, cause, (identifier,))
+        if remove:
+            self.remove(container, cause, (identifier,))
         return identifier
 
     def remove(self, container: ObservedContainer, cause: Cause, after: Sequence[str] = ()) -> None:

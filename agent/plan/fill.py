@@ -9,13 +9,11 @@ from agent.plan.observed import ObservedContainer, Phase
 from agent.plan.restart import Verdict
 from agent.plan.wants import networks_of, volumes_of
 
-SURGE = 1
-
 
 def fill_slots(view: ServiceView, draft: Draft) -> None:
     """Start a container in every slot that has none, all at once, as far as policy, backoff and surge allow."""
     empty = [slot for slot in view.wanted() if not view.serving(slot)]
-    budget = view.replicas + SURGE - view.count_alive()
+    budget = view.replicas + view.surge - view.count_alive()
     gate = compute_gate(view, draft) if empty else Gate(True)
     for slot in empty:
         if is_finished(view, slot, draft):
@@ -26,7 +24,7 @@ def fill_slots(view: ServiceView, draft: Draft) -> None:
             continue
         if budget <= 0:
             draft.wait("Stopping", f"{action.name} starts when others have stopped", view, slot)
-            view.unsettled = True
+            view.unsettled += 1
             continue
         budget -= 1
         draft.start(view, action)
@@ -47,8 +45,11 @@ def is_same_spec(view: ServiceView, container: ObservedContainer) -> bool:
 def is_finished(view: ServiceView, slot: int, draft: Draft) -> bool:
     """Whether a slot stays empty because what was in it has done its work, or failed for good."""
     ended = view.last_ended(slot)
-    if ended is None or not is_same_spec(view, ended):
+    if ended is None:
         return False
+    if not is_same_spec(view, ended):
+        done = view.policy.judge(ended, None) is Verdict.COMPLETE
+        return done and not draft.course.may_run_again(view.name)
     return view.policy.judge(ended, draft.history(view, slot, ended.digest)) is not Verdict.RESTART
 
 

@@ -1,52 +1,62 @@
-"""The rule that replaces containers that are not as desired or not healthy: start first, one at a time."""
+"""The rule that replaces containers that are not as desired, at the pace of their service, or not healthy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass, field, replace
 
 from agent.plan.actions import Cause, FieldChange, StartContainer
-from agent.plan.dependencies import compute_gate
+from agent.plan.dependencies import compute_gate, compute_return_gate
 from agent.plan.diff import compute_changes
-from agent.plan.draft import Draft, ServiceView
-from agent.plan.fill import SURGE, is_held_back, may_start, needed_actions, pending_pull, start_id
+from agent.plan.draft import SURGE, Draft, ServiceView
+from agent.plan.fill import is_held_back, may_start, needed_actions, pending_pull, start_id
 from agent.plan.observed import Health, ObservedContainer
+from agent.plan.pace import Pace, compute_pace, has_arrived, why_stop_first
 
 
 def replace_containers(view: ServiceView, draft: Draft) -> None:
-    """Begin the next replacement, unless one is under way, and forecast those that follow it."""
-    sick, outdated = _find_candidates(view, draft)
-    if not sick and not outdated:
+    """Begin the next replacements, as many as may be under way, and forecast those that follow them."""
+    found = _find_candidates(view, draft)
+    if found.sick and (view.unsettled or view.count_alive() + view.reserved >= view.replicas + SURGE):
+        draft.wait("Replacing", f"{len(found.sick)} of {view.name} to be replaced, one at a time", view)
         return
-    if view.unsettled or view.count_alive() + view.reserved >= view.replicas + SURGE:
-        draft.wait("Replacing", f"{len(sick) + len(outdated)} more of {view.name} to be replaced, one at a time", view)
-        return
-    for container in sick:
+    for container in found.sick:
         if _replace_sick(view, container, draft):
             return
-    if outdated:
-        _replace_outdated(view, outdated, draft)
+    if found.outdated:
+        _replace_outdated(view, found, draft)
 
 
-def _find_candidates(view: ServiceView, draft: Draft) -> tuple[list[ObservedContainer], list[ObservedContainer]]:
-    """The slots whose one container is unhealthy, and those whose container has another spec; the worst first."""
-    sick: list[ObservedContainer] = []
-    outdated: list[ObservedContainer] = []
+@dataclass
+class _Candidates:
+    """What of a service is to be replaced, the worst first, and what has arrived with the desired spec."""
+
+    sick: list[ObservedContainer] = field(default_factory=list)
+    outdated: list[ObservedContainer] = field(default_factory=list)
+    arrived: list[ObservedContainer] = field(default_factory=list)
+
+
+def _find_candidates(view: ServiceView, draft: Draft) -> _Candidates:
+    found = _Candidates()
     for slot in view.wanted():
         serving = view.serving(slot)
         current = [container for container in serving if container.digest == view.digest]
-        if not serving or any(container.ready for container in current):
+        arrived = [container for container in current if has_arrived(container, view, draft)]
+        found.arrived += arrived[:1]
+        if not serving or arrived:
             continue
         if any(container.health is not Health.UNHEALTHY for container in current):
-            view.unsettled = True
+            view.unsettled += 1
             view.rolling = view.rolling or len(serving) > 1
             draft.wait("NotReady", f"{draft.name_of(view.name, slot)} is not ready yet", view, slot)
         elif len(serving) > 1:
             draft.hold("Unhealthy", f"{draft.name_of(view.name, slot)} fails its healthcheck", view, slot)
         elif current or (not view.digest and serving[0].health is Health.UNHEALTHY):
-            sick.append(serving[0])
+            found.sick.append(serving[0])
         elif view.digest:
-            outdated.append(serving[0])
-    return sick, sorted(outdated, key=lambda container: (container.ready, container.slot))
+            found.outdated.append(serving[0])
+    found.outdated.sort(key=lambda container: (container.ready, container.slot))
+    return found
 
 
 def _replace_sick(view: ServiceView, container: ObservedContainer, draft: Draft) -> bool:
@@ -75,7 +85,11 @@ def _replace_sick(view: ServiceView, container: ObservedContainer, draft: Draft)
     return True
 
 
-def _replace_outdated(view: ServiceView, outdated: Sequence[ObservedContainer], draft: Draft) -> None:
+def _replace_outdated(view: ServiceView, found: _Candidates, draft: Draft) -> None:
+    outdated = found.outdated
+    if draft.course.held:
+        draft.wait("RolloutHeld", f"{len(outdated)} of {view.name} keep their containers: {draft.course.held}", view)
+        return
     if any(is_held_back(view, slot, draft) for slot in view.wanted()):
         for container in outdated:
             may_start(view, container.slot, view.digest, draft)
@@ -85,19 +99,54 @@ def _replace_outdated(view: ServiceView, outdated: Sequence[ObservedContainer], 
     if pull is None:
         draft.wait("ImageNotReady", f"{name} keeps its old container until the new image is there", view)
         return
-    gate = compute_gate(view, draft)
+    gate = compute_return_gate(view, draft) if draft.course.reverting else compute_gate(view, draft)
     if not gate.open:
         draft.wait("DependencyNotReady", f"the replacement of {name} {gate.message}", view)
         return
-    before = (*pull, *needed_actions(view, draft), *gate.after)
-    for container in outdated:
-        before = _replace_one(view, container, draft, before)
+    stop_first = why_stop_first(view.service, view.config)
+    pace = _compute_room(view, found, draft, stop_first)
+    if pace.count <= 0:
+        draft.check_at(0.0 if pace.until == math.inf else pace.until)
+        draft.wait("Replacing", f"{len(outdated)} more of {view.name} to be replaced: {pace.message}", view)
+        return
+    needed = (*pull, *needed_actions(view, draft), *gate.after)
+    chains = [needed] * pace.count
+    replace_one = _replace_stopped_first if stop_first else _replace_one
+    for number, container in enumerate(outdated):
+        cause = _spec_cause(view, container, draft, stop_first)
+        chains[number % pace.count] = replace_one(view, container, draft, chains[number % pace.count], cause)
+
+
+def _compute_room(view: ServiceView, found: _Candidates, draft: Draft, stop_first: str) -> Pace:
+    """The pace, and, where old and new containers of a slot live side by side, room for the new ones."""
+    pace = compute_pace(view, draft, view.unsettled + view.reserved, found.arrived)
+    room = view.replicas + view.surge - view.count_alive() - view.reserved
+    if stop_first or pace.count <= 0 or room > 0:
+        return pace if stop_first else replace(pace, count=min(pace.count, room))
+    return Pace(0, message="others have to end first")
+
+
+def _replace_stopped_first(
+    view: ServiceView, container: ObservedContainer, draft: Draft, before: tuple[str, ...], cause: Cause
+) -> tuple[str, ...]:
+    """The record of the stopped one stays until its successor runs, and says what it was."""
+    identifier = draft.stop(container, cause, before, remove=False)
+    start = StartContainer(
+        id=start_id(view, container.slot, view.digest, draft),
+        cause=cause,
+        after=(identifier,),
+        service=view.name,
+        slot=container.slot,
+        name=draft.name_of(view.name, container.slot),
+        image=view.image.id or "",
+        digest=view.digest,
+    )
+    return (draft.start(view, start),)
 
 
 def _replace_one(
-    view: ServiceView, container: ObservedContainer, draft: Draft, before: tuple[str, ...]
+    view: ServiceView, container: ObservedContainer, draft: Draft, before: tuple[str, ...], cause: Cause
 ) -> tuple[str, ...]:
-    cause = _spec_cause(view, container, draft)
     start = StartContainer(
         id=start_id(view, container.slot, view.digest, draft),
         cause=cause,
@@ -111,12 +160,13 @@ def _replace_one(
     return (draft.stop(container, cause, (draft.start(view, start),)),)
 
 
-def _spec_cause(view: ServiceView, container: ObservedContainer, draft: Draft) -> Cause:
+def _spec_cause(view: ServiceView, container: ObservedContainer, draft: Draft, stop_first: str) -> Cause:
     old = draft.observed.documents.get(container.digest)
     changes: tuple[FieldChange, ...] = ()
     if old is not None and draft.desired is not None:
         changes = compute_changes(old, draft.desired.document(view.name, view.image.id or ""))
     fields = ", ".join(change.path for change in changes[:5]) or "what it is made from"
+    order = f"; stopped first, for {stop_first}" if stop_first else ""
     if container.image != view.image.id and all(change.path == "image_id" for change in changes):
-        return Cause("ImageChanged", f"the image of service {view.name} has changed", changes)
-    return Cause("SpecChanged", f"service {view.name} has changed: {fields}", changes)
+        return Cause("ImageChanged", f"the image of service {view.name} has changed{order}", changes)
+    return Cause("SpecChanged", f"service {view.name} has changed: {fields}{order}", changes)

@@ -1,7 +1,8 @@
 """The rules for one service, in the order in which they are applied. Each reads the view and adds to the draft.
 
-Together they keep: at most one container more than desired is alive because of a start; a slot that is filled
-stays filled; nothing is stopped before another container of its slot is ready.
+Together they keep: no more containers than desired and the update's parallelism are alive because of a start; a slot
+that is filled stays filled, and nothing is stopped before another container of its slot has arrived, unless its order
+is stop-first; then its replacement is local.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from agent.plan.actions import Cause
 from agent.plan.draft import Draft, ServiceView, is_running
 from agent.plan.fill import fill_slots
 from agent.plan.observed import ObservedContainer, Phase
+from agent.plan.pace import has_arrived
 from agent.plan.replace import replace_containers
 from agent.plan.restart import Verdict
 
@@ -43,15 +45,15 @@ def retire_replaced(view: ServiceView, draft: Draft) -> None:
         serving = view.serving(slot)
         if len(serving) < 2:
             continue
-        kept = _choose_kept(serving, view.digest)
+        kept = _choose_kept(serving, view, draft)
         for container in serving:
             if container not in kept and is_running(container):
                 draft.stop(container, _retired_cause(container, kept[0], view, draft))
 
 
-def _choose_kept(serving: list[ObservedContainer], digest: str) -> list[ObservedContainer]:
-    current = [container for container in serving if container.digest == digest]
-    arrived = [container for container in current if container.ready]
+def _choose_kept(serving: list[ObservedContainer], view: ServiceView, draft: Draft) -> list[ObservedContainer]:
+    current = [container for container in serving if container.digest == view.digest]
+    arrived = [container for container in current if has_arrived(container, view, draft)]
     if arrived:
         return arrived[:1]
     running = [container for container in serving if is_running(container)]

@@ -10,13 +10,13 @@ from functools import cached_property
 
 from agent.oci.source import parse_local_image
 from agent.plan.observed import ImageState
-from agent.spec.digest import service_digest
+from agent.spec.digest import NOT_OF_THE_CONTAINER, canonical_digest, service_digest
 from agent.spec.model import App, Network, Service, Volume
 from agent.spec.pullpolicy import parse_interval
 
 DEFAULT_NETWORK = "default"
 _DIGEST_CACHE_LIMIT = 4096
-_NOT_SHOWN = {"name", "replicas", "build", "pull_policy", "platform", "depends_on", "ports"}
+_NOT_SHOWN = set(NOT_OF_THE_CONTAINER - {"contents"})
 _EAGERNESS = ("always", "every", "missing", "never")
 
 
@@ -48,6 +48,11 @@ class DesiredApp:
     def name(self) -> str:
         """The app's name."""
         return self.app.name
+
+    @cached_property
+    def content(self) -> str:
+        """The digest of all that the app asks for, wherever its file lies."""
+        return canonical_digest(self.app.model_dump(mode="json", exclude={"file"}))
 
     @cached_property
     def images(self) -> Mapping[str, ImageWant]:

@@ -11,9 +11,12 @@ from pydantic import BaseModel
 
 from agent.spec.model import Service
 
-_NOT_OF_THE_CONTAINER = {"name", "replicas", "contents", "build", "pull_policy", "platform", "depends_on", "ports"}
+NOT_OF_THE_CONTAINER = frozenset(
+    {"name", "replicas", "contents", "build", "pull_policy", "platform", "depends_on", "ports"}
+    | {"update", "rollback", "canary", "deadline", "drain"}
+)
 """What does not decide how one container is made: its number, how its image comes to be local (the image id counts),
-its order among others, and the host's ports, which lead to a container without its knowledge."""
+its order among others, how it is exchanged, and the host's ports, which lead to a container without its knowledge."""
 
 
 def canonical_digest(value: Any) -> str:
@@ -28,5 +31,5 @@ def service_digest(service: Service, *, image_id: str, contents: Mapping[str, st
 
     ``contents`` are digests, by name, of what else counts; those the service read itself are always included.
     """
-    fields = service.model_dump(mode="json", exclude=_NOT_OF_THE_CONTAINER)
+    fields = service.model_dump(mode="json", exclude=set(NOT_OF_THE_CONTAINER))
     return canonical_digest({"service": fields, "image": image_id, "contents": {**service.contents, **contents}})

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 DEFAULT_NETWORK = "default"
 DEFAULT_SHM_SIZE = 64 << 20
 DEFAULT_STOP_GRACE = 10.0
+DEFAULT_DEADLINE = 600.0
+DEFAULT_DRAIN = 10.0
 
 
 class _Frozen(BaseModel):
@@ -138,6 +140,27 @@ class RestartPolicy(_Frozen):
     window: float | None = None
 
 
+class UpdateConfig(_Frozen):
+    """How the containers of a service are exchanged for others. Seconds; ``parallelism`` slots at a time, 0 for all;
+    ``order`` None: start-first, unless two containers at once could harm what they share. A container without a
+    healthcheck has arrived when it was up for ``monitor``; that is also for how long all are watched in the end.
+    """
+
+    parallelism: int = 1
+    delay: float = 0.0
+    failure_action: Literal["pause", "continue", "rollback"] = "rollback"
+    monitor: float = 5.0
+    max_failure_ratio: float = 0.0
+    order: Literal["start-first", "stop-first"] | None = None
+
+
+class Canary(_Frozen):
+    """Steps of a rollout, as shares of the replicas (above 0 to 1), and the seconds to watch after each."""
+
+    steps: tuple[float, ...]
+    pause: float = 0.0
+
+
 class Dependency(_Frozen):
     """What has to be true of another service first. ``restart``: be made again whenever the other one is."""
 
@@ -148,7 +171,9 @@ class Dependency(_Frozen):
 
 class Service(_Frozen):
     """One service. ``ulimits``: (name, soft, hard), -1 for unlimited. ``seccomp``: "default", "unconfined" or the text
-    of a profile. ``platform``: which of the image's platforms to pull, None for the host's own. ``contents``: path to
+    of a profile. ``update`` and ``rollback`` say how its containers are exchanged, forward and back; one that is not
+    ready ``deadline`` seconds after its start has failed; one that goes has ``drain`` seconds for its connections.
+    ``platform``: which of the image's platforms to pull, None for the host's own. ``contents``: path to
     sha256 of every file that was read for this service.
 
     ``command`` and ``entrypoint``: None leaves the image's own, an empty tuple clears it.
@@ -168,6 +193,11 @@ class Service(_Frozen):
     memory: int | None = None
     pids: int | None = None
     restart: RestartPolicy = RestartPolicy()
+    update: UpdateConfig = UpdateConfig()
+    rollback: UpdateConfig = UpdateConfig(failure_action="continue")
+    canary: Canary | None = None
+    deadline: float = DEFAULT_DEADLINE
+    drain: float = DEFAULT_DRAIN
     depends_on: Mapping[str, Dependency] = Field(default_factory=dict)
     healthcheck: Healthcheck | None = None
     user: str | None = None

@@ -25,6 +25,7 @@ from agent.spec.mounts import MountReader
 from agent.spec.ports import Claim, read_ports
 from agent.spec.pullpolicy import read_pull_policy
 from agent.spec.reading import Reading, show_name
+from agent.spec.rollout import read_rollout
 from agent.spec.secrets import Secrets
 from agent.spec.security import parse_signal, parse_user, read_capabilities, read_security, read_sysctls
 from agent.spec.tree import Node, Scalar, Sequence, quote
@@ -68,6 +69,7 @@ def read_service(reading: Reading, key: Scalar, node: Node, scope: Scope) -> Ser
         "healthcheck": read_healthcheck(fields),
         "networks": _read_networks(fields, scope),
         **vars(read_limits(deploy)),
+        **read_rollout(fields, deploy),
         **_read_image(fields, key, scope),
         **_read_process(fields),
         **_read_container(fields, scope),

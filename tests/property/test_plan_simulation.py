@@ -17,7 +17,7 @@ from agent.plan.actions import (
     StartContainer,
     StopContainer,
 )
-from agent.plan.fill import SURGE
+from agent.plan.draft import SURGE
 from agent.plan.history import ContainerExit
 from agent.plan.observed import Health, ObservedContainer, Phase
 from agent.spec.model import App

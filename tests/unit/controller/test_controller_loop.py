@@ -85,6 +85,7 @@ async def test_exited_container_is_restarted_at_once(bench: Bench) -> None:
     await bench.want(make_app(services={"web": {"replicas": 2}}))
     victim = bench.engine.containers.named("shop-web-1")
     bench.engine.containers.end(victim.id, ExitStatus(1))
+    await bench.until(lambda: victim.id not in [record.id for record in bench.engine.containers.list()])
     await bench.until(lambda: len(bench.names()) == 2 and len(bench.engine.containers.list()) == 2)
     row = next(row for row in bench.controller.containers() if row["slot"] == 1)
     assert row["id"] != victim.id
@@ -109,7 +110,8 @@ async def test_failed_start_backs_off_and_stalls_by_its_disposition(bench: Bench
 
 
 @on_bench
-async def test_slow_pull_delays_neither_other_apps_nor_other_services(bench: Bench) -> None:
+async def test_slow_pull_delays_neither_other_apps_nor_what_runs(bench: Bench) -> None:
+    await bench.want(make_app())
     gate = threading.Event()
     bench.engine.images.holdups["example/slow:1"] = gate
     bench.source.put(make_app(services={"slow": {}, "web": {}}), make_app("other"))

@@ -268,7 +268,7 @@ def test_all_problems_come_at_once_in_file_order() -> None:
             ports: ["99999:80"]
             restart: maybe
             deploy:
-              update_config: {parallelism: 1}
+              placement: {}
           db:
             image: postgres
             stop_grace_period: soon
@@ -279,7 +279,7 @@ def test_all_problems_come_at_once_in_file_order() -> None:
         "3:5: services.web.imagee: unknown key; the nearest known one is 'image'",
         "4:13: services.web.ports[0]: '99999:80': ports are numbers from 1 to 65535, ranges go upwards",
         "5:14: services.web.restart: 'maybe' is none of no, always, unless-stopped, on-failure[:N]",
-        "7:7: services.web.deploy.update_config is not supported yet",
+        "7:7: services.web.deploy.placement is not supported yet",
         "10:24: services.db.stop_grace_period: 'soon' is not a duration such as 10s or 1m30s",
         "11:1: volums: unknown key; the nearest known one is 'volumes'",
     ]

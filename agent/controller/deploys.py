@@ -1,0 +1,277 @@
+"""The deploys of one app: which revision is in force, which one takes its place, and whether it may stay."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from agent.controller.aims import Aim, find_changed, merge, touched
+from agent.controller.journal import Journal
+from agent.controller.revisions import (
+    GOOD,
+    ROLLED_BACK,
+    SUPERSEDED,
+    AppRevision,
+    Find,
+    Revisions,
+    compute_revision,
+)
+from agent.controller.telling import Teller
+from agent.plan.actions import Hold, Plan
+from agent.plan.course import Course, Progress
+from agent.plan.deploy import Deploy, Stage, advance
+from agent.plan.observed import ImageState
+from agent.plan.pace import compute_update
+from agent.plan.wants import DesiredApp
+
+KIND = "deploy"
+
+
+class AppDeploys:
+    """Lives on the loop. ``base`` is the id of the revision that proved itself last, ``quarantined`` that of one that
+    was taken back and is not tried again. Whatever changes is put into the journal; ``unsaved`` until that is on disk.
+    """
+
+    def __init__(
+        self, app: str, revisions: Revisions, journal: Journal, teller: Teller, document: Mapping[str, Any]
+    ) -> None:
+        self._app = app
+        self.revisions = revisions
+        self._journal = journal
+        self._teller = teller
+        self.deploy = _decode_deploy(document.get("deploy"))
+        self.base = str(document.get("base", ""))
+        self.quarantined = str(document.get("quarantined", ""))
+        self.reason = str(document.get("reason", ""))
+        self.unsaved = False
+        self._merged: tuple[str, str, DesiredApp] | None = None
+        self._wanted: tuple[DesiredApp, Mapping[str, ImageState], AppRevision | None] | None = None
+
+    # what to plan for
+
+    def aim(self, desired: DesiredApp, states: Mapping[str, ImageState], now: float, find: Find, *, bare: bool) -> Aim:
+        """What the app is to become now. ``bare``: it has no containers, so that there is nothing to keep meanwhile.
+
+        Begins a deploy, or gives up the one under way, when what is wanted is another revision.
+        """
+        wanted = self._compute_wanted(desired, states)
+        base = self.revisions.find(self.base)
+        if wanted is None:
+            return self._aim_unprepared(desired, states, base, find, bare=bare)
+        if self.quarantined and self.quarantined != wanted.id:
+            self.quarantined = self.reason = ""
+            self._save()
+        if base is not None and base.id == wanted.id:
+            self._settle(now)
+        elif self._must_begin(wanted, base):
+            self._begin(wanted, base, now)
+        return self._aim_prepared(wanted, states, base, find)
+
+    def preview(self, desired: DesiredApp, states: Mapping[str, ImageState], now: float, find: Find) -> Aim:
+        """What the app is to become in the end, as far as is known; nothing is begun."""
+        wanted = self._compute_wanted(desired, states)
+        base = self.revisions.find(self.base)
+        if wanted is None or (self.quarantined != wanted.id and self._must_begin(wanted, base)):
+            forward = frozenset(find_changed(wanted, base)) if wanted is not None and base is not None else None
+            return Aim(desired, states, Course(deploying=base is not None, since=now, forward=forward))
+        return self._aim_prepared(wanted, states, base, find)
+
+    def _must_begin(self, wanted: AppRevision, base: AppRevision | None) -> bool:
+        if base is not None and wanted.id in (base.id, self.quarantined) and self.deploy is None:
+            return False
+        return self.deploy is None or self.deploy.revision != wanted.id
+
+    def _aim_prepared(
+        self, wanted: AppRevision, states: Mapping[str, ImageState], base: AppRevision | None, find: Find
+    ) -> Aim:
+        if base is not None and base.id == wanted.id:
+            return Aim(wanted.desired, states, Course(forward=frozenset()))
+        if base is not None and self.deploy is None:
+            text = f"revision {_short(wanted)} was taken back: {self.reason}\nrevision {_short(base)} is in force; "
+            hold = Hold("RolledBack", f"{text}change the files, or holdfast retry", final=True, failing=True)
+            return Aim(base.desired, base.states(find, states), Course(forward=frozenset()), holds=(hold,))
+        return self._aim_deploying(wanted, states, base, find)
+
+    def _compute_wanted(self, desired: DesiredApp, states: Mapping[str, ImageState]) -> AppRevision | None:
+        """The revision that is wanted; worked out again only for what is new."""
+        known = self._wanted
+        if known is None or known[0] is not desired or known[1] is not states:
+            self._wanted = known = (desired, states, compute_revision(desired, states))
+        return known[2]
+
+    def _aim_unprepared(
+        self, desired: DesiredApp, states: Mapping[str, ImageState], base: AppRevision | None, find: Find, *, bare: bool
+    ) -> Aim:
+        """Until every image of what is wanted is local, what was in force stays so, and a deploy goes on waiting."""
+        if base is None:
+            return Aim(desired, states, preparing=bare)
+        newer = self.revisions.find(self.deploy.revision) if self.deploy is not None else None
+        if newer is None or self.deploy is None or self.deploy.stage is Stage.REVERTING:
+            course = self._course(frozenset())
+            images = base.states(find, states)
+            return Aim(base.desired, images, course, preparing=True, older=newer.desired if newer else None)
+        aim = self._aim_deploying(newer, newer.states(find, states), base, find)
+        return dataclasses.replace(aim, preparing=True)
+
+    def _aim_deploying(
+        self, wanted: AppRevision, states: Mapping[str, ImageState], base: AppRevision | None, find: Find
+    ) -> Aim:
+        deploy = self.deploy
+        assert deploy is not None
+        if base is None:
+            return Aim(wanted.desired, states)
+        if deploy.stage is Stage.REVERTING:
+            hold = Hold("RollingBack", f"back to revision {_short(base)}: {deploy.message}", failing=True)
+            course = self._course(frozenset())
+            return Aim(base.desired, base.states(find, states), course, older=wanted.desired, holds=(hold,))
+        holds: tuple[Hold, ...] = ()
+        if deploy.stage is Stage.PAUSED:
+            text = f"the rollout of revision {_short(wanted)} is paused: {deploy.message}\nholdfast resume goes on"
+            holds = (Hold("RolloutPaused", text, final=True, failing=True),)
+        elif deploy.stage is Stage.BAKING:
+            holds = (Hold("Baking", f"revision {_short(wanted)} is in place and watched before it is final"),)
+        course = self._course(frozenset(deploy.services))
+        merged = self._merge(wanted, base)
+        images = {**base.states(find, states), **states}
+        return Aim(merged, images, course, older=base.desired, holds=holds)
+
+    def _course(self, forward: frozenset[str]) -> Course:
+        deploy = self.deploy
+        if deploy is None:
+            return Course(forward=forward)
+        held = "the rollout is paused" if deploy.stage is Stage.PAUSED else ""
+        reverting = deploy.stage is Stage.REVERTING
+        return Course(True, reverting, held, deploy.began, forward)
+
+    def _merge(self, wanted: AppRevision, base: AppRevision) -> DesiredApp:
+        if self._merged is None or self._merged[:2] != (wanted.id, base.id):
+            self._merged = (wanted.id, base.id, merge(wanted, base))
+        return self._merged[2]
+
+    @property
+    def current(self) -> str:
+        """The id of the revision that is being deployed; empty when none is."""
+        return self.deploy.revision if self.deploy is not None else ""
+
+    # what becomes of it
+
+    def advance(self, plan: Plan, aim: Aim, now: float, *, busy: bool) -> tuple[bool, float | None]:
+        """Judge a deploy by the plan that was just made: whether its stage has changed, so that another plan is due,
+        and when (epoch seconds) time alone would change it."""
+        deploy = self.deploy
+        if deploy is None or aim.desired is None:
+            return False, None
+        progress = plan.progress
+        if not deploy.base:
+            settled = not plan.actions and not plan.holds and not busy
+            progress = {name: Progress(settled) for name in aim.desired.app.services}
+        services = aim.desired.app.services
+        configs = {
+            name: compute_update(services[name], reverting=False) for name in deploy.services if name in services
+        }
+        after, due = advance(deploy, progress, configs, now)
+        if after == deploy:
+            return False, due
+        self.deploy = after
+        self._save()
+        self._tell(deploy, after, now)
+        return after.stage is not deploy.stage, due
+
+    def _begin(self, wanted: AppRevision, base: AppRevision | None, now: float) -> None:
+        if self.deploy is not None:
+            self.revisions.finish(self.deploy.revision, SUPERSEDED, now, "another revision came before it was in place")
+        held = frozenset({wanted.id, self.base})
+        numbered = self.revisions.add(wanted, now, held)
+        services = find_changed(wanted, base) if base is not None else tuple(wanted.desired.app.services)
+        self.deploy = Deploy(wanted.id, base.id if base is not None else "", services, now)
+        self._save()
+        names = ", ".join(touched(wanted, base)) or "no container"
+        self._record("DeployStarted", f"revision {_short(numbered)} is being deployed; it changes {names}")
+
+    def _settle(self, now: float) -> None:
+        """What is wanted is what is in force: a deploy under way is not wanted any more."""
+        if self.deploy is not None:
+            self.revisions.finish(self.deploy.revision, SUPERSEDED, now, "what was in force is wanted again")
+            self.deploy = None
+            self._save()
+
+    def _tell(self, before: Deploy, after: Deploy, now: float) -> None:
+        revision = self.revisions.find(after.revision)
+        name = _short(revision) if revision is not None else after.revision[7:19]
+        if after.stage is before.stage:
+            return
+        match after.stage:
+            case Stage.COMMITTED:
+                self.base, self.deploy = after.revision, None
+                self.revisions.finish(after.revision, GOOD, now)
+                self._record("DeploySucceeded", f"revision {name} is in force")
+            case Stage.REVERTING:
+                self._record("DeployFailed", f"revision {name} is taken back: {after.message}")
+            case Stage.PAUSED:
+                self._record("DeployPaused", f"the rollout of revision {name} is paused: {after.message}")
+            case Stage.REVERTED:
+                self.quarantined, self.reason, self.deploy = after.revision, after.message, None
+                self.revisions.finish(after.revision, ROLLED_BACK, now, after.message)
+                base = self.revisions.find(after.base)
+                where = f"revision {_short(base)} is in force again" if base is not None else "nothing is in force"
+                self._record("DeployRolledBack", f"{where}; revision {name} failed: {after.message}")
+            case _:
+                pass
+        self._save()
+
+    def forget(self) -> None:
+        """The app is gone, and its history with it."""
+        self.revisions.forget()
+        self.deploy, self.base, self.quarantined, self.reason = None, "", "", ""
+        self._journal.put(KIND, self._app, None)
+
+    async def settle_on_disk(self) -> None:
+        """Wait until what was decided is on disk: nothing is done because of it before. Raises HoldfastError."""
+        if self.unsaved:
+            await self._journal.flush()
+            self.unsaved = False
+
+    def needed_images(self) -> set[str]:
+        """The ids of the images of every revision that is kept. From any thread."""
+        return {image for revision in self.revisions.all for image in revision.images.values()}
+
+    def _save(self) -> None:
+        self.unsaved = True
+        self._journal.put(
+            KIND,
+            self._app,
+            {
+                "deploy": dataclasses.asdict(self.deploy) if self.deploy is not None else None,
+                "base": self.base,
+                "quarantined": self.quarantined,
+                "reason": self.reason,
+            },
+        )
+
+    def _record(self, reason: str, message: str) -> None:
+        self._teller.record("app", app=self._app, reason=reason, message=message)
+
+
+def _short(revision: AppRevision) -> str:
+    number = f"{revision.number} " if revision.number else ""
+    return f"{number}({revision.id.removeprefix('sha256:')[:12]})"
+
+
+def _decode_deploy(document: Mapping[str, Any] | None) -> Deploy | None:
+    """None for a document of a version of Holdfast that described deploys in another way: it begins again."""
+    if not document:
+        return None
+    try:
+        return Deploy(
+            str(document["revision"]),
+            str(document["base"]),
+            tuple(map(str, document["services"])),
+            float(document["began"]),
+            Stage(document["stage"]),
+            float(document["baking_since"]),
+            str(document["reason"]),
+            str(document["message"]),
+        )
+    except (KeyError, ValueError, TypeError):
+        return None

@@ -1,0 +1,107 @@
+"""From what an app should be, and what is there, to its plan: which revision counts now, and what that asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from agent.controller.aims import Aim
+from agent.controller.deploys import AppDeploys
+from agent.controller.inventory import Pending
+from agent.controller.parts import Shared
+from agent.plan.actions import EnsureImage, Plan
+from agent.plan.history import SlotHistory
+from agent.plan.observed import ImageState, ObservedApp, ObservedContainer, SlotKey
+from agent.plan.planner import compute_plan, compute_preparation
+from agent.plan.wants import DesiredApp
+
+TURNS = 3
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a worker knows: what is wanted of the app (None with ``removed``: nothing; without: nobody knows), its
+    images and slots, and what is under way."""
+
+    desired: DesiredApp | None
+    removed: bool
+    images: Mapping[str, ImageState]
+    slots: Mapping[SlotKey, SlotHistory]
+    stopping: Mapping[str, str]
+    pending: tuple[Pending, ...]
+    busy: bool
+
+
+class AppPlanning:
+    """Lives on the loop. ``aim`` and ``observed`` are those of the last decision."""
+
+    def __init__(self, app: str, shared: Shared, deploys: AppDeploys) -> None:
+        self._app = app
+        self._shared = shared
+        self._deploys = deploys
+        self.aim = Aim(None, {})
+        self.observed: tuple[ObservedContainer, ...] = ()
+
+    def decide(self, situation: Situation, now: float) -> Plan:
+        """The plan for what the app is to become now. What it says of a deploy may turn or end that, which changes what
+        is planned for."""
+        find, deploys = self._shared.engine.images.find, self._deploys
+        bare = not self._shared.inventory.of_app(self._app) and not situation.pending
+        plan, due = Plan(self._app, slots=situation.slots), None
+        for _ in range(TURNS):
+            observed = self._observe(situation)
+            self.observed = observed.containers
+            self.aim = Aim(None, {})
+            if situation.desired is not None:
+                self.aim = deploys.aim(situation.desired, situation.images, now, find, bare=bare)
+            plan = self._compute(situation, replace(observed, slots=plan.slots), now)
+            turned, due = deploys.advance(plan, self.aim, now, busy=situation.busy)
+            if not turned:
+                break
+        return replace(plan, next_check=_soonest((plan.next_check, due)))
+
+    def preview(self, situation: Situation, now: float) -> Plan:
+        """The plan for all that is wanted in the end, as of now; nothing is begun."""
+        observed = self._observe(situation)
+        if situation.desired is None:
+            return self._compute(situation, observed, now)
+        aim = self._deploys.preview(situation.desired, situation.images, now, self._shared.engine.images.find)
+        plan = compute_plan(aim.desired, replace(observed, images=aim.images), now, aim.course)
+        return replace(plan, holds=(*plan.holds, *aim.holds))
+
+    def _compute(self, situation: Situation, observed: ObservedApp, now: float) -> Plan:
+        desired, aim = situation.desired, self.aim
+        if desired is None:
+            return compute_plan(None, observed, now) if situation.removed else Plan(self._app, slots=observed.slots)
+        ahead = compute_preparation(desired, observed, now) if aim.preparing else None
+        if ahead is not None and aim.desired is desired:
+            return ahead
+        plan = compute_plan(aim.desired, replace(observed, images=aim.images), now, aim.course)
+        if ahead is None:
+            return replace(plan, holds=(*plan.holds, *aim.holds)) if aim.holds else plan
+        others = (action for action in plan.actions if not isinstance(action, EnsureImage))
+        return replace(
+            plan,
+            actions=(*ahead.actions, *others),
+            holds=(*plan.holds, *aim.holds, *ahead.holds),
+            next_check=_soonest((plan.next_check, ahead.next_check)),
+        )
+
+    def _observe(self, situation: Situation) -> ObservedApp:
+        shared = self._shared
+        owned = shared.owners.of_app(self._app)
+        return ObservedApp(
+            name=self._app,
+            containers=shared.inventory.observe(
+                self._app, shared.health.reading, situation.stopping, situation.pending
+            ),
+            images=situation.images,
+            networks=owned if situation.removed else owned & shared.names.networks,
+            volumes=shared.names.volumes,
+            slots=situation.slots,
+            documents=shared.specs.texts,
+        )
+
+
+def _soonest(moments: Iterable[float | None]) -> float | None:
+    return min((moment for moment in moments if moment is not None), default=None)

@@ -1,0 +1,58 @@
+"""Where a deploy stands with each service, for those who decide whether it goes on."""
+
+from __future__ import annotations
+
+from agent.plan.course import Progress
+from agent.plan.draft import Draft, ServiceView
+from agent.plan.fill import is_finished
+from agent.plan.history import CLOCK_SLACK
+from agent.plan.observed import Phase
+from agent.plan.pace import has_arrived
+from agent.plan.restart import Verdict
+
+
+def compute_progress(view: ServiceView, draft: Draft) -> Progress:
+    """The progress of one service, after every rule has looked at it."""
+    failed = tuple(text for slot in view.wanted() if (text := _failure(view, slot, draft)))
+    settled = all(_is_settled(view, slot, draft) for slot in view.wanted())
+    extra = any(slot not in view.wanted() for slot in view.slots)
+    return Progress(bool(view.digest) and settled and not extra, view.replicas, failed)
+
+
+def _is_settled(view: ServiceView, slot: int, draft: Draft) -> bool:
+    containers = view.slots.get(slot, ())
+    if len(containers) == 1 and containers[0].digest == view.digest and has_arrived(containers[0], view, draft):
+        return True
+    ended = view.last_ended(slot)
+    if ended is None or any(container.alive for container in containers):
+        return False
+    if view.policy.judge(ended, None) is not Verdict.COMPLETE:
+        return False
+    return ended.digest == view.digest or not draft.course.may_run_again(view.name)
+
+
+def _failure(view: ServiceView, slot: int, draft: Draft) -> str:
+    """What went wrong in a slot since the deploy began; empty when nothing did."""
+    name = draft.name_of(view.name, slot)
+    history = draft.history(view, slot, view.digest) if view.digest else None
+    if history is not None and history.at >= draft.course.since and (history.failures or history.stalled):
+        return f"{name} {history.message or history.exit or 'failed'}"
+    ended = view.last_ended(slot)
+    if ended is not None and ended.digest == view.digest and is_finished(view, slot, draft):
+        at = ended.exit.at if ended.exit else draft.now
+        if at >= draft.course.since and view.policy.judge(ended, history) is Verdict.FAILED:
+            return f"{name} {ended.exit or 'ended in an unknown way'}"
+    return _lateness(view, slot, draft)
+
+
+def _lateness(view: ServiceView, slot: int, draft: Draft) -> str:
+    deadline = view.service.deadline if view.service else 0.0
+    for container in view.slots.get(slot, ()):
+        fresh = container.phase is Phase.RUNNING and container.digest == view.digest and not container.ready
+        if not deadline or not fresh or container.started > draft.now + CLOCK_SLACK:
+            continue
+        due = max(container.started, draft.course.since) + deadline
+        if due <= draft.now:
+            return f"{draft.name_of(view.name, slot)} is not ready {deadline:g} s after its start"
+        draft.check_at(due)
+    return ""
