@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import threading
@@ -49,6 +50,7 @@ class FakeContainers:
         self.failures: dict[str, HoldfastError] = {}
         self.holdups: dict[str, threading.Event] = {}
         self.stubborn: set[str] = set()
+        self.doomed: dict[str, float] = {}
         self.lists = 0
 
     def list(self) -> tuple[ContainerRecord, ...]:
@@ -76,7 +78,14 @@ class FakeContainers:
         )
         self.put(record)
         self._notify(ContainerEvent("started", record.id, now))
+        if config.image_name in self.doomed:
+            threading.Timer(self.doomed[config.image_name], self._crash, (record.id,)).start()
         return record
+
+    def _crash(self, container_id: str) -> None:
+        """The end of a container whose image is ``doomed``: that many seconds after its start."""
+        with contextlib.suppress(NotFound):
+            self.end(container_id, ExitStatus(3))
 
     def stop(self, container_id: str, grace: float | None = None) -> Future[ExitStatus]:
         self.calls.append(f"stop {self.get(container_id).name}")
