@@ -1,6 +1,8 @@
 """SOURCE_DATE_EPOCH: the time that a build pretends it is. Pure.
 
-Source: https://reproducible-builds.org/specs/source-date-epoch/. Without it all times are 0.
+Source: https://reproducible-builds.org/specs/source-date-epoch/. Without it all times are 0 but those that a base, an
+archive or a download brings along; one of these that is later than its step began becomes 0 too, so such an image
+depends on when it is built. With it the digest is the same on every machine, as far as the steps' programs allow.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from agent.builder.steps import CopyStep, DirectoryStep
 from agent.builder.supplies import Supply
 from agent.builder.turns import Turns
 from agent.builder.workspace import StepDirectory, step_directory
-from agent.image.commit import LayerBlob
+from agent.image.commit import Compression, LayerBlob
 from agent.image.config import UnpackLimits
 from agent.image.errors import translated_storage_errors
 from agent.image.store import ImageStore
@@ -40,7 +40,8 @@ class Made:
 
 @dataclass(frozen=True)
 class Terms:
-    """How one build wants its layers: with times up to ``epoch`` (see epoch.py), and ``fresh`` or from the cache."""
+    """How one build wants its layers: with times up to ``epoch`` (see epoch.py) and then packed the same on every
+    machine, and ``fresh`` or from the cache."""
 
     epoch: int | None = None
     fresh: bool = False
@@ -80,12 +81,13 @@ class LayerMaker:
         with translated_storage_errors():
             directory.settle(self._terms.epoch)
         parents: list[Digest] = [layer.chain_id for layer in layers]
-        return self._images.commit_layer(directory.upper, parents=parents)
+        packing: Compression = "gzip" if self._terms.epoch is None else "portable"
+        return self._images.commit_layer(directory.upper, parents=parents, compression=packing)
 
     def find_or_make(self, key: str, make: Callable[[], LayerBlob], check: Callable[[], None]) -> Made:
         """The layer with this key. Of several builds that want the same one makes it, and the others wait for it."""
         if self._terms.epoch is not None:
-            key = compute_key(kind="dated", key=key, epoch=self._terms.epoch)
+            key = compute_key(kind="dated", key=key, epoch=self._terms.epoch, packing="portable")
         with self._turns.held(key, check):
             cached = None if self._terms.fresh else self.cache.find(key)
             if cached is not None:

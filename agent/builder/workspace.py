@@ -22,7 +22,8 @@ from agent.runtime.imageview import KERNEL, TAKES_LAYERS
 
 STEP_PREFIX = "build-"
 _MAX_DATA = 4095
-_MARGIN_NS = _SECOND_NS = 1_000_000_000
+_SECOND_NS = 1_000_000_000
+_MARGIN_NS = 100_000_000  # the clock of file systems lags behind by a tick, at most 10 ms
 
 
 class StepDirectory:
@@ -77,7 +78,8 @@ class StepDirectory:
     def settle(self, epoch: int | None = None) -> None:
         """Set the times of all that the step made or changed to 0, so that the same step gives the same layer.
 
-        With an ``epoch``, in seconds, they are set to that, and so is every later time.
+        With an ``epoch``, in seconds, they are set to that, and so is every later time. Without, what a base or an
+        archive brings along keeps its time, unless that is later than the step's begin.
         """
         _settle(self.upper, self._begun, epoch)
 
