@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import closing
 
 from agent.image.archive import check_platform
+from agent.image.budget import ImageBudget
 from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch
@@ -32,6 +33,7 @@ class LocalBringer:
         self._tracker = tracker
         self._host = compute_platform(os.uname().machine)
         self._reported = 0.0
+        self._verified: set[tuple[Digest, Digest]] = set()
 
     def bring(self, image: ResolvedImage, names: tuple[str, ...]) -> ImageEntry:
         """Unpack what is not unpacked, and record the image under ``names``. Raises DigestMismatch, HostileLayer,
@@ -40,11 +42,14 @@ class LocalBringer:
         manifest = image.manifest
         keys = {image.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers), *image.chains}
         with self._stores.leases.held(keys):
+            budget = ImageBudget(self._limits, manifest.layers)
             for position, meter in enumerate(self._tracker.expect(manifest.layers)):
-                self._bring_layer(manifest.layers[position], meter, image.config.diff_ids[: position + 1])
+                self._bring_layer(manifest.layers[position], meter, image.config.diff_ids[: position + 1], budget)
             return self.record(image, names)
 
-    def _bring_layer(self, layer: Descriptor, meter: LayerMeter, diff_ids: tuple[Digest, ...]) -> None:
+    def _bring_layer(
+        self, layer: Descriptor, meter: LayerMeter, diff_ids: tuple[Digest, ...], budget: ImageBudget
+    ) -> None:
         snapshots, chains, diff_id = self._stores.snapshots, compute_chain_ids(diff_ids), diff_ids[-1]
         with self._stores.flights.alone({f"chain {chains[-1]}"}, self._tracker):
             if snapshots.find(chains[-1]) is not None:
@@ -53,7 +58,7 @@ class LocalBringer:
                 return
             path = snapshots.prepare()
             try:
-                pipeline = LayerPipeline(path / "fs", self._limits)
+                pipeline = LayerPipeline(path / "fs", self._limits, budget)
                 pipeline.run(self._read(layer, meter), diff_id)
                 lower = [snapshots.require(chain) for chain in reversed(chains[:-1])]
                 adopt_attributes(path / "fs", pipeline.implied, lower)
@@ -65,13 +70,14 @@ class LocalBringer:
 
     def _verify(self, layer: Descriptor, meter: LayerMeter, diff_id: Digest) -> None:
         """The blob of a layer that is unpacked already has to be the right one: it may be saved or pushed later."""
-        if layer.digest == diff_id:
+        if layer.digest == diff_id or (layer.digest, diff_id) in self._verified:
             return
         running = hashlib.sha256()
         for piece in decompress(self._read(layer, meter), self._limits):
             running.update(piece)
         if digest_of_hex(running.hexdigest()) != diff_id:
             raise DigestMismatch(f"the layer {layer.digest} does not unpack to {diff_id}")
+        self._verified.add((layer.digest, diff_id))
 
     def _read(self, layer: Descriptor, meter: LayerMeter) -> Generator[bytes, None, None]:
         with closing(self._stores.content.stream(layer.digest)) as chunks:

@@ -12,13 +12,15 @@ from agent.image.proxies import NO_PROXIES, Proxies
 class UnpackLimits:
     """Bounds on one layer. A layer over any of them is refused (sizes in bytes).
 
-    ``ratio`` bounds unpacked to packed size once more than ``ratio_floor`` bytes came out: deflate reaches 1032,
-    what people ship stays below 100. ``reserve`` stays free on the disk, or 2 % of it when that is less.
+    ``ratio`` bounds unpacked to packed size once more than ``ratio_floor`` bytes came out, of a whole image once more
+    than ``image_floor`` did: deflate reaches 1032, what people ship stays below 100. ``reserve`` stays free on the
+    disk, or 2 % of it when that is less, and 2 % of its inodes.
     """
 
     layer_bytes: int = 64 << 30
     ratio: int = 200
     ratio_floor: int = 1 << 30
+    image_floor: int = 16 << 30
     entries: int = 600_000
     reserve: int = 64 << 20
 
@@ -29,8 +31,8 @@ class RegistryConfig:
 
     ``insecure_registries`` are hosts (with port) that may be spoken to over plain HTTP; loopback always may.
     ``registries`` is the registries file (see ``image.registryfile``), read anew for each pull and push.
-    ``attempts`` counts tries without progress. ``slow_bytes`` in ``slow_seconds`` is the least a download must
-    bring, or it is cut and resumed. Blobs over ``upload_chunk`` bytes are uploaded in chunks of that size.
+    ``attempts`` counts tries that bring less than ``slow_bytes``. Those in ``slow_seconds`` are the least a download
+    must bring, or it is cut and resumed. Blobs over ``upload_chunk`` bytes are uploaded in chunks of that size.
     ``proxies`` lead to hosts of which the registries file does not say how they are reached.
     """
 

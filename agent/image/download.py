@@ -64,7 +64,7 @@ class BlobDownload:
                     yield from self._fetch(fd)
                 except Waiting as error:
                     self._meter.check()
-                    attempt = 0 if self._offset > before else attempt + 1
+                    attempt = 0 if self._offset - before >= self._config.slow_bytes else attempt + 1
                     if attempt >= self._config.attempts or isinstance(error, InsufficientStorage):
                         raise
                     self._client.pause(attempt, error)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from agent.image.budget import ImageBudget
 from agent.image.channel import Channel, ChannelBroken
 from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
@@ -24,8 +25,10 @@ class LayerPipeline:
     Nothing may be trusted before ``run`` has returned: only then do both digests stand.
     """
 
-    def __init__(self, root: Path, limits: UnpackLimits) -> None:
+    def __init__(self, root: Path, limits: UnpackLimits, budget: ImageBudget | None = None) -> None:
+        """``budget`` is what the layer's image may unpack to, shared with its other layers."""
         self._limits = limits
+        self._budget = budget
         self._packed = Channel()
         self._plain = Channel()
         self._unpacker = Unpacker(root, limits)
@@ -108,6 +111,8 @@ class LayerPipeline:
     def _inflated(self, packed: Iterator[bytes]) -> Iterator[bytes]:
         for piece in decompress(packed, self._limits):
             self._hash.update(piece)
+            if self._budget is not None:
+                self._budget.count(len(piece))
             yield piece
 
     def _write(self) -> None:

@@ -9,17 +9,20 @@ from agent.image.errors import ImagePullFailed
 
 
 class Pace:
-    """Watches one transfer: at least ``slow_bytes`` in each ``slow_seconds``."""
+    """Watches one transfer: at least ``slow_bytes`` in each ``slow_seconds``, and no more than ``longest`` seconds."""
 
-    def __init__(self, config: RegistryConfig) -> None:
+    def __init__(self, config: RegistryConfig, longest: float = float("inf")) -> None:
         self._config = config
         self._since = time.monotonic()
+        self._end = self._since + longest
         self._bytes = 0
 
     def count(self, size: int) -> None:
         """Note ``size`` more bytes. Raises ImagePullFailed when too few came lately."""
         self._bytes += size
         now = time.monotonic()
+        if now > self._end:
+            raise ImagePullFailed("the registry takes too long to send a short document")
         if now - self._since < self._config.slow_seconds:
             return
         if self._bytes < self._config.slow_bytes:

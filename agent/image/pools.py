@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 import threading
@@ -19,6 +20,8 @@ from agent.image.config import RegistryConfig
 from agent.image.proxies import Proxy
 
 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # image.unsafe says it, once and in our words
+MAX_TRAILERS = 100
+_MAX_LINE = 65536
 _BLOCK = 128 << 10
 _PATIENCE = 2.0
 """How many timeouts a handshake or the head of an answer may take in all: each byte of it may take one otherwise."""
@@ -65,11 +68,26 @@ def cut_connection(connection: HTTPConnection) -> None:
                 socket.socket.shutdown(raw, socket.SHUT_RDWR)
 
 
+class _Answer(http.client.HTTPResponse):
+    """Bears only so many trailers behind a chunked body; the base class reads them for as long as they come."""
+
+    def _read_and_discard_trailer(self) -> None:
+        for _ in range(MAX_TRAILERS):
+            line = self.fp.readline(_MAX_LINE + 1)
+            if line in (b"", b"\n", b"\r\n"):
+                return
+            if len(line) > _MAX_LINE:
+                raise http.client.LineTooLong("trailer")
+        raise http.client.HTTPException(f"more than {MAX_TRAILERS} trailers")
+
+
 class _Punctual(HTTPConnection):
     """Can be cut from outside, and cuts itself when a handshake or the head of an answer trickles.
 
     ``leash`` is a second descriptor of the socket while a handshake is under way, for the first one changes its owner.
     """
+
+    response_class = _Answer
 
     def __init__(self, *arguments: Any, running: Running, **options: Any) -> None:
         super().__init__(*arguments, **options)

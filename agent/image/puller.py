@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.errors import Refused, Stalled, Waiting
 from agent.image.apart import run_apart
+from agent.image.budget import ImageBudget
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.download import BlobDownload
@@ -127,6 +128,7 @@ class Pull:
         self._platform = platform or host_platform()
         self._tracker = tracker
         self._client = RegistryClient(reference, config, tracker)
+        self._budget: ImageBudget | None = None
 
     def run(self) -> ImageEntry:
         """Pull. Raises what goes wrong; then nothing refused stays, and what can be resumed does."""
@@ -206,6 +208,7 @@ class Pull:
             return self._bring(image)
 
     def _bring(self, image: ResolvedImage) -> ImageEntry:
+        self._budget = ImageBudget(self._config.limits, image.manifest.layers)
         meters = self._tracker.expect(image.manifest.layers)
         parts = zip(image.manifest.layers, image.config.diff_ids, image.chains, meters, strict=True)
         layers = [WantedLayer(*part) for part in parts]
@@ -291,7 +294,7 @@ class Pull:
         content, digest = self._stores.content, layer.descriptor.digest
         left_over = content.size(digest) is not None or content.has_ingest(digest)
         while True:
-            pipeline = LayerPipeline(path / "fs", self._config.limits)
+            pipeline = LayerPipeline(path / "fs", self._config.limits, self._budget)
             try:
                 pipeline.run(self._source(layer), layer.diff_id)
             except Refused:

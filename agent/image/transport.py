@@ -1,6 +1,7 @@
 """HTTP to registries: which hosts may be asked how, redirects, time limits. Knows nothing of images.
 
-Rules (attack rows 50 and 51): plain HTTP only to loopback or configured hosts; never from https back to http; an
+Rules (attack rows 50 and 51): plain HTTP only to loopback or configured hosts; never from https back to http; no host
+but a local one leads to local ones; an
 Authorization header goes to the origin it was made for and to no other, and so does a client certificate; no netrc. A
 proxy is sent its own credentials, and those to nobody else.
 """
@@ -19,12 +20,14 @@ from agent.errors import Refused
 from agent.image.config import RegistryConfig
 from agent.image.endpoints import HostSettings, Registries
 from agent.image.failures import PROXY_DENIED, refuse_user, translate_proxy_failure
-from agent.image.origin import Origin, is_loopback, parse_origin
+from agent.image.origin import Origin, is_local, is_loopback, parse_origin
 from agent.image.pace import Pace
 from agent.image.pools import Pools, Tls
 from agent.image.proxies import Proxy
 
 MAX_REDIRECTS = 5
+LONGEST_ANSWER = 120.0
+"""Seconds that a document may take, which is 4 MiB at most."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -60,6 +63,8 @@ class Transport:
 
     def check_hop(self, source: Origin, target: Origin) -> None:
         """Raises Refused when ``source`` must not send us on to ``target``."""
+        if is_local(target.host) and not is_local(source.host):
+            raise Refused(f"{source} sends to {target}, which is this host's own", reason="UnsafeRedirect")
         if target.scheme == "http" and (source.scheme == "https" or not self.may_be_plain(target)):
             raise Refused(f"{source} sends to {target}, which is not encrypted", reason="UnsafeRedirect")
 
@@ -160,7 +165,7 @@ class Transport:
     def read(self, response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
         """The whole body, at most ``limit`` bytes. Raises Refused when there is more. Releases the response."""
         complete = False
-        pace = Pace(self._config)
+        pace = Pace(self._config, LONGEST_ANSWER)
         try:
             data = bytearray()
             while chunk := response.read1(min(65536, limit + 1 - len(data))):

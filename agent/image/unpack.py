@@ -23,6 +23,7 @@ META_WHITEOUT = b".wh..wh."
 OPAQUE_WHITEOUT = b".wh..wh..opq"
 MAX_PATH = 4096
 SPACE_CHECK = 64 << 20
+INODE_CHECK = 4096
 UNWANTED_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux", "system.nfs4_acl", "security.ima")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -56,6 +57,13 @@ def check_space(root: Path | str, size: int, limits: UnpackLimits) -> None:
         raise InsufficientStorage(f"{size >> 20} MiB more are needed, {max(free - reserve, 0) >> 20} MiB can be used")
 
 
+def check_inodes(root: Path | str) -> None:
+    """Raises InsufficientStorage when hardly any inodes are free; some file systems make them as they are needed."""
+    status = os.statvfs(root)
+    if status.f_files and status.f_favail < status.f_files // 50:
+        raise InsufficientStorage("the file system has hardly any inodes left")
+
+
 class Unpacker:
     """Writes one layer beneath ``root``, which must exist and be empty."""
 
@@ -83,6 +91,8 @@ class Unpacker:
             self.entries += 1
             if self.entries > self._limits.entries:
                 raise HostileLayer(f"the layer has more than {self._limits.entries} entries")
+            if not self.entries % INODE_CHECK:
+                check_inodes(self._root)
             parts = split_path(entry.name, directory=entry.kind == b"5")
             if parts and parts[-1].startswith(WHITEOUT):
                 self._apply_whiteout(parts)

@@ -7,9 +7,11 @@ import json
 import os
 import stat
 import struct
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import zstandard
 
 from agent.errors import Refused
 from agent.image.config import RegistryConfig, UnpackLimits
+from agent.image.errors import InsufficientStorage
 from agent.image.store import ImageStore
+from agent.image.unpack import Unpacker
 from agent.store.database import Database
 from tests.host.registry import TYPES, Registry, digest_of, directory, entry, make_tar
 
@@ -35,7 +39,7 @@ def registry() -> Iterator[Registry]:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ImageStore]:
     (tmp_path / "data").mkdir()
-    limits = UnpackLimits(layer_bytes=64 << 20, ratio=50, ratio_floor=8 << 20, entries=5000)
+    limits = UnpackLimits(layer_bytes=64 << 20, ratio=50, ratio_floor=8 << 20, image_floor=64 << 20, entries=5000)
     config = RegistryConfig(limits=limits, backoff=0.01, attempts=2)
     opened = ImageStore(tmp_path / "data", Database(tmp_path / "data" / "db"), config)
     yield opened
@@ -196,6 +200,24 @@ def test_bomb_is_bounded(registry: Registry, store: ImageStore, kind: str) -> No
     assert_nothing_left(store)
     good = store.pull(registry.push_layers("after:1", [make_tar([entry("f", b"fine")])]))
     assert (store.lowerdirs(good.id)[0] / "f").exists(), "a refused layer leaves no lock behind"
+
+
+def test_a_layer_listed_often_is_a_bomb(registry: Registry, store: ImageStore) -> None:
+    zeros = make_tar([entry("f", bytes(7 << 20))])
+    with pytest.raises(Refused, match="the image unpacks to more than 64 MiB"):
+        store.pull(registry.push_layers("often:1", [zeros] * 10))
+    assert_nothing_left(store)
+
+
+def test_inodes_are_kept_free(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=8300", "tmpfs", tmp_path], check=True)
+    try:
+        (tmp_path / "root").mkdir()
+        unpacker = Unpacker(tmp_path / "root", UnpackLimits())
+        with closing(unpacker), pytest.raises(InsufficientStorage, match="hardly any inodes"):
+            unpacker.unpack(iter([make_tar([entry(f"f{number}") for number in range(8200)])]))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 SMALL = make_tar([entry("f", os.urandom(200_000))])

@@ -121,6 +121,17 @@ def test_origins() -> None:
             parse_origin(url)
 
 
+@pytest.mark.parametrize(
+    "local", ["127.0.0.1", "localhost", "a.localhost:1", "[::1]", "169.254.169.254", "0.0.0.0", "[::ffff:127.0.0.1]"]
+)
+def test_no_registry_leads_to_what_only_this_host_can_reach(local: str) -> None:
+    transport = Transport(RegistryConfig())
+    with pytest.raises(Refused, match="this host's own"):
+        transport.check_hop(parse_origin("https://r.example"), parse_origin(f"https://{local}"))
+    transport.check_hop(parse_origin("https://127.0.0.1:5000"), parse_origin(f"https://{local}"))
+    transport.check_hop(parse_origin("https://r.example"), parse_origin("https://10.0.0.1"))
+
+
 def test_plain_http_and_downgrades() -> None:
     transport = Transport(RegistryConfig(insecure_registries=("plain.example:80",)))
     for url, allowed in (

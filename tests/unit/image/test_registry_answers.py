@@ -126,3 +126,29 @@ def test_a_trickling_answer_is_cut(tmp_path: Path, where: str) -> None:
             asked.fetch_manifest()
         stop.set()
         server.shutdown(socket.SHUT_RDWR)
+
+
+def test_endless_trailers_are_cut(tmp_path: Path) -> None:
+    """They come fast, and belong to no body that anybody counts."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+    stop = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            if connection.recv(4096).startswith(b"GET"):
+                connection.sendall(head)
+                while not stop.is_set():
+                    connection.sendall(b"X: y\r\n" * 1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        with pytest.raises(RegistryUnreachable):
+            client(f"127.0.0.1:{server.getsockname()[1]}", tmp_path, attempts=1).fetch_manifest()
+        stop.set()
+        server.shutdown(socket.SHUT_RDWR)
