@@ -95,13 +95,20 @@ class Berths:
         self._thread.start()
 
     def take(self) -> Berth:
-        """One that is ready, or one made now, without an init then. Raises OSError, HoldfastError."""
+        """One that is ready, or one made now, without an init then. Raises OSError, HoldfastError.
+
+        Call ``replenish`` when the container runs: another thread would only be in its way until then.
+        """
         with self._condition:
             self._taken = time.monotonic()
-            self._condition.notify_all()
             if self._ready:
                 return self._ready.popleft()
         return self._maker.make(reserve=False)
+
+    def replenish(self) -> None:
+        """Make the next, in a quiet moment."""
+        with self._condition:
+            self._condition.notify_all()
 
     def ready(self) -> frozenset[str]:
         """The ids of those that wait."""

@@ -71,6 +71,7 @@ class Launcher:
         process = compute_process(config, image)
         with contextlib.ExitStack() as held, contextlib.ExitStack() as undo, translated_storage_errors():
             held.enter_context(self._parts.images.held(config.image))
+            held.callback(self._berths.replenish)
             berth = self._berths.take()
             undo.callback(self._cleaner.erase, berth.id)
             if berth.reserved and not suits(config):
@@ -92,7 +93,7 @@ class Launcher:
 
     def _note(self, record: ContainerRecord) -> None:
         """What has to be lasting before its program runs."""
-        self._table.add(record)
+        self._table.add(record, beside=lambda: self._parts.networks.save(record.id))
         self._parts.networks.pin(record.id)
 
     def _prepare(
@@ -123,7 +124,7 @@ class Launcher:
             mounts=(*_write_files(bundle, config, sandbox), *compute_init_mounts(config), *mounts),
             seccomp=render_profile(config.security.seccomp, capabilities),
         )
-        write_bundle(bundle, compute_bundle(config, process, around))
+        written = write_bundle(bundle, compute_bundle(config, process, around))
         return CreateRequest(
             id=record.id,
             bundle=bundle,
@@ -133,6 +134,7 @@ class Launcher:
             seccomp_bpf=parts.seccomp.filter(config.security.seccomp, capabilities),
             log=LogSpec(directory / LOGS),
             stop=StopSpec(process.stop_signal, config.process.stop_grace),
+            config=written if berth.reserved else None,
         )
 
     def _identify(self, image: str, user: str, view: _View) -> Identity:

@@ -7,7 +7,7 @@ events do no harm.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -65,10 +65,10 @@ class ContainerTable:
         """The containers of a name, oldest first: more than one while one replaces another."""
         return tuple(record for record in self.all() if record.name == name)
 
-    def add(self, record: ContainerRecord) -> None:
-        """Store a new record; on disk before it returns."""
+    def add(self, record: ContainerRecord, beside: Callable[[], None] | None = None) -> None:
+        """Store a new record; on disk before it returns, with what ``beside`` stores in the same transaction."""
         with self._writing:
-            self._write(record)
+            self._write(record, beside=beside)
             with self._lock:
                 self._records[record.id] = record
                 self._snapshot = None
@@ -104,7 +104,7 @@ class ContainerTable:
         with self._writing:
             self._write()
 
-    def _write(self, *records: ContainerRecord) -> None:
+    def _write(self, *records: ContainerRecord, beside: Callable[[], None] | None = None) -> None:
         """Write these records and those that wait, in one transaction; when it fails those still wait."""
         with self._lock:
             waiting, self._unwritten = self._unwritten, set()
@@ -112,11 +112,17 @@ class ContainerTable:
         rows = {record.id: encode_record(record) for record in (*found, *records)}
         try:
             if rows:
-                self._database.put_many(KIND, rows.items())
+                self._put(rows, beside)
         except BaseException:
             with self._lock:
                 self._unwritten |= waiting
             raise
+
+    def _put(self, rows: dict[str, dict[str, Any]], beside: Callable[[], None] | None) -> None:
+        with self._database.transaction():
+            if beside is not None:
+                beside()
+            self._database.put_many(KIND, rows.items())
 
     def delete(self, container_ids: Iterable[str]) -> None:
         """Forget containers, on disk first."""

@@ -110,7 +110,8 @@ class Attachments:
     ) -> Sandbox:
         """A sandbox for a container, again the same when it has one. On any error nothing is left.
 
-        Unless ``pinned`` its ``netns`` is there only after ``pin``; until ``let_go`` it is held, by ``entry``.
+        Unless ``pinned`` it is lasting, known by its names and there at ``netns`` only after ``save`` and ``pin``;
+        until ``let_go`` it is held, by ``entry``.
         """
         if not _CONTAINER_ID.match(container):
             raise Refused(f"not a container id: {container!r}")
@@ -124,11 +125,6 @@ class Attachments:
             undo.callback(self._unpin, container)
             aliases = {network: tuple(extra) for network, extra in wanted}
             record = SandboxRecord(container, hostname, addresses, aliases, tuple(names))
-            self._records.save_sandbox(record)
-            undo.callback(self._records.delete_sandboxes, [container])
-            if pinned:
-                self.pin(container)
-                self.let_go(container)
             with self._lock:
                 gone = [place.info.name for place in places if place.info.name not in self._places]
                 if not gone:
@@ -136,20 +132,40 @@ class Attachments:
             if gone:
                 raise NotFound(f"network {gone[0]} was removed meanwhile")
             undo.pop_all()
-        self._names.add_container(record)
+        if pinned:
+            self._finish(container)
         return self._describe(record)
 
+    def _finish(self, container: str) -> None:
+        try:
+            self.save(container)
+            self.pin(container)
+        except BaseException:
+            self.detach(container)
+            raise
+        self.let_go(container)
+
+    def save(self, container: str) -> None:
+        """Write down a sandbox that is held. Raises HoldfastError."""
+        with self._lock:
+            record = self._sandboxes[container]
+        self._records.save_sandbox(record)
+
     def pin(self, container: str) -> None:
-        """Give a sandbox that is held its lasting name. Raises HoldfastError."""
+        """Give a sandbox that is held its lasting name, and the container its names. Raises HoldfastError."""
         with explained(f"container {container} gets no network"):
             self._directory.mkdir(mode=0o700, exist_ok=True)  # ``down`` took it away
             pin_namespace(self._held[container].descriptor, self._directory / container)
+        with self._lock:
+            record = self._sandboxes[container]
+        self._names.add_container(record)
 
     def let_go(self, container: str) -> None:
         """Hold a sandbox no longer."""
         namespace = self._held.pop(container, None)
         if namespace is not None:
             namespace.close()
+        self._ready.replenish()
 
     def _unpin(self, container: str) -> None:
         self.let_go(container)

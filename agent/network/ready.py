@@ -57,15 +57,19 @@ class ReadyPool:
             self._condition.notify_all()
 
     def take(self, network: str) -> Ready | None:
-        """One that is ready, None when there is none at the moment; another is made behind it."""
+        """One that is ready, None when there is none at the moment; another is made after ``replenish``."""
         with self._condition:
             waiting = self._ready.get(network)
             found = waiting.popleft() if waiting else None
             self._taken = time.monotonic()
             if network in self._wanted:
                 self._wanted[network] = max(PER_NETWORK, self._wanted[network] - 1)
-                self._condition.notify_all()
         return found
+
+    def replenish(self) -> None:
+        """Make others for those that were taken: not before their containers run, whose way it would be in."""
+        with self._condition:
+            self._condition.notify_all()
 
     def drop(self, network: str) -> None:
         """Scrap what is ready for a network and make no more; returns when none is in the making."""

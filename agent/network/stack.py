@@ -188,13 +188,17 @@ class NetworkStack:
         """A network sandbox for a container that joins ``attachments`` (network, aliases); none: loopback only.
 
         It answers to its host name, its short id and ``names`` in every network, to the aliases in theirs. A
-        container that has a sandbox gets the same again. Unless ``pinned`` it still needs ``pin``, and ``let_go``
-        when its process has entered. Raises NotFound, AddressesExhausted, NetworkFailed.
+        container that has a sandbox gets the same again. Unless ``pinned`` it still needs ``save`` and ``pin``, and
+        ``let_go`` when its process has entered. Raises NotFound, AddressesExhausted, NetworkFailed.
         """
         return self._attachments.attach(container_id, hostname, attachments, names, pinned=pinned)
 
+    def save(self, container_id: str) -> None:
+        """Write a container's sandbox down, in the transaction that is open. Raises HoldfastError."""
+        self._attachments.save(container_id)
+
     def pin(self, container_id: str) -> None:
-        """Let a container's sandbox outlive this process. Raises NetworkFailed."""
+        """Let a container's sandbox outlive this process, and answer to its names. Raises NetworkFailed."""
         self._attachments.pin(container_id)
 
     def let_go(self, container_id: str) -> None:

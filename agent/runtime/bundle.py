@@ -22,6 +22,7 @@ from agent.store.atomic import write_fresh
 OCI_VERSION = "1.0.2"
 CONFIG_NAME, ROOTFS_NAME = "config.json", "rootfs"
 DEFAULT_SHM_SIZE = 64 << 20
+_MAX_TOLD = 32 << 10
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
 
 
@@ -56,10 +57,15 @@ class BundleSpec:
     seccomp: Mapping[str, Any] | None = None
 
 
-def write_bundle(directory: Path, spec: BundleSpec) -> None:
-    """Write config.json into the directory of a bundle. Raises OSError, Stalled."""
-    text = json.dumps(render_config(spec), separators=(",", ":"))
+def write_bundle(directory: Path, spec: BundleSpec) -> dict[str, Any] | None:
+    """Write config.json into the directory of a bundle. Raises OSError, Stalled.
+
+    Returns what stands in it, None when that is too long to be told in a request.
+    """
+    config = render_config(spec)
+    text = json.dumps(config, separators=(",", ":"))
     write_fresh(directory / CONFIG_NAME, text.encode())
+    return config if len(text) <= _MAX_TOLD else None
 
 
 def read_process(directory: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class CreateRequest:
 
     ``netns`` overrides the network namespace path of config.json. ``seccomp_bpf`` is a file of compiled BPF, None
     for no filter. Without ``log`` output goes to /dev/null. ``stop`` is kept for whoever asks for the states.
+    ``config`` is what stands in config.json, for an init that was reserved and need not read it then.
     """
 
     id: str
@@ -69,6 +70,7 @@ class CreateRequest:
     seccomp_bpf: Path | None = None
     log: LogSpec | None = None
     stop: StopSpec = StopSpec()
+    config: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,14 @@ def encode_create(request: CreateRequest) -> dict[str, Any]:
         "seccomp": str(request.seccomp_bpf) if request.seccomp_bpf else None,
         "log": {"directory": str(log.directory), "max_size": log.max_size, "files": log.files} if log else None,
         "stop": [request.stop.signal, request.stop.grace],
+        **({"config": _shorten(request.config)} if request.config is not None else {}),
     }
+
+
+def _shorten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json in which of the seccomp profile there is no more than that there is one: its filter is a file."""
+    linux = config["linux"]
+    return {**config, "linux": {**linux, "seccomp": True}} if linux.get("seccomp") else dict(config)
 
 
 def encode_overlay(rootfs: OverlaySpec) -> dict[str, Any]:

@@ -87,13 +87,26 @@ def read_config(bundle: str) -> ContainerPlan:
     path = f"{bundle}/config.json"
     try:
         data = read_small_file(path, MAX_CONFIG)
-        if b"\\u0000" in data:
-            raise ValueError("a string holds a NUL")
+        refuse_nul(data)
         return parse_config(decode(data))
     except (OSError, ValueError) as error:
         raise Failure("InvalidBundle", f"{path}: {explain(error)}") from None
     except (TypeError, KeyError, AttributeError) as error:
         raise Failure("InvalidBundle", f"{path}: wrong type or missing field: {error}") from None
+
+
+def refuse_nul(data: bytes) -> None:
+    """Raise ValueError when a string of a JSON document holds a NUL."""
+    if b"\\u0000" in data:
+        raise ValueError("a string holds a NUL")
+
+
+def read_told(config: dict[str, Any]) -> ProcessPlan:
+    """The process in a config.json that an order brings. Raises Failure."""
+    try:
+        return parse_process(config["process"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Failure("InvalidRequest", f"create: config: {type(error).__name__}: {error}") from None
 
 
 def parse_config(document: dict[str, Any]) -> ContainerPlan:

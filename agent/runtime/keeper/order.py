@@ -13,19 +13,23 @@ _MAX_NAME = 128
 
 
 class Order:
-    """``protocol.CreateRequest`` on the keeper's side; ``document`` is what state.json keeps of it."""
+    """``protocol.CreateRequest`` on the keeper's side; ``document`` is what state.json keeps of it: not ``config``,
+    which is the content of config.json where a reserve need not read it."""
 
     __slots__ = (
-        "bundle", "document", "id", "join", "kill", "log_directory", "log_files", "log_size", "lower", "netns",
-        "oom", "seccomp", "stop", "upper", "work",
+        "bundle", "config", "document", "id", "join", "kill", "log_directory", "log_files", "log_size", "lower",
+        "netns", "oom", "seccomp", "stop", "upper", "work",
     )  # fmt: skip
 
     def __init__(self, document: dict[str, Any]) -> None:
         """Raises Failure for a field that is missing, of the wrong type or not an absolute path."""
-        self.document = document
+        self.document = {name: value for name, value in document.items() if name != "config"}
+        self.config: dict[str, Any] | None = document.get("config")
         try:
             self.id = check_id(document["id"])
             self.bundle = _path(document["bundle"])
+            if not isinstance(self.config, dict | None):
+                raise TypeError("config is no object")
             rootfs, cgroup, log = document["rootfs"], document["cgroup"], document["log"]
             self.lower = [_path(path) for path in rootfs["lower"]]
             self.upper, self.work = _path(rootfs["upper"]), _path(rootfs["work"])

@@ -1,7 +1,7 @@
 """What the keeper leaves on disk of each container, for the keeper after it: state.json and exit.json.
 
-Law: written whole or not at all (rename), and before anybody is told. The run root is void after a reboot, so
-nothing is synced; the boot id tells a stale one.
+Law: written before a program runs and before anybody is told of its end, the one in place, for half of it counts as
+none, the other by rename. The run root is void after a reboot, so nothing is synced; the boot id tells a stale one.
 """
 
 from __future__ import annotations
@@ -59,10 +59,9 @@ class Records:
         """Every container there is a record of."""
         return sorted(os.listdir(self._root))
 
-    def write_state(self, container: str, state: dict[str, Any], *, first: bool = False) -> None:
-        """Replace state.json; the ``first`` is written in place, for half of one counts as none. Raises OSError."""
-        path = f"{self.path(container)}/{STATE_FILE}"
-        (_write if first else _replace)(path, encode({**state, "boot_id": self.boot_id}))
+    def write_state(self, container: str, state: dict[str, Any]) -> None:
+        """Write state.json of one that is about to start, in place: half of one counts as none. Raises OSError."""
+        _write(f"{self.path(container)}/{STATE_FILE}", encode({**state, "boot_id": self.boot_id}))
 
     def write_exit(self, container: str, status: dict[str, Any]) -> None:
         """Replace exit.json. Raises OSError."""

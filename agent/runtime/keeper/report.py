@@ -1,6 +1,6 @@
 """The line between a child and the keeper while the child sets itself up: one SOCK_SEQPACKET pair.
 
-child -> keeper   r            set up, waiting (may carry the terminal's master)
+child -> keeper   r            set up, waiting (may carry the terminal's master); left out when the go is there already
 keeper -> child   b + JSON     to a reserve: the root and the network namespace it will have
 keeper -> child   o + JSON     to a reserve: the order it is for
 keeper -> child   g            go (may be there before the child asks)
@@ -45,8 +45,19 @@ class Reporter:
         self._socket.close()
 
     def ready(self, terminal: int | None = None) -> None:
-        """Say that all is set up, handing over the terminal's master if there is one."""
-        self._socket.sendmsg([READY], pack_rights([] if terminal is None else [terminal]))
+        """Say that all is set up, handing over the terminal's master if there is one.
+
+        Without one nothing is said when the go is there already: nobody waits for it then.
+        """
+        if terminal is not None or not self._is_spoken_to():
+            self._socket.sendmsg([READY], pack_rights([] if terminal is None else [terminal]))
+
+    def _is_spoken_to(self) -> bool:
+        try:
+            self._socket.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
 
     def wait_go(self) -> bool:
         """Block until the keeper says go; False when it has died."""

@@ -15,7 +15,7 @@ from agent.kernel import namespaces as ns
 from agent.kernel.process import populate_memory, set_name
 from agent.runtime.keeper import devices as dev
 from agent.runtime.keeper import rootfs
-from agent.runtime.keeper.config import ContainerPlan, read_config
+from agent.runtime.keeper.config import ContainerPlan, parse_config, read_config, refuse_nul
 from agent.runtime.keeper.failure import Failure, explain
 from agent.runtime.keeper.init import Init, create_private_proc
 from agent.runtime.keeper.mountplan import MountPlan
@@ -58,8 +58,9 @@ class ReservedInit(Init):
                 kind, text = self.report.wait_word()
             if kind != ORDER:
                 return None
+            refuse_nul(text)
             return self.check_fit(Order(decode(text)))
-        except OSError as error:
+        except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise Failure(UNFIT, f"{self.report.step}: {explain(error)}") from None
 
     def prepare(self) -> None:
@@ -104,6 +105,7 @@ class ReservedInit(Init):
         os.close(target)
         self._mount_staged(late=True)
         self._cover_staged(late=True)
+        self.enter_root()
         self.board = board
 
     def visit_host(self) -> None:
@@ -136,8 +138,9 @@ class ReservedInit(Init):
         """The order again, with the host's mounts in sight. Raises Failure Unfit when it does not fit what is ready."""
         self.report.step = "fit the order"
         self.visit_host()
-        self.plan = read_config(order.bundle)
-        if self.board is None or not self.board.fits(order) or not fits(self.standard, self.plan):
+        self.plan = read_config(order.bundle) if order.config is None else parse_config(order.config)
+        complete = order.seccomp is not None or not self.plan.seccomp
+        if not complete or self.board is None or not self.board.fits(order) or not fits(self.standard, self.plan):
             raise Failure(UNFIT, "the reserve is not what the order needs")
         return order
 
@@ -148,7 +151,6 @@ class ReservedInit(Init):
             self.open_stdio(piped=False)
         self.take_asked()
         self.return_home()
-        self.enter_root()
         self.mount_all()
         self.make_terminal()
         self.write_proc()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from agent.kernel import pidfd as pf
+from agent.kernel.namespaces import CLONE_NEWPID
 from agent.runtime.keeper.config import ContainerPlan, parse_config
 from agent.runtime.keeper.failure import Failure, explain
 from agent.runtime.keeper.launch import Launcher
@@ -32,12 +33,13 @@ _SIGKILL = 9
 class Reserve:
     """One of them: ``board`` is where it went, ``owner`` who asked for it."""
 
-    __slots__ = ("board", "id", "join", "line", "owner", "pid", "pidfd")
+    __slots__ = ("board", "id", "join", "line", "owner", "pid", "pidfd", "private_pids")
 
-    def __init__(self, reservation: Reservation, owner: Client) -> None:
+    def __init__(self, reservation: Reservation, owner: Client, *, private_pids: bool) -> None:
         self.id = reservation.id
         self.join = reservation.join
         self.owner = owner
+        self.private_pids = private_pids
         self.board: Board | None = None
         self.pid = 0
         self.pidfd = -1
@@ -60,7 +62,7 @@ class Reserves:
             raise Failure("Conflict", f"{reservation.id} exists")
         plan = parse_config(reservation.config)
         check_standard(plan)
-        reserve = Reserve(reservation, owner)
+        reserve = Reserve(reservation, owner, private_pids=bool(plan.namespaces & CLONE_NEWPID))
         try:
             self._fork(reserve, plan)
         except (Failure, OSError) as error:
@@ -89,7 +91,7 @@ class Reserves:
         if reserve is None:
             return None
         fits = reserve.board is not None and reserve.board.fits(order) and reserve.join == order.join
-        if not fits or not reserve.line.say(ORDER, order.document):
+        if not fits or not reserve.line.say(ORDER, {**order.document, "config": order.config}):
             self.drop(order.id)
             return None
         del self._waiting[order.id]

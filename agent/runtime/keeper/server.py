@@ -112,21 +112,27 @@ class Client:
 
 
 class Ticket:
-    """The right to answer one request, once; harmless when the client has gone."""
+    """The right to answer one request, once; harmless when the client has gone. ``other`` is one that is answered
+    after it, with the same."""
 
-    __slots__ = ("_client", "_seq")
+    __slots__ = ("_client", "_seq", "other")
 
     def __init__(self, client: Client, seq: object) -> None:
         self._client: Client | None = client
         self._seq = seq
+        self.other: Ticket | None = None
 
     def answer(self, result: dict[str, Any], fds: list[int] | None = None) -> None:
         """Success. Takes the descriptors over."""
         self._send({"seq": self._seq, "ok": result}, fds)
+        if self.other is not None:
+            self.other.answer(result)
 
     def refuse(self, failure: Failure) -> None:
         """Failure."""
         self._send({"seq": self._seq, "error": {"reason": failure.reason, "message": failure.message}}, None)
+        if self.other is not None:
+            self.other.refuse(failure)
 
     def _send(self, message: dict[str, Any], fds: list[int] | None) -> None:
         client, self._client = self._client, None

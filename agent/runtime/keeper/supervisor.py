@@ -16,7 +16,7 @@ import time
 from agent.kernel import pidfd as pf
 from agent.kernel.namespaces import CLONE_NEWPID
 from agent.runtime.keeper import container as states
-from agent.runtime.keeper.config import ContainerPlan, read_config
+from agent.runtime.keeper.config import ContainerPlan, ProcessPlan, read_config, read_told
 from agent.runtime.keeper.container import Container
 from agent.runtime.keeper.failure import Failure, explain
 from agent.runtime.keeper.killing import kill_everyone, kill_process
@@ -69,7 +69,7 @@ class Supervisor:
         container.autostart, container.ticket = autostart, ticket
         reserve = self.reserves.take(order)
         if reserve is not None:
-            container.reserved = True
+            container.reserved, container.private_pids = True, reserve.private_pids
             container.pid, container.pidfd, container.line = reserve.pid, reserve.pidfd, reserve.line
         self._create(container)
 
@@ -77,11 +77,10 @@ class Supervisor:
         """With an init from the reserves, which is at work already, or one that is forked now."""
         order = container.order
         try:
-            plan = read_config(order.bundle)
-            if plan.seccomp and not order.seccomp:
-                raise Failure("InvalidRequest", "config.json wants a seccomp filter and none was given")
-            container.private_pids = bool(plan.namespaces & CLONE_NEWPID)
-            self._launch(container, plan)
+            if container.reserved and order.config is not None:
+                self._launch(container, read_told(order.config))
+            else:
+                self._launch_planned(container, read_config(order.bundle))
         except (Failure, OSError) as error:
             if container.reserved:
                 end_process(container.pidfd)
@@ -90,16 +89,24 @@ class Supervisor:
                 raise
             raise Failure("SetupFailed", f"prepare {order.id}: {explain(error)}") from None
 
-    def _launch(self, container: Container, plan: ContainerPlan) -> None:
+    def _launch_planned(self, container: Container, plan: ContainerPlan) -> None:
+        order = container.order
+        if plan.seccomp and not order.seccomp:
+            raise Failure("InvalidRequest", "config.json wants a seccomp filter and none was given")
+        container.private_pids = bool(plan.namespaces & CLONE_NEWPID)
+        self._launch(container, plan.process, plan)
+
+    def _launch(self, container: Container, process: ProcessPlan, plan: ContainerPlan | None = None) -> None:
+        """Without a ``plan`` the init is at work and has it."""
         order = container.order
         directory = self.records.path(order.id)
         if not container.reserved:
             self.records.create(order.id)
             make_pipes(directory)
-        if container.writer is not None and not plan.process.terminal:
-            give_pipes(directory, plan.process.uid, plan.process.gid)
+        if container.writer is not None and not process.terminal:
+            give_pipes(directory, process.uid, process.gid)
             container.pumps = open_pipes(self.loop, directory, container.writer)
-        if not container.reserved:
+        if not container.reserved and plan is not None:
             container.pid, container.pidfd, container.line = self.launcher.launch(order, plan, directory)
         self.containers[order.id] = container
         container.start_time = pf.read_start_time(container.pid)
@@ -109,15 +116,14 @@ class Supervisor:
             self._watch_oom(container)
 
     def _record(self, container: Container) -> None:
-        """Write it down while it sets itself up, and tell one that starts by itself that it need not wait.
+        """Write down one that starts by itself while it sets itself up, and tell it that it need not wait.
 
-        When that fails it is ended, and its end tells the caller why.
+        When that fails it is ended, and its end tells the caller why. One that has not started needs no record: its
+        init ends with us.
         """
         try:
             if container.autostart:
                 self._start(container)
-            else:
-                self.records.write_state(container.id, container.remember(), first=True)
         except OSError as error:
             container.failure = Failure("SetupFailed", f"record {container.id}: {explain(error)}")
             kill_process(container.pidfd, SIGKILL, container.id)
@@ -163,20 +169,23 @@ class Supervisor:
             self._answer(container)
 
     def start(self, container_id: object, ticket: Ticket) -> None:
-        """Let a container run that is created, or being so; the ticket is answered when its program is executed."""
+        """Let a container run that is created, or being so; the ticket is answered when its program is executed.
+
+        So is that of a create which is under way: one answer more would be one more thing to do meanwhile.
+        """
         container = self.find(container_id)
         if container.status not in (states.CREATING, states.CREATED) or container.autostart:
             raise Failure("Conflict", f"container {container.id} is {container.status}")
-        if container.status == states.CREATING:
-            self._answer(container)
-        container.ticket = ticket
+        ticket.other, container.ticket = container.ticket, ticket
         self._start(container)
 
     def _start(self, container: Container) -> None:
-        first, container.status = container.autostart, states.STARTING
+        container.status = states.STARTING
         container.started = time.time()
-        self.records.write_state(container.id, container.remember(), first=first)
+        self.records.write_state(container.id, container.remember())
         if container.line is not None:
+            if container.pumps and not container.autostart:
+                self.loop.change(container.line.fileno(), HANGUP)
             container.line.go()
 
     def _on_running(self, container: Container) -> None:
