@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.builder.cache import CachedLayer, LayerCache
+from agent.builder.cache import CachedLayer, LayerCache, compute_imported_key
 from agent.builder.cachemounts import CacheMounts, IdleCache
 from agent.builder.checkouts import Checkouts
 from agent.builder.contexts import Contexts, open_contexts
@@ -17,8 +17,9 @@ from agent.builder.digest import compute_build_digest
 from agent.builder.epoch import read_epoch
 from agent.builder.exits import Exits
 from agent.builder.layers import LayerMaker
+from agent.builder.mounting import compute_scope
 from agent.builder.network import BuildNetwork
-from agent.builder.order import BuildOrder, BuildProgress, ProgressCallback
+from agent.builder.order import INLINE, BuildOrder, BuildProgress, ProgressCallback
 from agent.builder.parse import decode_dockerfile
 from agent.builder.received import Chunks, ReceivedContexts
 from agent.builder.request import Request, Tools
@@ -29,9 +30,10 @@ from agent.builder.stages import compute_plan
 from agent.builder.stamps import StampCache
 from agent.builder.stop import Stop
 from agent.builder.tidying import Tidying
-from agent.builder.transfer import export_cache, import_cache
+from agent.builder.transfer import export_cache, import_cache, import_image
 from agent.builder.workspace import STEP_PREFIX, discard_directory
-from agent.errors import NotFound, Refused, Stalled, Unsupported
+from agent.errors import NotFound, Refused, Stalled, Unsupported, Waiting
+from agent.image.commit import LayerBlob
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
@@ -110,7 +112,7 @@ class Builder:
             entry = self._parts.images.add_image(result.config, result.layers, names[0] if names else None)
             for name in names[1:]:
                 entry = self._parts.images.tag(entry.id, name)
-            if order.cache_to:
+            if order.cache_to and order.cache_to != INLINE:
                 export_cache(self._parts.images, order.cache_to, session.stages, session.kept, self._tools.host)
         if progress is not None:
             progress(BuildProgress("done", entry.id))
@@ -128,10 +130,17 @@ class Builder:
 
     def _import(self, order: BuildOrder, progress: ProgressCallback | None, stop: Stop) -> None:
         """A cache that is not there or not as it should be makes a build slower, and is no fault of the build."""
-        for directory in () if order.no_cache else order.cache_from:
+        scope = compute_scope(order)
+
+        def put(key: str, layer: LayerBlob) -> None:
+            self._cache.put(compute_imported_key(key, scope), layer)
+
+        for source in () if order.no_cache else order.cache_from:
+            bring = import_cache if source.startswith("/") else import_image
             try:
-                import_cache(self._parts.images, self._cache, directory, stop)
-            except (NotFound, Refused, Stalled) as error:
+                bring(self._parts.images, put, source, stop)
+            except (NotFound, Refused, Stalled, Waiting) as error:
+                stop.check()
                 if progress is not None:
                     progress(BuildProgress("warning", error.message))
 

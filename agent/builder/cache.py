@@ -33,6 +33,11 @@ def compute_key(**fields: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def compute_imported_key(key: str, scope: str) -> str:
+    """The key of a layer that somebody else says is a step's: for builds of one scope only."""
+    return compute_key(kind="imported", key=key, scope=scope)
+
+
 class CachedLayer(NamedTuple):
     """A layer under the key by which it is remembered; ``used`` in seconds since 1970."""
 

@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.builder.cache import LayerCache, compute_key
+from agent.builder.cache import LayerCache, compute_imported_key, compute_key
 from agent.builder.copier import Copier, Dress, make_working_directory
 from agent.builder.entries import Source
 from agent.builder.placing import Placing
@@ -45,6 +45,8 @@ class Terms:
 
     epoch: int | None = None
     fresh: bool = False
+    imported: str | None = None
+    """The scope of the imported layers that count."""
 
 
 class LayerMaker:
@@ -89,12 +91,18 @@ class LayerMaker:
         if self._terms.epoch is not None:
             key = compute_key(kind="dated", key=key, epoch=self._terms.epoch, packing="portable")
         with self._turns.held(key, check):
-            cached = None if self._terms.fresh else self.cache.find(key)
+            cached = None if self._terms.fresh else self._find(key)
             if cached is not None:
                 return Made(cached, cached=True, key=key)
             layer = make()
             self.cache.put(key, layer)
             return Made(layer, key=key)
+
+    def _find(self, key: str) -> LayerBlob | None:
+        found = self.cache.find(key)
+        if found is None and self._terms.imported is not None:
+            return self.cache.find(compute_imported_key(key, self._terms.imported))
+        return found
 
     def make_directory(self, step: DirectoryStep, layers: Layers, check: Callable[[], None]) -> Made:
         """WORKDIR."""

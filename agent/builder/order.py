@@ -13,6 +13,7 @@ from agent.kernel.process import read_small_file
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 DEFAULT_SHM_SIZE = 64 << 20
+INLINE = "inline"
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ class BuildOrder:
     pull: bool = False
     """Ask the registry for base images although they are local."""
     cache_from: tuple[str, ...] = ()
-    """Absolute directories, written by ``cache_to``, to take layers from."""
+    """Absolute directories, written by ``cache_to``, and references of images built with ``inline``, to take layers
+    from. What they say is believed, for builds of the same scope only."""
     cache_to: str | None = None
-    """An absolute directory to write the layers of this build to."""
+    """An absolute directory to write the layers of this build to; or INLINE: the image says which of its layers are
+    those of which step."""
     network: str = "default"
     """Of RUN steps: ``default`` (a bridge with a way out), ``none`` or ``host``."""
     extra_hosts: tuple[tuple[str, str], ...] = ()

@@ -10,13 +10,14 @@ from agent.builder.checkrules import CHECK_ARG
 from agent.builder.epoch import EPOCH_ARG, read_epoch
 from agent.builder.findings import Findings, check_request
 from agent.builder.layers import Layers, Terms
-from agent.builder.order import BuildProgress, ProgressCallback
+from agent.builder.mounting import compute_scope
+from agent.builder.order import INLINE, BuildProgress, ProgressCallback
 from agent.builder.request import Request, StageResult, Tools
 from agent.builder.schedule import Schedule
 from agent.builder.stagebuild import StageBuild, Surroundings
 from agent.builder.stages import PROXY_ARGS, PlannedStage
 from agent.builder.stop import Stop
-from agent.builder.transfer import KeptLayer
+from agent.builder.transfer import KeptLayer, describe_layers
 from agent.errors import Refused
 from agent.oci.document import MAX_DOCUMENT
 from agent.oci.imageconfig import encode_image_config
@@ -27,7 +28,9 @@ class BuildSession:
 
     def __init__(self, tools: Tools, request: Request, progress: ProgressCallback | None, stop: Stop) -> None:
         order = request.order
-        self._tools = replace(tools, maker=tools.maker.on(Terms(read_epoch(order.args), order.no_cache)))
+        imported = compute_scope(order) if order.cache_from else None
+        terms = Terms(read_epoch(order.args), order.no_cache, imported)
+        self._tools = replace(tools, maker=tools.maker.on(terms))
         self._request = request
         self._progress = progress
         self._stop = stop
@@ -47,6 +50,9 @@ class BuildSession:
         labels = self._request.order.labels
         if labels:
             result = replace(result, config=replace(result.config, labels={**result.config.labels, **labels}))
+        if self._request.order.cache_to == INLINE:
+            cache = describe_layers(result.layers, self.kept)
+            result = replace(result, config=replace(result.config, build_cache=cache))
         if len(encode_image_config(result.config)) > MAX_DOCUMENT:
             raise Refused(f"the image's config is larger than {MAX_DOCUMENT >> 20} MiB", reason="ImageTooLarge")
         return result

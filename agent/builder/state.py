@@ -49,7 +49,7 @@ class StageState:
         self._declared = set(_GIVEN)
         self.unknown: set[str] = set()
         self._moment = render_moment(read_epoch(given))
-        self.config = replace(config, created=self._moment)
+        self.config = replace(config, created=self._moment, build_cache={})
         self._env = {name: value for name, value in map(_split, config.env) if name}
 
     def take(self, instruction: ins.Instruction, stage: PlannedStage) -> Step | None:

@@ -1,7 +1,8 @@
-"""Layers of builds in a directory: what ``cache_to`` writes and ``cache_from`` reads.
+"""Layers of builds elsewhere, in a directory or in an image: what ``cache_to`` writes and ``cache_from`` reads.
 
-It is an OCI layout, one image for each stage, beside a table of the keys under which the layers were made. Whatever is
-read is verified as any image's layers are; the keys are believed, so a cache is only as good as whoever wrote it.
+A directory is an OCI layout, one image for each stage, beside a table of the keys under which the layers were made; an
+image has that table in its config. Whatever is read is verified as any image's layers are; the keys are believed, so a
+cache is only as good as whoever wrote it, and what it says counts for builds of one scope alone.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.builder.cache import LayerCache, decode_layer, encode_layer
-from agent.errors import NotFound, Refused
+from agent.builder.cache import decode_layer, encode_layer
+from agent.errors import NotFound, Refused, Waiting
 from agent.image.commit import LayerBlob
 from agent.image.errors import translated_storage_errors
 from agent.image.layout import INDEX, LAYOUT
@@ -34,6 +35,7 @@ TABLE = "holdfast-build-cache.json"
 VERSION = 1
 _MAX_TABLE = 16 << 20
 _BLOBS = Path("blobs", "sha256")
+Put = Callable[[str, LayerBlob], None]
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,34 @@ class KeptLayer:
     layer: LayerBlob
 
 
-def import_cache(images: ImageStore, cache: LayerCache, directory: str, cancel: threading.Event) -> None:
-    """Put the layers of a directory into the layer cache.
+def import_image(images: ImageStore, put: Put, reference: str, cancel: threading.Event) -> None:
+    """Hand the layers of an image to ``put``, by the keys that the image says itself; it is pulled anew.
+
+    Raises NotFound for one that says none, and what a pull raises.
+    """
+    try:
+        entry = images.pull(reference, policy="always", cancel=cancel)
+    except (NotFound, Waiting):
+        entry = images.pull(reference, policy="never", cancel=cancel)
+    keys, layers = images.config(entry.id).build_cache, images.layers(entry.id)
+    if not keys or max(keys.values()) >= len(layers):
+        raise NotFound(
+            f"the image {reference} holds no build cache",
+            reason="CacheNotFound",
+            hint="build it with cache_to: type=inline",
+        )
+    for key, index in keys.items():
+        put(key, layers[index])
+
+
+def describe_layers(layers: Sequence[LayerBlob], kept: Sequence[KeptLayer]) -> dict[str, int]:
+    """The keys of an image's layers, for ``import_image`` of another build."""
+    places = {layer.chain_id: index for index, layer in enumerate(layers)}
+    return {one.key: places[one.layer.chain_id] for one in kept if one.layer.chain_id in places}
+
+
+def import_cache(images: ImageStore, put: Put, directory: str, cancel: threading.Event) -> None:
+    """Hand the layers of a directory to ``put``.
 
     Raises NotFound when there is no cache in it, Refused for a damaged one, PullCancelled, InsufficientStorage.
     """
@@ -60,7 +88,7 @@ def import_cache(images: ImageStore, cache: LayerCache, directory: str, cancel: 
         layer = decode_layer(document)
         if layer is None or known.get(layer.chain_id) != layer:
             raise Refused(f"the build cache {directory} names a layer that it does not hold", reason="InvalidCache")
-        cache.put(key, layer)
+        put(key, layer)
     for entry in brought.values():
         if not entry.names:
             images.remove(entry.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -27,6 +28,9 @@ from agent.oci.platform import decode_platform
 
 MAX_HISTORY = 4096
 _HEALTH_NUMBERS = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
+_BUILD_CACHE = "holdfast.build-cache.v1"
+_NO_CACHE: Mapping[str, int] = MappingProxyType({})
+_STEP_KEY = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class ImageConfig:
     diff_ids: tuple[Digest, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
     created: str = ""
+    build_cache: Mapping[str, int] = field(default_factory=lambda: _NO_CACHE)
+    """The keys of build steps, each with the index of the layer that it made: what ``cache_to: type=inline`` adds."""
 
 
 def decode_image_config(data: bytes) -> ImageConfig:
@@ -95,7 +101,18 @@ def decode_image_config(data: bytes) -> ImageConfig:
         diff_ids=_take_diff_ids(document),
         history=_take_history(document),
         created=take_text(document, "created"),
+        build_cache=_take_build_cache(document),
     )
+
+
+def _take_build_cache(document: Document) -> Mapping[str, int]:
+    """Nothing at all when it is not as it should be."""
+    found = document.get(_BUILD_CACHE)
+    if not isinstance(found, dict) or len(found) > MAX_LAYERS:
+        return _NO_CACHE
+    if not all(_STEP_KEY.match(key) and type(at) is int and 0 <= at < MAX_LAYERS for key, at in found.items()):
+        return _NO_CACHE
+    return MappingProxyType(dict(found))
 
 
 def _take_env(run: Document) -> tuple[str, ...]:
@@ -154,7 +171,8 @@ def encode_image_config(config: ImageConfig) -> bytes:
         "rootfs": {"type": "layers", "diff_ids": list(config.diff_ids)},
         "history": [_encode_history(entry) for entry in config.history],
     }
-    optional = {"variant": config.variant, "created": config.created, "author": config.author}
+    optional: dict[str, Any] = {"variant": config.variant, "created": config.created, "author": config.author}
+    optional[_BUILD_CACHE] = dict(config.build_cache)
     return encode_document(document | _present(optional))
 
 

@@ -14,13 +14,17 @@ from agent.oci.reference import parse_reference
 from agent.spec.fields import Fields, read_pairs, read_texts
 from agent.spec.limits import read_ulimits
 from agent.spec.maps import read_labels, read_map
-from agent.spec.model import DEFAULT_SHM_SIZE
+from agent.spec.model import DEFAULT_SHM_SIZE, INLINE
 from agent.spec.reading import show_name
 from agent.spec.tree import Mapping, Node, Scalar, describe
 
 _NETWORKS = frozenset({"default", "none", "host"})
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\Z", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z", re.ASCII)
+_KINDS = {
+    "cache_from": "IMAGE, type=registry,ref=IMAGE and type=local,src=/DIRECTORY are",
+    "cache_to": "type=inline and type=local,dest=/DIRECTORY are",
+}
 _NEVER = {
     "privileged": "steps of a build never run with more rights than a container's",
     "provenance": "attestations are not made",
@@ -39,7 +43,7 @@ def read_options(fields: Fields) -> dict[str, Any]:
         "no_cache": bool(fields.boolean("no_cache")),
         "pull": bool(fields.boolean("pull")),
         "cache_from": tuple(_read_caches(fields, "cache_from", "src")),
-        "cache_to": next(iter(_read_caches(fields, "cache_to", "dest")), None),
+        "cache_to": _read_cache_to(fields),
         "network": fields.choice("network", _NETWORKS) or "default",
         "extra_hosts": tuple(_read_hosts(fields)),
         "shm_size": DEFAULT_SHM_SIZE if size is None else size,
@@ -75,15 +79,18 @@ def _is_platform(fields: Fields, node: Node, text: str) -> bool:
 
 
 def _read_caches(fields: Fields, name: str, place: str) -> list[str]:
-    """Directories of the host: ``type=local,src=/PATH``. They are outside of the state directory, which builds must
-    not change."""
+    """Directories of the host: ``type=local,src=/PATH``, outside of the state directory, which builds must not
+    change. Layers are also taken from images: ``type=registry,ref=IMAGE``, or only ``IMAGE``."""
     found: list[str] = []
     for node, text in fields.texts(name):
         options = dict(part.partition("=")[::2] for part in text.split(","))
+        if name == "cache_from" and (options.get("type") == "registry" or "=" not in text):
+            found += _read_image(fields, node, text, options)
+            continue
         path, known = options.get(place, ""), options.keys() <= {"type", place, "mode"}
         if options.get("type") != "local" or not known or options.get("mode", "max") != "max":
             fields.reading.complain(
-                node, f"{fields.at(name)}: only type=local,{place}=/DIRECTORY is supported (and mode=max, the default)"
+                node, f"{fields.at(name)}: only {_KINDS[name]} supported (and mode=max, the default)"
             )
         elif not path.startswith("/") or fields.reading.is_inside(fields.reading.resolve_path(path)):
             fields.reading.complain(
@@ -91,9 +98,30 @@ def _read_caches(fields: Fields, name: str, place: str) -> list[str]:
             )
         else:
             found.append(posixpath.normpath(path))
-    if name == "cache_to" and len(found) > 1:
-        fields.complain(name, "only one directory can be written")
     return found
+
+
+def _read_cache_to(fields: Fields) -> str | None:
+    """One directory, or ``type=inline``: into the image itself."""
+    written = [text for _, text in fields.texts("cache_to")]
+    if len(written) > 1:
+        fields.complain("cache_to", "only one directory can be written, or only type=inline")
+        return None
+    return INLINE if written == ["type=inline"] else next(iter(_read_caches(fields, "cache_to", "dest")), None)
+
+
+def _read_image(fields: Fields, node: Node, text: str, options: dict[str, str]) -> list[str]:
+    reference = options.get("ref", "") if "=" in text else text
+    try:
+        parse_reference(reference)
+        known = "=" not in text or options.keys() <= {"type", "ref"}
+    except HoldfastError:
+        known = False
+    if not known:
+        fields.reading.complain(
+            node, f"{fields.at('cache_from')}: {show_name(node, text)} is no image: IMAGE, or type=registry,ref=IMAGE"
+        )
+    return [str(parse_reference(reference))] if known else []
 
 
 def _read_hosts(fields: Fields) -> list[tuple[str, str]]:

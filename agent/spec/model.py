@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DEFAULT_NETWORK = "default"
 DEFAULT_SHM_SIZE = 64 << 20
+INLINE = "inline"
 DEFAULT_STOP_GRACE = 10.0
 DEFAULT_DEADLINE = 600.0
 DEFAULT_DRAIN = 10.0
@@ -60,7 +61,8 @@ class Build(_Frozen):
     """How to build an image. ``context`` and the values of ``additional_contexts`` are absolute directories or git
     URLs, the latter also ``docker-image://`` references; ``dockerfile`` is relative to the context or absolute, and
     only a name for messages beside a ``dockerfile_inline``. ``secrets`` and ``ssh`` are by their id in the Dockerfile,
-    ``ssh`` gives the sockets of agents. ``cache_from`` and ``cache_to`` are absolute directories. ``unless`` (always,
+    ``ssh`` gives the sockets of agents. ``cache_from`` holds absolute directories and images, ``cache_to`` is
+    an absolute directory or INLINE. ``unless`` (always,
     missing, never) is the pull policy by which the image is taken instead, where it can be had.
     """
 

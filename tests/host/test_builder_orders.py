@@ -19,6 +19,7 @@ from agent.errors import Refused, Unsupported
 from agent.image.records import ImageEntry
 from tests.host.agents import eventually
 from tests.host.builderlab import FROM_CONTEXT, Lab, open_builder_lab
+from tests.host.registry import Registry
 
 pytestmark = pytest.mark.host
 
@@ -244,3 +245,27 @@ def test_what_steps_get_by_the_order(lab: Lab) -> None:
         build(lab, FROM_CONTEXT + "RUN --network=host true\n")
     build(lab, FROM_CONTEXT + "RUN --network=host ls -l /proc/self/ns/net\n", network="host")
     assert lab.output[-1].endswith(str(Path("/proc/self/ns/net").readlink()))
+
+
+def test_a_cache_in_an_image(lab: Lab, tmp_path: Path) -> None:
+    """Another host takes the layers from the registry; what an image says counts for the project that names it only."""
+    text = "FROM scratch\nCOPY rootfs/ /\nRUN cat /proc/sys/kernel/random/uuid > /u\nENV A=1\nRUN echo two > /two\n"
+    with Registry(base=tmp_path) as registry:
+        name = f"{registry.address}/inline:1"
+        entry = build(lab, text, tag=name, cache_to="inline")
+        lab.images.push(name)
+        plain = build(lab, text, tag=f"{registry.address}/plain:1")
+        assert plain.id != entry.id, "the image tells of its steps"
+        lab.images.push(f"{registry.address}/plain:1")
+        (tmp_path / "other").mkdir()
+        with open_builder_lab(tmp_path / "other") as other:
+            other.add_rootfs()
+            missing, useless = f"{registry.address}/gone:1", f"{registry.address}/plain:1"
+            there = build(other, text, cache_from=(missing, useless, name), scope="shop", cache_to="inline")
+            assert there.id == entry.id and len(other.cached) == 3
+            warnings = [report.text for report in other.said if report.phase == "warning"]
+            assert len(warnings) == 2 and "gone" in warnings[0] and "holds no build cache" in warnings[1]
+            upon = build(other, f"FROM {name}\nRUN echo three\n", scope="shop")
+            assert not other.image_config(upon).build_cache
+            assert build(other, text, scope="other", cache_from=(useless,)).chains != entry.chains
+            assert other.cached == []

@@ -157,7 +157,7 @@ def test_a_build_that_says_everything() -> None:
           privileged: false
           provenance: false
           isolation: default
-          cache_from: ["type=local,src=/var/cache/b/"]
+          cache_from: ["type=local,src=/var/cache/b/", alpine, "type=registry,ref=h.example/b:1"]
           cache_to: ["type=local,dest=/var/cache/b,mode=max"]
           network: none
           extra_hosts: ["a=10.0.0.1", "b:10.0.0.2", "c=[::1]"]
@@ -181,7 +181,7 @@ def test_a_build_that_says_everything() -> None:
         platforms=("linux/amd64",),
         no_cache=True,
         pull=True,
-        cache_from=("/var/cache/b",),
+        cache_from=("/var/cache/b", "docker.io/library/alpine:latest", "h.example/b:1"),
         cache_to="/var/cache/b",
         network="none",
         extra_hosts=(("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "::1")),
@@ -241,8 +241,12 @@ def test_secrets_that_are_refused(secret: str, said: str) -> None:
         ("{context: src, network: web}", "'web' is none of default, host, none"),
         ("{context: src, tags: [A]}", "tags: 'A' is no name for an image"),
         ("{context: src, platforms: [linux]}", "platforms: 'linux' is no platform"),
-        ("{context: src, cache_from: [img]}", "only type=local,src=/DIRECTORY is supported"),
-        ("{context: src, cache_to: ['type=local,dest=/x,mode=min']}", "only type=local,dest=/DIRECTORY"),
+        ("{context: src, cache_from: [Img]}", "'Img' is no image"),
+        ("{context: src, cache_from: ['type=registry,ref=a,mode=max']}", "is no image: IMAGE, or type=registry"),
+        ("{context: src, cache_from: ['type=gha']}", "only IMAGE, type=registry,ref=IMAGE and type=local,src="),
+        ("{context: src, cache_to: ['type=registry,ref=a']}", "only type=inline and type=local,dest=/DIRECTORY are"),
+        ("{context: src, cache_to: ['type=local,dest=/x,mode=min']}", "only type=inline and type=local,dest=/DIR"),
+        ("{context: src, cache_to: ['type=inline', 'type=inline']}", "or only type=inline"),
         ("{context: src, cache_to: ['type=local,dest=cache']}", "dest must be an absolute path outside"),
         ("{context: src, cache_to: ['type=local,dest=/srv/state/c']}", "dest must be an absolute path outside"),
         ("{context: src, cache_to: ['type=local,dest=/a', 'type=local,dest=/b']}", "only one directory"),
