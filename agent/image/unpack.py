@@ -7,6 +7,7 @@ links out of the layer, sizes and counts beyond the limits. Whiteouts become ove
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -114,7 +115,12 @@ class Unpacker:
         elif entry.kind == b"2":
             self._write_symlink(entry, parts)
         elif entry.kind == b"1":
-            self._write_link(entry, parts)
+            try:
+                self._write_link(entry, parts)
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+                raise HostileLayer(f"the layer has more links to {render_path(entry.link)} than can be") from error
         elif entry.kind == b"6":
             self._write_node(entry, parts, stat.S_IFIFO)
         else:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -37,7 +38,8 @@ def registry() -> Iterator[Registry]:
 
 
 class Proxy:
-    """A TCP proxy in front of a registry. ``cuts`` are the bytes after which successive blob answers are cut.
+    """A TCP proxy in front of a registry. ``cuts`` are the bytes after which successive blob answers are cut, with
+    ``resets`` by RST.
 
     ``requests`` are the heads of the requests that passed. ``gate``, when set to an event, holds back all bytes of
     blobs beyond the first 64 KiB until the event comes.
@@ -48,6 +50,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.cuts: list[int] = []
+        self.resets = False
         self.requests: list[str] = []
         self.gate: threading.Event | None = None
         self.held = threading.Event()
@@ -88,6 +91,8 @@ class Proxy:
                     self.gate.wait()
                 if limit is not None and sent + len(data) > limit:
                     client.sendall(data[: limit - sent])
+                    if self.resets:  # connecting to nothing ends a connection by RST
+                        ctypes.CDLL(None).connect(client.fileno(), struct.pack("=H14x", socket.AF_UNSPEC), 16)
                     break
                 client.sendall(data)
                 sent += len(data)
@@ -144,9 +149,10 @@ def layer_of(store: ImageStore, reference: str) -> str:
     return max(image.blobs, key=lambda blob: store.content.size(blob) or 0)
 
 
-def test_cut_download_is_resumed_by_range(registry: Registry, proxy: Proxy, store: ImageStore) -> None:
-    name, content = push_random(registry, "cut:1")
-    reference = f"{proxy.address}/{name}"
+@pytest.mark.parametrize("resets", [False, True], ids=["ended", "reset"])
+def test_cut_download_is_resumed_by_range(registry: Registry, proxy: Proxy, store: ImageStore, resets: bool) -> None:
+    name, content = push_random(registry, f"cut:{resets}")
+    reference, proxy.resets = f"{proxy.address}/{name}", resets
     proxy.cuts = [10_000, 400_000, 100_000, 200_000]
     image = store.pull(reference)
     assert (store.lowerdirs(image.id)[0] / "f").read_bytes() == content
