@@ -249,7 +249,9 @@ def test_what_steps_get_by_the_order(lab: Lab) -> None:
 
 def test_a_cache_in_an_image(lab: Lab, tmp_path: Path) -> None:
     """Another host takes the layers from the registry; what an image says counts for the project that names it only."""
-    text = "FROM scratch\nCOPY rootfs/ /\nRUN cat /proc/sys/kernel/random/uuid > /u\nENV A=1\nRUN echo two > /two\n"
+    text = (
+        "FROM scratch\nCOPY rootfs/bin /bin/\nRUN cat /proc/sys/kernel/random/uuid > /u\nENV A=1\nRUN echo two > /two\n"
+    )
     with Registry(base=tmp_path) as registry:
         name = f"{registry.address}/inline:1"
         entry = build(lab, text, tag=name, cache_to="inline")
