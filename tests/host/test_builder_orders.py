@@ -249,7 +249,7 @@ def test_what_steps_get_by_the_order(lab: Lab) -> None:
 
 def test_a_cache_in_an_image(lab: Lab, tmp_path: Path) -> None:
     """Another host takes the layers from the registry; what an image says counts for the project that names it only."""
-    text = "FROM scratch\nCOPY rootfs/bin/sh rootfs/bin/cat /bin/\nRUN cat /proc/sys/kernel/random/uuid > /u\nENV A=1\nRUN echo two > /two\n"
+    text = "FROM scratch\nCOPY rootfs/bin/sh rootfs/bin/cat /bin/\nRUN cat /proc/sys/kernel/random/uuid > /u\nENV A=1\n"
     with Registry(base=tmp_path) as registry:
         name = f"{registry.address}/inline:1"
         entry = build(lab, text, tag=name, cache_to="inline")
@@ -262,3 +262,10 @@ def test_a_cache_in_an_image(lab: Lab, tmp_path: Path) -> None:
             other.add_rootfs()
             missing, useless = f"{registry.address}/gone:1", f"{registry.address}/plain:1"
             there = build(other, text, cache_from=(missing, useless, name), scope="shop", cache_to="inline")
+            assert there.id == entry.id and len(other.cached) == 2
+            warnings = [report.text for report in other.said if report.phase == "warning"]
+            assert len(warnings) == 2 and "gone" in warnings[0] and "holds no build cache" in warnings[1]
+            upon = build(other, f"FROM {name}\nRUN echo three\n", scope="shop")
+            assert not other.image_config(upon).build_cache
+            assert build(other, text, scope="other", cache_from=(useless,)).chains != entry.chains
+            assert other.cached == []
