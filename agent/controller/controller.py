@@ -49,7 +49,7 @@ class Controller:
     ) -> None:
         self._engine, self._source, self._records, self._clock = engine, source, records, clock
         self._gate = Gate()
-        journal = Journal(records, self._gate)
+        journal = Journal(records, self._gate, events.flush)
         teller = Teller(events)
         self._known = LastGood(records, journal)
         self._documents = load_image_documents(records)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.controller.gate import Gate
@@ -17,11 +17,15 @@ GATHER_SECONDS = 0.02
 
 
 class Journal:
-    """Documents to be stored (or, as None, deleted), newest value wins. Lives on the loop; writes in a thread."""
+    """Documents to be stored (or, as None, deleted), newest value wins. Lives on the loop; writes in a thread.
 
-    def __init__(self, records: RecordsPort, gate: Gate) -> None:
+    ``before`` is called, in that thread, ahead of every write: what has led to it is to be on disk first.
+    """
+
+    def __init__(self, records: RecordsPort, gate: Gate, before: Callable[[], object] = lambda: None) -> None:
         self._records = records
         self._gate = gate
+        self._before = before
         self._unwritten: dict[tuple[str, str], Document | None] = {}
         self._task: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
@@ -65,6 +69,7 @@ class Journal:
                     del self._unwritten[key]
 
     def _write(self, batch: Mapping[tuple[str, str], Document | None]) -> None:
+        self._before()
         kinds: dict[str, list[tuple[str, Document | None]]] = {}
         for (kind, key), document in batch.items():
             kinds.setdefault(kind, []).append((key, document))

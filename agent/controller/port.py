@@ -23,6 +23,7 @@ from agent.engine.model import (
 from agent.errors import Problem
 from agent.oci.imageconfig import ImageConfig
 from agent.spec.model import App
+from agent.telemetry.events import Event
 
 
 class ContainersPort(Protocol):
@@ -254,9 +255,23 @@ class EventsPort(Protocol):
     """Where people look for what happened."""
 
     def record(
-        self, kind: str, *, app: str = "", service: str = "", container: str = "", reason: str = "", message: str = ""
+        self,
+        kind: str,
+        *,
+        app: str = "",
+        service: str = "",
+        container: str = "",
+        reason: str = "",
+        message: str = "",
+        **details: Any,
     ) -> object:
-        """Note one thing; cheap, from any thread."""
+        """Note one thing; cheap, from any thread. ``details`` are JSON values."""
+
+    def recent(self) -> Sequence[Event]:
+        """All that are kept, oldest first."""
+
+    def flush(self) -> bool:
+        """Write what was noted, blocking; False when the disk does not take it now."""
 
 
 class MetricsPort(Protocol):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from agent.controller.outcome import Failure
 from agent.controller.port import EventsPort
 from agent.errors import Problem
+from agent.telemetry.events import Event
 from agent.telemetry.logging import get_logger
 
 
@@ -18,11 +20,25 @@ class Teller:
         self._log = get_logger("controller")
 
     def record(
-        self, kind: str, *, app: str = "", service: str = "", container: str = "", reason: str = "", message: str = ""
+        self,
+        kind: str,
+        *,
+        app: str = "",
+        service: str = "",
+        container: str = "",
+        reason: str = "",
+        message: str = "",
+        **details: Any,
     ) -> None:
-        """Something happened in the ordinary course of things."""
-        self._events.record(kind, app=app, service=service, container=container, reason=reason, message=message)
+        """Something happened in the ordinary course of things. ``details``, for programs, are not logged."""
+        self._events.record(
+            kind, app=app, service=service, container=container, reason=reason, message=message, **details
+        )
         self._log.info(message, **_named(app=app, service=service, container=container, reason=reason))
+
+    def recent(self) -> Sequence[Event]:
+        """All events that are kept, oldest first."""
+        return self._events.recent()
 
     def fail(self, kind: str, failure: Failure, error: BaseException, *, app: str = "", what: str = "") -> None:
         """Something went wrong; ``what`` says what was being done."""

@@ -52,7 +52,7 @@ class DesiredApp:
     @cached_property
     def content(self) -> str:
         """The digest of all that the app asks for, wherever its file lies."""
-        return canonical_digest(self.app.model_dump(mode="json", exclude={"file"}))
+        return canonical_digest(self.app.model_dump(mode="json", exclude={"file", "lines"}))
 
     @cached_property
     def images(self) -> Mapping[str, ImageWant]:

@@ -59,6 +59,7 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
     networks, volumes = _read_networks(top, name), _read_volumes(top, name)
     scope = Scope(name, frozenset(volumes), frozenset(networks), read_secrets(top))
     services: dict[str, Service] = {}
+    lines: dict[str, int] = {}
     node = top.node_of("services")
     pairs = list(read_pairs(reading, node, "services")) if node is not None else []
     if len(pairs) > SERVICE_LIMIT:
@@ -68,7 +69,7 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
             continue
         service = read_service(reading, key, value, scope)
         if service is not None:
-            services[key.source] = service
+            services[key.source], lines[key.source] = service, key.mark.line
     images = _read_images(top)
     if not services and not images and not reading.problems.found:
         reading.complain(tree, "there is nothing in this file: it needs services:, or images: to keep pulled")
@@ -79,6 +80,7 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
     return App(
         name=name,
         file=reading.problems.file,
+        lines=lines,
         services=services,
         networks=networks,
         volumes=volumes,

@@ -223,10 +223,12 @@ class Service(_Frozen):
 
 
 class App(_Frozen):
-    """One app: everything a file asks for. Networks and volumes are by key; services name them by key."""
+    """One app: everything a file asks for. Networks and volumes are by key; services name them by key. ``lines`` says
+    where in the file each service begins; like the file itself that is not a part of what is asked for."""
 
     name: str
     file: str
+    lines: Mapping[str, int] = Field(default_factory=dict)
     services: Mapping[str, Service] = Field(default_factory=dict)
     networks: Mapping[str, Network] = Field(default_factory=dict)
     volumes: Mapping[str, Volume] = Field(default_factory=dict)

@@ -1,27 +1,30 @@
 """What happened, for people and streams: a bounded ring, kept across restarts, followed without ever blocking.
 
-An event is written to the database a moment after it was recorded, in batches: a crash of the agent may lose
-the last batch, which is why nothing is ever decided from events.
+An event is written to the database a moment after it was recorded, in batches; ``flush`` writes at once. The
+controller flushes before it stores what it has decided, so that no decision is on disk whose event is not: a crash
+of the agent may tell one twice, and loses only events that nothing followed from.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from agent.errors import HoldfastError
-from agent.telemetry.redaction import redact_text
+from agent.telemetry.redaction import redact, redact_text
 
 KIND = "event"
 RING_LIMIT = 2000
 QUEUE_LIMIT = 512
 BATCH_SECONDS = 0.25
 MESSAGE_LIMIT = 4096
+DETAILS_LIMIT = 16384
 
 
 class EventStore(Protocol):
@@ -42,6 +45,7 @@ class Event:
     """One thing that happened. ``number`` grows by one; ``at`` is epoch seconds; unknown objects are empty.
 
     ``kind`` says what it is about: container, service, app, image, network, agent; ``reason`` is PascalCase.
+    ``details`` are plain JSON values for programs, such as the container's ``id`` and the ``revision``.
     """
 
     number: int
@@ -52,6 +56,7 @@ class Event:
     container: str = ""
     reason: str = ""
     message: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The event as a JSON document."""
@@ -92,6 +97,7 @@ class EventLog:
         self, store: EventStore | None = None, *, limit: int = RING_LIMIT, clock: Callable[[], float] = time.time
     ) -> None:
         self._lock = threading.Condition()
+        self._writing = threading.Lock()
         self._store = store
         self._clock = clock
         self._ring: deque[Event] = deque(maxlen=limit)
@@ -114,12 +120,20 @@ class EventLog:
         return self._ring[0].number if self._ring else 1
 
     def record(
-        self, kind: str, *, app: str = "", service: str = "", container: str = "", reason: str = "", message: str = ""
+        self,
+        kind: str,
+        *,
+        app: str = "",
+        service: str = "",
+        container: str = "",
+        reason: str = "",
+        message: str = "",
+        **details: Any,
     ) -> Event:
-        """Note that something happened; secrets in the message are hidden. Cheap, callable from any thread."""
-        text = redact_text(message[:MESSAGE_LIMIT])
+        """Note that something happened; secrets in message and details are hidden. Cheap, callable from any thread."""
+        text, more = redact_text(message[:MESSAGE_LIMIT]), _bound(redact(details))
         with self._lock:
-            event = Event(self._next, self._clock(), kind, app, service, container, reason, text)
+            event = Event(self._next, self._clock(), kind, app, service, container, reason, text, more)
             self._next += 1
             self._ring.append(event)
             self._readers = [reader for reader in self._readers if reader.push(event)]
@@ -133,6 +147,17 @@ class EventLog:
         """The last ``limit`` events at or after ``since`` (epoch seconds), oldest first."""
         with self._lock:
             return self._select(limit, since)
+
+    def after(self, number: int) -> tuple[Event, ...]:
+        """Every event that is kept with a greater number, oldest first."""
+        with self._lock:
+            return tuple(event for event in self._ring if event.number > number)
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event; 0 when there never was one."""
+        with self._lock:
+            return self._next - 1
 
     def _select(self, limit: int, since: float) -> tuple[Event, ...]:
         found = [event for event in self._ring if event.at >= since]
@@ -158,6 +183,10 @@ class EventLog:
         with self._lock:
             return len(self._readers)
 
+    def flush(self) -> bool:
+        """Write what was recorded so far, blocking; False when the disk does not take it now."""
+        return self._write_waiting()
+
     def close(self) -> None:
         """Write what is left and end the writer. Events recorded later are not kept."""
         with self._lock:
@@ -177,14 +206,24 @@ class EventLog:
             with self._lock:
                 self._lock.wait_for(lambda: self._unwritten or self._closed)
                 self._lock.wait_for(lambda: self._closed, BATCH_SECONDS)
-                batch, last = tuple(self._unwritten), self._closed
-                self._unwritten.clear()
-            if batch and not self._write(batch) and not last:
+                last = self._closed
+            if not self._write_waiting() and not last:
                 with self._lock:
-                    self._unwritten = deque([*batch, *self._unwritten], maxlen=self._ring.maxlen)
                     self._lock.wait_for(lambda: self._closed, 20 * BATCH_SECONDS)
             if last:
                 return
+
+    def _write_waiting(self) -> bool:
+        """Write what waits for it; whoever comes while another writes comes back when that is on disk."""
+        with self._writing:
+            with self._lock:
+                batch = tuple(self._unwritten)
+                self._unwritten.clear()
+            if not batch or self._write(batch):
+                return True
+            with self._lock:
+                self._unwritten = deque([*batch, *self._unwritten], maxlen=self._ring.maxlen)
+            return False
 
     def _write(self, batch: tuple[Event, ...]) -> bool:
         assert self._store is not None
@@ -201,3 +240,11 @@ class EventLog:
 
 def _key(number: int) -> str:
     return f"{number:016d}"
+
+
+def _bound(details: dict[str, Any]) -> dict[str, Any]:
+    """The details as they are, or, when they are too long to be kept, their single values."""
+    if not details or len(json.dumps(details)) <= DETAILS_LIMIT:
+        return details
+    short = {name: value for name, value in details.items() if not isinstance(value, dict | list)}
+    return {name: value[:MESSAGE_LIMIT] if isinstance(value, str) else value for name, value in short.items()}

@@ -115,3 +115,20 @@ def test_full_disk_delays_but_does_not_lose(database: Database) -> None:
     store.full = False
     log.close()
     assert [document["message"] for document in database.all("event").values()] == ["one", "two"]
+
+
+def test_flush_puts_on_disk_what_was_recorded_before_it(database: Database) -> None:
+    log = EventLog(database)
+    log.record("container", reason="Exited", id="c1", exit={"code": 3}, environment={"KEY": "s3cret"})
+    assert log.flush()
+    (document,) = database.all("event").values()
+    assert document["details"] == {"id": "c1", "exit": {"code": 3}, "environment": {"KEY": "***"}}
+    assert (log.last, [event.number for event in log.after(0)], log.after(1)) == (1, [1], ())
+    log.close()
+
+
+def test_details_are_bounded(database: Database) -> None:
+    log = EventLog(database)
+    kept = log.record("container", id="c1", changes=["x" * 9000, "y" * 9000])
+    assert kept.details == {"id": "c1"}
+    log.close()
