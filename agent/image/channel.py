@@ -6,7 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
-DEPTH = 8
+DEPTH = 16
+_LOW = DEPTH // 2
 
 
 class ChannelBroken(Exception):
@@ -14,7 +15,10 @@ class ChannelBroken(Exception):
 
 
 class Channel:
-    """Chunks of bytes from one producer to one consumer, at most ``DEPTH`` waiting."""
+    """Chunks of bytes from one producer to one consumer, at most ``DEPTH`` waiting.
+
+    A producer that found it full goes on when half is taken, so that the two do not wake each other for every chunk.
+    """
 
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque()
@@ -25,12 +29,14 @@ class Channel:
     def put(self, chunk: bytes) -> None:
         """Hand over one chunk, waiting for room. Raises ChannelBroken."""
         with self._condition:
-            while len(self._chunks) >= DEPTH and not self._broken:
-                self._condition.wait()
+            if len(self._chunks) >= DEPTH:
+                while len(self._chunks) > _LOW and not self._broken:
+                    self._condition.wait()
             if self._broken:
                 raise ChannelBroken
             self._chunks.append(chunk)
-            self._condition.notify()
+            if len(self._chunks) == 1:
+                self._condition.notify()
 
     def close(self) -> None:
         """The producer's regular end."""
@@ -58,5 +64,6 @@ class Channel:
             if not self._chunks:
                 return None
             chunk = self._chunks.popleft()
-            self._condition.notify()
+            if len(self._chunks) == _LOW:
+                self._condition.notify()
             return chunk

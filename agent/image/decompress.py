@@ -14,7 +14,7 @@ from isal import igzip_lib
 from agent.image.config import UnpackLimits
 from agent.image.errors import HostileLayer
 
-OUTPUT = 256 << 10
+OUTPUT = 120 << 10
 MAX_ZSTD_WINDOW = 16 << 20
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -23,7 +23,7 @@ _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
 
 
 def decompress(chunks: Iterator[bytes], limits: UnpackLimits) -> Iterator[bytes]:
-    """The unpacked stream, in pieces of at most 256 KiB (or of the input, when it is not packed).
+    """The unpacked stream, in pieces of at most 120 KiB (or of the input, when it is not packed).
 
     Raises HostileLayer for damaged data or for more output than ``limits`` allow.
     """

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from agent.errors import NotFound
 from agent.image.errors import translated_storage_errors
+from agent.kernel.placement import spread_children
 from agent.oci.digest import Digest, parse_digest
 from agent.store.atomic import write_atomic
 
@@ -65,6 +66,7 @@ class SnapshotStore:
         self._highest = 0
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spread_children(root)
         self._load()
 
     def _load(self) -> None:

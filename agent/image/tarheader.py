@@ -6,7 +6,9 @@ Strict where a lenient reading could make two programs see two archives; every n
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from agent.image.errors import HostileLayer
 
@@ -74,17 +76,23 @@ def parse_header(block: bytes) -> TarEntry:
 
 def _check_sum(block: bytes, field: bytes) -> None:
     stated = parse_number(field, 1 << 24)
-    if sum(block) - sum(block[148:156]) + 256 == stated:
+    if _sum(block[:256]) + _sum(block[256:]) - sum(field) + 256 == stated:
         return
     signed = struct.unpack("512b", block)
     if sum(signed) - sum(signed[148:156]) + 256 != stated:
         raise HostileLayer("the layer is not a valid tar archive: a header's checksum is wrong")
 
 
+def _sum(data: bytes) -> int:
+    """The sum of up to 256 bytes: Adler-32's lower half less its initial one, which no modulus reaches (RFC 1950)."""
+    return (zlib.adler32(data) & 0xFFFF) - 1
+
+
 def _text(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
 
 
+@lru_cache(maxsize=1024)
 def parse_number(field: bytes, limit: int, *, signed: bool = False) -> int:
     """An octal or base-256 number field up to ``limit``. Raises HostileLayer."""
     digits = field.strip(b"\0 ")

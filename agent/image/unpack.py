@@ -136,18 +136,17 @@ class Unpacker:
         self._account(entry)
         parent = self._tree.directory(parts[:-1])
         try:
-            fd = os.open(parts[-1], _NEW, 0o600, dir_fd=parent)
+            fd = os.open(parts[-1], _NEW, entry.mode & 0o777, dir_fd=parent)
         except FileExistsError:
             self._tree.remove(parent, parts)
-            fd = os.open(parts[-1], _NEW, 0o600, dir_fd=parent)
+            fd = os.open(parts[-1], _NEW, entry.mode & 0o777, dir_fd=parent)
         try:
             if entry.sparse is not None:
                 self._write_sparse(entry, fd, reader)
             elif entry.size:
                 for piece in reader.data(entry.size):
                     _write_all(fd, piece)
-            os.fchown(fd, entry.uid, entry.gid)
-            os.fchmod(fd, entry.mode)
+            _set_owner_and_mode(fd, entry)
             if entry.xattrs:
                 self._set_xattrs(entry, fd)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
@@ -255,6 +254,16 @@ class Unpacker:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
                 os.setxattr(self._tree.directory([*parts[:-1], name]), OPAQUE, b"y")
+
+
+def _set_owner_and_mode(fd: int, entry: TarEntry) -> None:
+    """Change only what creation has not given it already: a look is cheaper than a change that changes nothing."""
+    status = os.fstat(fd)
+    if status.st_uid != entry.uid or status.st_gid != entry.gid:
+        os.fchown(fd, entry.uid, entry.gid)
+        status = os.fstat(fd)
+    if stat.S_IMODE(status.st_mode) != entry.mode:
+        os.fchmod(fd, entry.mode)
 
 
 def _write_all(fd: int, piece: memoryview) -> None:
