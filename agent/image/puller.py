@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.errors import Refused, Stalled, Waiting
@@ -41,7 +41,8 @@ MAX_INDEX_DEPTH = 2
 
 @dataclass(frozen=True)
 class Stores:
-    """Where a pull puts what it gets, and how it keeps out of other pulls' way."""
+    """Where a pull puts what it gets, and how it keeps out of other pulls' way. ``unpacked`` are the blobs that were
+    unpacked, each with the chain that came out."""
 
     content: ContentStore
     snapshots: SnapshotStore
@@ -50,6 +51,7 @@ class Stores:
     leases: Leases
     gate: ImageGate | None = None
     indexes: IndexRecords | None = None
+    unpacked: set[tuple[Digest, Digest]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,12 @@ class Pull:
 
     def _read_config(self, descriptor: Descriptor) -> bytes:
         try:
-            return self._stores.content.read(descriptor.digest)
+            data = self._stores.content.read(descriptor.digest)
         except (FileNotFoundError, DigestMismatch):
-            return self._client.fetch_blob(descriptor)
+            data = self._client.fetch_blob(descriptor)
+        if len(data) != descriptor.size:
+            raise InvalidDocument(f"the image config has {len(data)} bytes, its manifest says {descriptor.size}")
+        return data
 
     def _check(self, manifest: Manifest, config: ImageConfig) -> None:
         if len(manifest.layers) != len(config.diff_ids):
@@ -223,11 +228,18 @@ class Pull:
     def _is_local(self, layer: WantedLayer) -> bool:
         content, snapshots = self._stores.content, self._stores.snapshots
         local = (
-            content.size(layer.descriptor.digest) == layer.descriptor.size and snapshots.find(layer.chain) is not None
+            content.size(layer.descriptor.digest) == layer.descriptor.size
+            and snapshots.find(layer.chain) is not None
+            and self._belong_together(layer)
         )
         if local:
             layer.meter.finish(present=True)
         return local
+
+    def _belong_together(self, layer: WantedLayer) -> bool:
+        """Whether the chain is known to be what comes out of the blob: a manifest may say so of any two."""
+        blob = layer.descriptor.digest
+        return (blob, layer.chain) in self._stores.unpacked or self._stores.images.has_unpacked(blob, layer.chain)
 
     def _check_room(self, layers: Sequence[Descriptor]) -> None:
         content = self._stores.content
@@ -283,6 +295,7 @@ class Pull:
                 lower = [snapshots.require(chain) for chain in reversed(below)]
                 adopt_attributes(path / "fs", pipeline.implied, lower)
                 snapshots.commit(path, layer.chain, pipeline.size)
+                self._stores.unpacked.add((layer.descriptor.digest, layer.chain))
             except BaseException:
                 snapshots.discard(path)
                 raise
@@ -299,7 +312,7 @@ class Pull:
                 pipeline.run(self._source(layer), layer.diff_id)
             except Refused:
                 distrusted = self._client.distrust(digest)
-                if not left_over and not distrusted:
+                if not (left_over or distrusted) or self._is_sound(digest):
                     raise
                 left_over = False
                 content.remove(digest)
@@ -307,6 +320,15 @@ class Pull:
                 layer.meter.restart()
                 continue
             return pipeline
+
+    def _is_sound(self, digest: Digest) -> bool:
+        """Whether the blob is here and right, whatever is wrong with what it holds: other images may need it."""
+        try:
+            for _ in self._stores.content.stream(digest):
+                self._tracker.check()
+        except (FileNotFoundError, DigestMismatch):
+            return False
+        return True
 
     def _source(self, layer: WantedLayer) -> Generator[bytes, None, None]:
         content, descriptor = self._stores.content, layer.descriptor

@@ -190,6 +190,15 @@ class ImageRecords:
             raise ImageNotFound(f"the image {render_shortened(name_or_id)} is not local")
         return entry
 
+    def has_unpacked(self, blob: Digest, chain: str) -> bool:
+        """Whether an image has a layer whose blob and chain these are."""
+        for entry in self.all():
+            if blob in entry.blobs and (blob, chain) in zip(
+                reversed(entry.blobs), reversed(entry.chains), strict=False
+            ):
+                return True
+        return False
+
     def put(self, entry: ImageEntry) -> ImageEntry:
         """Add an image, or its new names; names move here from other images. Returns what is recorded now."""
         with self._lock:

@@ -17,9 +17,14 @@ from typing import Any
 
 import pytest
 from attacklab import AttackLab, Decoy, link, open_attack_lab
-from registry import HOST_ARCHITECTURE, TYPES, busybox_layer, compress, digest_of, entry
+from registry import HOST_ARCHITECTURE, TYPES, Registry, busybox_layer, compress, digest_of, entry, make_tar
 
 from agent.errors import HoldfastError
+from agent.image.config import RegistryConfig
+from agent.image.errors import DigestMismatch
+from agent.image.store import ImageStore
+from agent.oci.document import InvalidDocument
+from agent.store.database import Database
 
 pytestmark = pytest.mark.host
 MUTATIONS = 80
@@ -204,3 +209,38 @@ def test_row_49_digests_are_no_paths(attack: AttackLab, liar: Liar, digest: str)
         attack.lab.engine.images.pull(f"{liar.address}/digest:1")
     with pytest.raises(HoldfastError):
         attack.lab.engine.images.pull(f"{liar.address}/digest@{digest}")
+
+
+def test_no_image_spoils_what_others_need(liar: Liar, tmp_path: Path) -> None:
+    """Rows 48 and 49: a manifest may name anybody's blobs, and any two of a blob and a diff ID."""
+    first, second = make_tar([entry("f", b"first" * 99)]), make_tar([entry("f", b"second" * 99)])
+    store = ImageStore(tmp_path, Database(tmp_path / "db"), RegistryConfig(backoff=0.01, attempts=2))
+    with Registry() as registry:
+        ours = store.pull(registry.push_layers("first:1", [first]))
+        store.pull(registry.push_layers("second:1", [second]))
+    blob = ours.blobs[-1]
+    size = store.content.size(blob)
+
+    def lie(diff_id: str, more: int = 0) -> Callable[[str, Any], Any]:
+        def change(kind: str, document: Any) -> Any:
+            if kind == "config":
+                document["rootfs"]["diff_ids"] = [diff_id]
+            else:
+                document["layers"] = [{"mediaType": TYPES["gzip"], "digest": blob, "size": size}]
+                document["config"]["size"] += more
+            return document
+
+        return change
+
+    for diff_id in ("sha256:" + "1" * 64, digest_of(second)):
+        liar.change = lie(diff_id)
+        with pytest.raises(DigestMismatch, match="the layer unpacks to"):
+            store.pull(f"{liar.address}/spoils:1")
+        assert store.content.size(blob) == size
+        assert store.verify(tuple, repair=False) == ()
+    liar.change = lie(digest_of(first), 50)
+    with pytest.raises(InvalidDocument, match="its manifest says"):
+        store.pull(f"{liar.address}/spoils:2")
+    liar.change = lie(digest_of(first))
+    assert store.pull(f"{liar.address}/honest:2").chains == ours.chains
+    store.close()
