@@ -230,9 +230,9 @@ class DirectoryFiles:
 
     def read(self, name: str) -> bytes:
         """See ArchiveFiles."""
-        with os.fdopen(self._open(name), "rb", buffering=0) as file:
-            data = b"".join(iter(lambda: file.read(CHUNK), b"")) if _size(file.fileno()) <= MAX_DOCUMENT else None
-        if data is None or len(data) > MAX_DOCUMENT:
+        with os.fdopen(self._open(name), "rb") as file:
+            data = file.read(MAX_DOCUMENT + 1)
+        if len(data) > MAX_DOCUMENT:
             raise InvalidArchive(f"the layout's file {render_shortened(name)} is larger than {MAX_DOCUMENT} bytes")
         return data
 
