@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from agent.spec.deploys import read_deploy_policy
 from agent.spec.fields import Fields, read_pairs
 from agent.spec.health import check_dependencies
 from agent.spec.keys import APP, IMAGE_POLICY, NETWORK, VOLUME, Keys
@@ -85,6 +86,7 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
         networks=networks,
         volumes=volumes,
         images=tuple(images),
+        deploys=read_deploy_policy(top),
     )
 
 

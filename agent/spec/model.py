@@ -222,6 +222,25 @@ class Service(_Frozen):
     contents: Mapping[str, str] = Field(default_factory=dict)
 
 
+class Window(_Frozen):
+    """Times at which revisions may (``allow``) or must not be deployed: from each match of ``cron`` in ``timezone`` on,
+    ``duration`` seconds."""
+
+    allow: bool
+    cron: str
+    duration: float
+    timezone: str = "UTC"
+
+
+class DeployPolicy(_Frozen):
+    """When a new revision of an app is deployed: ``manual`` waits for an approval, ``windows`` for their time, and the
+    apps of a ``group`` for each other. Nothing of it is part of a revision."""
+
+    apply: Literal["auto", "manual"] = "auto"
+    windows: tuple[Window, ...] = ()
+    group: str = ""
+
+
 class App(_Frozen):
     """One app: everything a file asks for. Networks and volumes are by key; services name them by key. ``lines`` says
     where in the file each service begins; like the file itself that is not a part of what is asked for."""
@@ -233,3 +252,4 @@ class App(_Frozen):
     networks: Mapping[str, Network] = Field(default_factory=dict)
     volumes: Mapping[str, Volume] = Field(default_factory=dict)
     images: tuple[ImagePolicy, ...] = ()
+    deploys: DeployPolicy = DeployPolicy()
