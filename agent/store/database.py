@@ -11,15 +11,17 @@ import json
 import re
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from agent.errors import Stalled, Waiting
+from agent.store.migrations import STEPS, Step, compute_version, migrate
 from agent.store.sealing import Seal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = compute_version()
+RECORD_TABLE = "(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
 _KIND = re.compile(r"[a-z_]{1,32}\Z")
 
 
@@ -29,7 +31,9 @@ class Database:
     Documents of the kinds in ``sealed`` are written under ``seal`` only.
     """
 
-    def __init__(self, path: Path, seal: Seal | None = None, sealed: Collection[str] = ()) -> None:
+    def __init__(
+        self, path: Path, seal: Seal | None = None, sealed: Collection[str] = (), steps: Sequence[Step] = STEPS
+    ) -> None:
         self._seal = seal
         self._sealed = frozenset(sealed) if seal is not None else frozenset()
         self._lock = threading.RLock()
@@ -41,18 +45,7 @@ class Database:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute("PRAGMA cache_size=-512")
-            self._check_version(path)
-
-    def _check_version(self, path: Path) -> None:
-        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if found > SCHEMA_VERSION:
-            raise Stalled(
-                f"{path} was written by a newer Holdfast (schema {found}, this one knows {SCHEMA_VERSION})",
-                reason="DatabaseTooNew",
-                hint="install that version again, or start with another --data-root",
-            )
-        if found != SCHEMA_VERSION:  # no write that is not needed: a full disk must not keep an agent from starting
-            self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            migrate(self._connection, path, steps)
 
     def close(self) -> None:
         """Flush and close; the object is unusable afterwards."""
@@ -135,9 +128,7 @@ class Database:
             return
         if not _KIND.match(kind):
             raise ValueError(f"not a record kind: {kind!r}")
-        self._connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {kind}_records (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
-        )
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS {kind}_records {RECORD_TABLE}")
         if not self._connection.in_transaction:
             self._kinds.add(kind)
 
