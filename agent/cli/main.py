@@ -40,6 +40,8 @@ _COMMANDS = {
     "sync": "sync:sync",
     "down": "sync:down",
     "system": "system:system",
+    "backup": "backup:backup",
+    "restore": "backup:restore",
     "version": "listing:version",
     "keeper": "keepercommand:keeper",
 }
