@@ -18,12 +18,15 @@ from aiohttp import web
 from agent.api.failures import describe_error
 from agent.api.framing import UPGRADE, Channel
 from agent.api.parameters import read_document, take, take_texts
+from agent.api.peers import COMMAND_LIMIT, identify
 from agent.api.port import EnginePort, ExecsPort
 from agent.api.session import ExecSession
 from agent.api.targets import find_running
 from agent.api.threads import Threads
+from agent.controller.callers import Callers
 from agent.engine.execs import ExecHandle, ExecOptions
 from agent.errors import HoldfastError, Refused
+from agent.telemetry.redaction import redact_text
 
 SIGNAL_LIMIT = 16
 _SWITCH = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n".encode()
@@ -78,9 +81,10 @@ class _Commands:
 class ExecStream:
     """The handler of exec."""
 
-    def __init__(self, engine: EnginePort, threads: Threads) -> None:
+    def __init__(self, engine: EnginePort, threads: Threads, callers: Callers) -> None:
         self._engine = engine
         self._threads = threads
+        self._callers = callers
         self._background: set[asyncio.Future[Any]] = set()
 
     def routes(self) -> list[web.RouteDef]:
@@ -94,13 +98,17 @@ class ExecStream:
         document = await read_document(request)
         target, command, options = _read_exec(document)
         record = find_running(self._engine.containers.list(), target)
-        starting = asyncio.ensure_future(self._threads.call(lambda: self._engine.execs.start(record, command, options)))
-        try:
-            handle = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            starting.add_done_callback(self._abandon)
-            raise
-        await self._join(request, handle, options.terminal)
+        caller = await self._threads.call(lambda: identify(request))
+        with self._callers.visit(record.id, caller, redact_text(" ".join(command))[:COMMAND_LIMIT]):
+            starting = asyncio.ensure_future(
+                self._threads.call(lambda: self._engine.execs.start(record, command, options))
+            )
+            try:
+                handle = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                starting.add_done_callback(self._abandon)
+                raise
+            await self._join(request, handle, options.terminal)
         return _TakenOver()
 
     async def _join(self, request: web.Request, handle: ExecHandle, terminal: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from agent.controller.callers import Callers
 from agent.engine.buildcache import CacheWish
 from agent.engine.execs import ExecHandle, ExecOptions
 from agent.engine.model import BuildConfig, ContainerEvent, ContainerRecord, ContainerStats, ImageRecord
@@ -34,6 +35,15 @@ class ControllerPort(Protocol):
 
     def containers(self) -> Sequence[Mapping[str, Any]]:
         """The objects of ``ps --json``."""
+
+    @property
+    def callers(self) -> Callers:
+        """Who is at work in which container, for the time when that one ends."""
+
+    def why(self, target: str) -> Sequence[Mapping[str, Any]]:
+        """The steps ``{"at", "kind", "text", "details"}`` that led to a container, service or app being as it is.
+
+        Raises NotFound, Conflict."""
 
     def pending_plan(self) -> Mapping[str, Any]:
         """``{"apps": [{"name", "actions": [{"id", "kind", "subject", "cause": {...}}]}]}``; no actions

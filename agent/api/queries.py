@@ -13,12 +13,13 @@ from agent import __version__
 from agent.api.parameters import read_number
 from agent.api.port import AgentParts
 from agent.api.threads import Threads
+from agent.errors import Refused
 
 WAIT_LIMIT = 86400.0
 
 
 class Queries:
-    """Handlers of version, status, ps, plan, images and sync."""
+    """Handlers of version, status, ps, plan, why, images and sync."""
 
     def __init__(self, parts: AgentParts, threads: Threads) -> None:
         self._parts = parts
@@ -32,6 +33,7 @@ class Queries:
             web.get("/holdfast/v1/status", self.status),
             web.get("/holdfast/v1/ps", self.ps),
             web.get("/holdfast/v1/plan", self.plan),
+            web.get("/holdfast/v1/why", self.why),
             web.get("/holdfast/v1/images", self.images),
             web.post("/holdfast/v1/sync", self.sync),
         ]
@@ -59,6 +61,13 @@ class Queries:
         """What would be done next, the state directory as it is now."""
         await self._parts.controller.look()
         return web.json_response(dict(self._parts.controller.pending_plan()))
+
+    async def why(self, request: web.Request) -> web.Response:
+        """The story of ``target``, a container, service or app, as a list of steps."""
+        target = request.query.get("target", "")
+        if not target:
+            raise Refused("target is missing", reason="InvalidRequest")
+        return web.json_response(list(self._parts.controller.why(target)))
 
     async def images(self, _request: web.Request) -> web.Response:
         """The list of local images."""

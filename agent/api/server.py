@@ -80,7 +80,8 @@ class ApiServer:
         sites = (
             Queries(parts, threads),
             BuildStream(parts, threads),
-            *(site(parts.engine, threads) for site in (PullStream, ExecStream, ImageSite, BuildCacheSite, ArchiveSite)),
+            ExecStream(parts.engine, threads, parts.controller.callers),
+            *(site(parts.engine, threads) for site in (PullStream, ImageSite, BuildCacheSite, ArchiveSite)),
         )
         for site in sites:
             application.add_routes(site.routes())

@@ -25,6 +25,7 @@ _COMMANDS = {
     "logs": "logs:logs",
     "exec": "exec:exec_command",
     "events": "events:events",
+    "why": "why:why",
     "images": "listing:images",
     "image": "image:image",
     "build": "build:build",

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "grey": "90"}
@@ -63,6 +63,17 @@ def render_problem(problem: Mapping[str, Any]) -> str:
     """``file:line:column: message``."""
     place = f":{problem['line']}:{problem['column']}" if problem["line"] else ""
     return f"{safe(problem['file'])}{place}: {safe(problem['message'])}"
+
+
+def describe_change(change: Mapping[str, Any]) -> Iterator[str]:
+    """A changed field of a service, before and after."""
+    path, old, new = safe(str(change["path"])), change.get("old"), change.get("new")
+    if old is None:
+        yield f"      {paint('+', 'green')} {path}: {safe(str(new))}"
+    elif new is None:
+        yield f"      {paint('-', 'red')} {path}: {safe(str(old))}"
+    else:
+        yield f"      {paint('~', 'yellow')} {path}: {paint(safe(str(old)), 'red')} -> {paint(safe(str(new)), 'green')}"
 
 
 def render_size(count: float) -> str:

@@ -10,7 +10,7 @@ import click
 from agent.cli.client import Client
 from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option
-from agent.cli.output import paint, print_json, render_problem, safe
+from agent.cli.output import describe_change, paint, print_json, render_problem, safe
 
 _SIGNS = {"Start": ("+", "green"), "Ensure": ("+", "green"), "Stop": ("-", "red"), "Remove": ("-", "red")}
 
@@ -70,14 +70,5 @@ def _describe_action(action: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {paint(sign, colour)} {safe(kind)} {safe(str(subject))}{paint(later, 'grey')}"
     yield f"      because {safe(str(cause.get('message', '')))}"
     for change in cause.get("changes", ()):
-        yield from _describe_change(change)
+        yield from describe_change(change)
 
-
-def _describe_change(change: Mapping[str, Any]) -> Iterator[str]:
-    path, old, new = safe(str(change["path"])), change.get("old"), change.get("new")
-    if old is None:
-        yield f"      {paint('+', 'green')} {path}: {safe(str(new))}"
-    elif new is None:
-        yield f"      {paint('-', 'red')} {path}: {safe(str(old))}"
-    else:
-        yield f"      {paint('~', 'yellow')} {path}: {paint(safe(str(old)), 'red')} -> {paint(safe(str(new)), 'green')}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Any, assert_never
 
 from agent.controller.containers import compute_config
 from agent.controller.images import KIND as IMAGE_KIND
 from agent.controller.images import AppImages, Resolved
+from agent.controller.origins import find_origin
 from agent.controller.parts import Shared
+from agent.controller.revisions import Revisions
 from agent.engine.model import ContainerConfig, Owner
 from agent.errors import HoldfastError, NotFound
 from agent.plan.actions import (
@@ -34,6 +36,7 @@ class Scene:
     desired: DesiredApp | None
     images: AppImages
     shared: Shared
+    revisions: Revisions
 
 
 async def apply_action(action: Action, scene: Scene) -> None:
@@ -137,9 +140,20 @@ async def _start(action: StartContainer, scene: Scene) -> None:
         container=record.name,
         reason="Started",
         message=f"{record.name} started: {action.cause.message}",
+        id=record.id,
+        slot=action.slot,
+        spec=action.digest,
+        image=action.image,
+        cause={"kind": action.cause.kind, "message": action.cause.message},
+        **_describe_origin(action, scene),
     )
     if action.restart:
         shared.metrics.restarted(scene.app, action.service)
+
+
+def _describe_origin(action: StartContainer, scene: Scene) -> dict[str, Any]:
+    origin = find_origin(scene.revisions, action.service, action.digest)
+    return origin.as_details() if origin is not None else {}
 
 
 def _compute_start_config(action: StartContainer, scene: Scene) -> ContainerConfig | None:
@@ -171,6 +185,8 @@ async def _stop(action: StopContainer, scene: Scene) -> None:
         container=f"{scene.app}-{action.service}-{action.slot}",
         reason="Stopped",
         message=f"{action.container[:12]} stopped ({how}): {action.cause.message}",
+        id=action.container,
+        cause={"kind": action.cause.kind, "message": action.cause.message},
     )
 
 

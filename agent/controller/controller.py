@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from agent.controller.callers import Callers
 from agent.controller.deploys import KIND as DEPLOY_KIND
 from agent.controller.deploys import AppDeploys
+from agent.controller.explaining import Explainer
 from agent.controller.gate import Gate
+from agent.controller.happenings import Happenings
 from agent.controller.health import HealthRunner
 from agent.controller.healthplan import HealthRecord
 from agent.controller.images import KIND as IMAGE_KIND
@@ -51,6 +54,8 @@ class Controller:
         self._gate = Gate()
         journal = Journal(records, self._gate, events.flush)
         teller = Teller(events)
+        self.callers = Callers()
+        self._happenings = Happenings(teller, self.callers)
         self._known = LastGood(records, journal)
         self._documents = load_image_documents(records)
         self._slots = load_slots(records)
@@ -92,6 +97,7 @@ class Controller:
         self._engine.subscribe(lambda event: _hand_over(loop, self._on_event, event))
         self._engine.networks.watch_names(lambda: _hand_over(loop, self._on_names))
         self._on_names()
+        self._happenings.catch_up(self._engine.containers.list())
         publishing = loop.create_task(self._shared.publisher.run(), name="publisher")
         try:
             await self._follow()
@@ -179,29 +185,12 @@ class Controller:
         owner = record.config.owner if record is not None else None
         if record is None or owner is None:
             return
-        self._record_event(event, record)
+        worker = self._workers.get(owner.app)
+        asked = worker is None or worker.removed or self._shared.suspended or worker.drift.is_ours(record.id)
+        self._happenings.note(event, record, asked=asked)
         if event.kind == "oom":
             self._shared.metrics.oom_killed(owner.app, owner.service)
         self._poke(owner.app)
-
-    def _record_event(self, event: ContainerEvent, record: ContainerRecord) -> None:
-        owner = record.config.owner
-        if owner is None or event.kind not in ("exited", "oom"):
-            return
-        end = event.exit
-        how = "had a process killed for want of memory" if event.kind == "oom" else "ended"
-        if end is not None:
-            by_signal = f" by signal {end.signal}" if end.signal else ""
-            how += f" with code {end.code}" if end.code is not None else by_signal
-            how += ", for want of memory" if end.oom else ""
-        self._shared.events.record(
-            "container",
-            app=owner.app,
-            service=owner.service,
-            container=record.name,
-            reason="OutOfMemory" if event.kind == "oom" else "Exited",
-            message=f"{record.name} ({record.id[:12]}) {how}",
-        )
 
     def _on_health(self, container: ContainerRecord, record: HealthRecord) -> None:
         owner = container.config.owner
@@ -359,6 +348,11 @@ class Controller:
     def containers(self) -> list[dict[str, Any]]:
         """The objects of ``ps --json``."""
         return render_containers(self._shared.inventory, self._shared.health, self._workers)
+
+    def why(self, target: str) -> list[dict[str, Any]]:
+        """The story of a container, service or app, as steps. Raises NotFound, and Conflict for an unclear name."""
+        explainer = Explainer(self._shared.inventory, self._workers)
+        return [step.as_dict() for step in explainer.explain(target, self._shared.events.recent(), self._clock())]
 
     def pending_plan(self) -> dict[str, Any]:
         """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check, warnings}], "source",

@@ -187,7 +187,8 @@ class AppDeploys:
         self.deploy = Deploy(wanted.id, base.id if base is not None else "", services, now)
         self._save()
         names = ", ".join(touched(wanted, base)) or "no container"
-        self._record("DeployStarted", f"revision {_short(numbered)} is being deployed; it changes {names}")
+        text = f"revision {_short(numbered)} is being deployed; it changes {names}"
+        self._record("DeployStarted", text, numbered, services=list(services))
 
     def _settle(self, now: float) -> None:
         """What is wanted is what is in force: a deploy under way is not wanted any more."""
@@ -205,17 +206,18 @@ class AppDeploys:
             case Stage.COMMITTED:
                 self.base, self.deploy = after.revision, None
                 self.revisions.finish(after.revision, GOOD, now)
-                self._record("DeploySucceeded", f"revision {name} is in force")
+                self._record("DeploySucceeded", f"revision {name} is in force", revision)
             case Stage.REVERTING:
-                self._record("DeployFailed", f"revision {name} is taken back: {after.message}")
+                self._record("DeployFailed", f"revision {name} is taken back: {after.message}", revision)
             case Stage.PAUSED:
-                self._record("DeployPaused", f"the rollout of revision {name} is paused: {after.message}")
+                text = f"the rollout of revision {name} is paused: {after.message}"
+                self._record("DeployPaused", text, revision)
             case Stage.REVERTED:
                 self.quarantined, self.reason, self.deploy = after.revision, after.message, None
                 self.revisions.finish(after.revision, ROLLED_BACK, now, after.message)
                 base = self.revisions.find(after.base)
                 where = f"revision {_short(base)} is in force again" if base is not None else "nothing is in force"
-                self._record("DeployRolledBack", f"{where}; revision {name} failed: {after.message}")
+                self._record("DeployRolledBack", f"{where}; revision {name} failed: {after.message}", revision)
             case _:
                 pass
         self._save()
@@ -249,8 +251,10 @@ class AppDeploys:
             },
         )
 
-    def _record(self, reason: str, message: str) -> None:
-        self._teller.record("app", app=self._app, reason=reason, message=message)
+    def _record(self, reason: str, message: str, revision: AppRevision | None, **details: Any) -> None:
+        if revision is not None:
+            details |= {"revision": revision.id, "number": revision.number}
+        self._teller.record("app", app=self._app, reason=reason, message=message, **details)
 
 
 def _short(revision: AppRevision) -> str:

@@ -1,18 +1,32 @@
-"""Counting drift: what an app that was as desired needs done although nobody changed what is desired."""
+"""Drift: what an app that was as desired needs done although nobody changed what is desired."""
 
 from __future__ import annotations
 
 from agent.controller.port import MetricsPort
-from agent.plan.actions import EnsureImage, Plan
+from agent.controller.telling import Teller
+from agent.plan.actions import (
+    Action,
+    EnsureImage,
+    EnsureNetwork,
+    EnsureVolume,
+    Plan,
+    RemoveContainer,
+    StopContainer,
+)
+
+OURS_KEPT = 512
 
 
 class Drift:
-    """One app's drift, counted once per action: when it is found, and when it is put right."""
+    """One app's drift, counted once per action: when it is found, and when it is put right. Knows which containers
+    the agent itself has asked to end, so that others' doing is told from its own."""
 
-    def __init__(self, app: str, metrics: MetricsPort) -> None:
+    def __init__(self, app: str, metrics: MetricsPort, teller: Teller) -> None:
         self._app = app
         self._metrics = metrics
+        self._teller = teller
         self._found: set[str] = set()
+        self._ours: dict[str, None] = {}
         self.settled = False
 
     def begin(self) -> None:
@@ -26,13 +40,42 @@ class Drift:
         self._found.clear()
 
     def note(self, plan: Plan) -> None:
-        """Count what a plan has to do that it had not before."""
+        """Count what a plan has to do that it had not before, and tell what of it is not told as a container's end."""
         if not self.settled:
             return
-        fresh = {action.id for action in plan.ready_actions if not isinstance(action, EnsureImage)} - self._found
+        drifted = [action for action in plan.ready_actions if not isinstance(action, EnsureImage)]
+        fresh = [action for action in drifted if action.id not in self._found]
         if fresh:
-            self._found |= fresh
+            self._found |= {action.id for action in fresh}
             self._metrics.drift_found(self._app, len(fresh))
+        for action in fresh:
+            self._tell(action)
+
+    def _tell(self, action: Action) -> None:
+        if isinstance(action, EnsureNetwork | EnsureVolume):
+            kind = "network" if isinstance(action, EnsureNetwork) else "volume"
+            self._teller.record(kind, app=self._app, reason=f"Drift{action.cause.kind}", message=action.cause.message)
+        elif isinstance(action, StopContainer) and action.cause.kind == "StopBegun":
+            self._teller.record(
+                "container",
+                app=self._app,
+                service=action.service,
+                container=f"{self._app}-{action.service}-{action.slot}",
+                reason="DriftStopped",
+                message=action.cause.message,
+                id=action.container,
+            )
+
+    def begin_action(self, action: Action) -> None:
+        """The agent itself is about to do something."""
+        if isinstance(action, StopContainer | RemoveContainer):
+            self._ours[action.container] = None
+            while len(self._ours) > OURS_KEPT:
+                del self._ours[next(iter(self._ours))]
+
+    def is_ours(self, container_id: str) -> bool:
+        """Whether the agent has asked for a container's end or removal."""
+        return container_id in self._ours
 
     def correct(self, action: str) -> None:
         """An action succeeded."""

@@ -72,7 +72,7 @@ class AppWorker:
         self._shared = shared
         self._planning = AppPlanning(name, shared, deploys)
         self._faults = Faults()
-        self._drift = Drift(name, shared.metrics)
+        self.drift = Drift(name, shared.metrics, shared.events)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._pending: dict[str, Pending] = {}
         self._stopping: dict[str, str] = {}
@@ -86,7 +86,7 @@ class AppWorker:
         if desired is not self.desired or removed != self.removed:
             self.generation += 1
             self._faults.forgive()
-            self._drift.begin()
+            self.drift.begin()
             if desired is not None:
                 self.images.begin(desired)
             self.slots = {key: replace(history, stalled=False) for key, history in self.slots.items()}
@@ -110,7 +110,7 @@ class AppWorker:
     def restart_history(self) -> None:
         """Everything was taken down on purpose: what happened before does not count any more."""
         self._faults.forgive()
-        self._drift.begin()
+        self.drift.begin()
         self._keep_slots({})
 
     def poke(self) -> None:
@@ -179,10 +179,10 @@ class AppWorker:
         before = self.deploys.current
         self.plan = self._planning.decide(self._situation(), now)
         if self.deploys.current not in ("", before):
-            self._drift.begin()
+            self.drift.begin()
         self._keep_slots(self.plan.slots)
         self._faults.keep({action.id for action in self.plan.actions})
-        self._drift.note(self.plan)
+        self.drift.note(self.plan)
         if not self._shared.suspended:
             self._begin(now)
         self._publish()
@@ -233,8 +233,9 @@ class AppWorker:
                 self._pending[action.id] = self._expect(action, now)
             if isinstance(action, StopContainer):
                 self._stopping[action.container] = action.id
+            self.drift.begin_action(action)
             desired = self.desired if isinstance(action, EnsureImage) else self._planning.aim.desired
-            scene = Scene(self.name, desired, self.images, self._shared)
+            scene = Scene(self.name, desired, self.images, self._shared, self.deploys.revisions)
             run = self._perform(action, resource, scene)
             self._busy[resource] = asyncio.get_running_loop().create_task(run, name=action.id)
 
@@ -265,7 +266,7 @@ class AppWorker:
                 ignored = ignore_container(self.slots.get(key, SlotHistory()), action.container)
                 self._keep_slots({**self.slots, key: ignored})
             self._faults.succeed(action)
-            self._drift.correct(action.id)
+            self.drift.correct(action.id)
         finally:
             self._pending.pop(action.id, None)
             if isinstance(action, StopContainer):
@@ -355,7 +356,7 @@ class AppWorker:
         before = self.conditions
         self.conditions, changed = carry_over(before, fresh, self.generation, now)
         if self.conditions["Ready"].status == "True":
-            self._drift.settle()
+            self.drift.settle()
         for condition in changed:
             if self.removed or is_idle_talk(condition, before.get(condition.type)):
                 continue
@@ -364,6 +365,9 @@ class AppWorker:
                 app=self.name,
                 reason=condition.reason,
                 message=f"{condition.type} is {condition.status}. {condition.message}".strip(),
+                condition=condition.type,
+                status=condition.status,
+                revision=self.deploys.current or self.deploys.base,
             )
 
     def _report_fault(self, error: Exception) -> None:

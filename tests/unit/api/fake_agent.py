@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from agent.api.server import ApiServer
+from agent.controller.callers import Callers
 from agent.engine.execs import ExecHandle, ExecOptions
 from agent.engine.model import (
     ContainerConfig,
@@ -61,6 +62,8 @@ class FakeController:
         self.rows: list[dict[str, Any]] = []
         self.actions: list[dict[str, Any]] = []
         self.warnings: list[dict[str, Any]] = []
+        self.callers = Callers()
+        self.steps: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.converged = False
         self.told = threading.Event()
@@ -77,6 +80,12 @@ class FakeController:
 
     def pending_plan(self) -> Mapping[str, Any]:
         return {"apps": [{"name": "shop", "actions": self.actions, "warnings": self.warnings}]}
+
+    def why(self, target: str) -> Sequence[Mapping[str, Any]]:
+        self.calls.append(f"why {target}")
+        if not self.steps:
+            raise NotFound(f"nothing is known of {target}")
+        return self.steps
 
     async def look(self) -> None:
         self.calls.append("look")
