@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agents import eventually
@@ -102,6 +104,45 @@ def test_start_while_it_is_being_created(lab: Lab, netns: Path) -> None:
     assert "broken" not in {state.id for state in lab.client.states()}
 
 
+def test_told_what_config_json_says(lab: Lab, netns: Path) -> None:
+    """The reserve need not read the file; what it is told is not kept with the state."""
+    ahead = reserve(lab, "told")
+    request = order(lab, "told", "echo $0 $WORD; sleep 1000", netns)
+    config = json.loads((request.bundle / "config.json").read_text())
+    config["process"]["env"].append("WORD=secret")
+    (request.bundle / "config.json").unlink()
+    lab.client.board("told", request.rootfs, netns)
+    assert lab.client.create_start(replace(request, config=config), lambda: None) == ahead
+    eventually(lambda: lab.output("told") == "sh secret\n", what="its output")
+    assert "secret" not in (lab.run_root / "keeper/told/state.json").read_text()
+    lab.client.kill("told", signal.SIGKILL)
+    lab.wait("exited", "told")
+    lab.client.delete("told")
+
+
+COVERED = {"maskedPaths": list(MASKED_PATHS), "readonlyPaths": list(READONLY_PATHS)}
+PROFILE = {"defaultAction": "SCMP_ACT_LOG"}
+TOLD: dict[str, dict[str, Any]] = {
+    "no process": {"process": {}},
+    "a NUL": {"hostname": "a\0b"},
+    "a profile without its filter": {"linux": {**build_config()["linux"], **COVERED, "seccomp": PROFILE}},
+}
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_told_nonsense_is_refused(lab: Lab, netns: Path, what: str) -> None:
+    """As without a reserve: what stands in the file decides then, which says the same."""
+    name = what.replace(" ", "-")
+    ahead = reserve(lab, name)
+    request = order(lab, name, "true", netns, **TOLD[what])
+    config = json.loads((request.bundle / "config.json").read_text())
+    lab.client.board(name, request.rootfs, netns)
+    with pytest.raises(HoldfastError, match=r"KeyError|holds a NUL|wants a seccomp filter"):
+        lab.client.create_start(replace(request, config=config), lambda: None)
+    assert name not in {state.id for state in lab.client.states()}
+    eventually(lambda: not Path(f"/proc/{ahead}").exists(), what="nothing of it is left")
+
+
 OWN_TMPFS = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["size=4096"]}
 UNFIT = {
     "another /dev/shm": {"mounts": [OWN_TMPFS]},
@@ -161,7 +202,7 @@ def test_no_mount_of_the_host_is_held(lab: Lab) -> None:
         lines = Path(f"/proc/{ahead}/mountinfo").read_text().splitlines()
         return {line.split()[4].split("/")[1] for line in lines}
 
-    eventually(lambda: places() == {"", "proc", "dev", "cgroups"}, what="the stage alone")
+    eventually(lambda: places() == {"", "proc", "private", "dev", "cgroups"}, what="the stage alone")
     lab.client.delete("holds")
 
 

@@ -14,6 +14,7 @@ from agent.errors import Conflict, NotFound, Refused
 from agent.kernel.netlink import ROUTE, NetlinkSocket
 from agent.kernel.netlink_route import list_addresses, list_links, list_routes
 from agent.network.model import NetworkInUse
+from agent.network.records import NetworkRecords
 
 pytestmark = pytest.mark.host
 APP, OTHER, SECRET = "shop_default", "blog_default", "shop_secret"
@@ -151,6 +152,23 @@ def test_ipv6_is_off_but_on_loopback_and_advertisements_are_ignored(lab: Lab) ->
 def test_attaching_again_gives_the_same_sandbox(lab: Lab) -> None:
     first = lab.stack.attach("one", "one", [(APP, ())])
     assert lab.stack.attach("one", "one", [(APP, ())]) == first
+
+
+def test_sandbox_is_lasting_when_saved_and_pinned(lab: Lab) -> None:
+    """So that a container's record and that of its sandbox can go into one transaction."""
+    sandbox = lab.stack.attach("one", "one", [(APP, ())], pinned=False)
+    records = NetworkRecords(lab.database)
+    assert not sandbox.netns.exists()
+    assert sandbox.entry.exists()
+    assert "one" not in records.load_sandboxes()
+    lab.stack.save("one")
+    lab.stack.pin("one")
+    lab.stack.let_go("one")
+    assert sandbox.netns.exists()
+    assert records.load_sandboxes()["one"].addresses == dict(sandbox.addresses)
+    lab.stack.attach("two", "two", [(APP, ())], pinned=False)
+    lab.stack.detach("two")
+    assert lab.stack.attach("two", "two", [(APP, ())]).address != sandbox.address
 
 
 def test_detached_address_is_not_given_to_the_next(lab: Lab) -> None:

@@ -34,6 +34,8 @@ _PROPAGATION = {
     "shared": m.MS_SHARED,
     "unbindable": m.MS_UNBINDABLE,
 }
+_KNOWN: dict[tuple[str, ...], MountPlan] = {}
+_MAX_KNOWN = 64
 _IGNORED = frozenset({"defaults", "async", "nofail", "norelatime", "nostrictatime"})
 _FILESYSTEMS = frozenset({"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "bind"})
 _PROC_FILES = frozenset(
@@ -71,17 +73,32 @@ class MountPlan:
 
     def equals(self, other: MountPlan) -> bool:
         """Whether both make the same mount in the same place."""
-        return all(getattr(self, name) == getattr(other, name) for name in MountPlan.__slots__)
+        return self is other or all(getattr(self, name) == getattr(other, name) for name in MountPlan.__slots__)
 
 
 def parse_mount(entry: dict[str, Any]) -> MountPlan:
-    """The plan of one entry. Raises Failure for what is unsupported or would hide /proc (attack row 4)."""
+    """The plan of one entry. Raises Failure for what is unsupported or would hide /proc (attack row 4).
+
+    Most entries are those of every container: their plans, which nobody changes, are remembered.
+    """
     options = [str(option) for option in entry.get("options") or []]
     kind = str(entry.get("type") or "bind")
     if "bind" in options or "rbind" in options:
         kind = "bind"
-    destination = normalise(str(entry["destination"]))
-    plan = MountPlan("cgroup" if kind == "cgroup2" else kind, str(entry.get("source") or kind), destination)
+    source, destination = str(entry.get("source") or kind), str(entry["destination"])
+    key = (kind, source, destination, *options)
+    known = _KNOWN.get(key)
+    if known is not None:
+        return known
+    plan = _parse(kind, source, destination, options)
+    if len(_KNOWN) < _MAX_KNOWN and kind != "bind":
+        _KNOWN[key] = plan
+    return plan
+
+
+def _parse(kind: str, source: str, place: str, options: list[str]) -> MountPlan:
+    destination = normalise(place)
+    plan = MountPlan("cgroup" if kind == "cgroup2" else kind, source, destination)
     if plan.kind not in _FILESYSTEMS:
         raise Failure("Unsupported", f"mount {destination}: filesystem {kind} is not supported")
     _check_destination(plan)

@@ -26,7 +26,7 @@ from agent.runtime.wire import decode
 UNFIT = "Unfit"
 _STAGED = ("/proc", "/dev", "/sys")
 _LATE = "/sys"  # a sysfs shows the network namespace it is mounted in
-_ROOT = "/root"  # of the stage
+_ROOT, _PROC = "/root", "/private"  # of the stage
 _CGROUPS = "/cgroups"  # until there is a /sys
 
 
@@ -86,8 +86,10 @@ class ReservedInit(Init):
         m.mount(None, "/", None, m.MS_SLAVE | m.MS_REC)
         m.mount("tmpfs", self.directory, "tmpfs", m.MS_NOSUID | m.MS_NODEV, "mode=700")
         self.root = rootfs.pivot(self.directory)
-        os.mkdir(_ROOT, 0o700)
+        for path in (_ROOT, _PROC, _LATE):
+            os.mkdir(path, 0o755 if path == _LATE else 0o700)
         self.proc = create_private_proc()
+        self.attach(self.proc, _PROC)  # to close what is mounted nowhere would take an RCU grace period
         self._mount_staged(late=False)
         self.report.step = "fill /dev"
         dev.fill_dev(self.mounted["/dev"], self.devices)
@@ -100,13 +102,17 @@ class ReservedInit(Init):
         self.report.step = "make the root filesystem"
         overlay = rootfs.create_overlay(board)
         self.return_home()
-        target = os.open(_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        m.attach_mount(overlay, target)
-        os.close(target)
+        self.attach(overlay, _ROOT)
         self._mount_staged(late=True)
         self._cover_staged(late=True)
         self.enter_root()
         self.board = board
+
+    def attach(self, source: int, place: str) -> None:
+        """Mount what is detached on the stage."""
+        target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        m.attach_mount(source, target)
+        os.close(target)
 
     def visit_host(self) -> None:
         """See the host's mounts as they are now: what was mounted after the fork may never have come to ours."""

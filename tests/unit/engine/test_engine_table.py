@@ -60,6 +60,25 @@ def test_what_a_full_disk_refuses_goes_on_waiting(tmp_path: Path) -> None:
     assert stored(database) == {"a": "running"}
 
 
+def test_what_is_stored_beside_a_record_shares_its_fate(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db")
+    table = ContainerTable(database)
+
+    def store_and_fail() -> None:
+        database.put("beside", "b", {})
+        raise Waiting("no room", reason="Test")
+
+    table.add(record("a"), beside=lambda: database.put("beside", "a", {}))
+    table.advance("a" * 64, persist=False, state=ContainerState.RUNNING)
+    table.persist_later("a" * 64)
+    with pytest.raises(Waiting):
+        table.add(record("b"), beside=store_and_fail)
+    assert (stored(database), list(database.all("beside"))) == ({"a": "created"}, ["a"])
+    assert not table.knows("b" * 64)
+    table.flush()
+    assert stored(database) == {"a": "running"}, "what was to be written with it still waits"
+
+
 def test_deleted_container_does_not_come_back(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
     table = ContainerTable(database)
