@@ -23,6 +23,33 @@ def _read_process(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
+def read_rss(pid: int) -> float:
+    """Resident memory now, in MB; none for a process that has ended."""
+    return _read_status(pid, "VmRSS:")
+
+
+def read_peak(pid: int) -> float:
+    """The most resident memory since the last ``reset_peak``, in MB."""
+    return _read_status(pid, "VmHWM:")
+
+
+def reset_peak(pid: int) -> bool:
+    """Let the peak begin anew from what is resident (proc_pid_clear_refs(5)); whether the process is there."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _read_status(pid: int, key: str) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
 def read_seconds(pids: Collection[int]) -> float:
     """Processor time of all together, by the scheduler's own clock."""
     return sum(_read_threads(pid) for pid in pids) / 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.bench.model import Row
-from tests.bench.rows import build, commands, crash, idle, logs, loop, pull, reaction, scale, start
+from tests.bench.rows import build, commands, crash, idle, logs, loop, pull, push, reaction, scale, start
 from tests.bench.stage import Stage
 
 Measure = Callable[[Stage], Sequence[Row]]
@@ -17,6 +17,7 @@ ROWS: Mapping[str, Measure] = {
     "reaction": reaction.measure,
     "loop": loop.measure,
     "pull": pull.measure,
+    "push": push.measure,
     "build": build.measure,
     "idle": idle.measure,
     "logs": logs.measure,

@@ -1,73 +1,77 @@
-"""The pull of an image of one gzip layer of 100 MB from a registry on this machine."""
+"""Pulls of new images from a registry on this machine: one large layer, ten middling ones; and what they take of
+memory."""
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-
-from registry import Registry, directory, entry, make_tar
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.bench.command import time_command
-from tests.bench.model import HOLDFAST, Budget, Row, interleave
+from tests.bench.model import HOLDFAST, Budget, Row, Sample, interleave
+from tests.bench.payload import collect_files, pack_layers
+from tests.bench.processes import read_peak, read_rss, reset_peak
 from tests.bench.stage import Stage
 
 ROUNDS = 3
-COMPRESSED = 100_000_000
-_TEXT_SHARE = 0.62
-_SOURCES = (Path("/usr/lib"), Path("/usr/bin"), Path("/usr/share"))
-_LARGEST = 8 << 20
+MEMORY_MB = 64
 
 
 def measure(stage: Stage) -> Sequence[Row]:
-    names = [HOLDFAST, *stage.peers]
-    references = _push_images(stage.registry, ROUNDS)
-    queues = {name: itertools.cycle(references) for name in names}
-    contenders: dict[str, Callable[[], float]] = {
-        HOLDFAST: lambda: time_command(stage.agent.command("pull", next(queues[HOLDFAST])))
-    }
-    for name, peer in stage.peers.items():
-        extra = ["--tls-verify=false"] if name == "podman" else []
-        contenders[name] = lambda peer=peer, name=name, extra=extra: time_command(  # type: ignore[misc]
-            [*peer.cli, "pull", "-q", *extra, next(queues[name])]
-        )
+    return [
+        *_measure_image(stage, "large", 1, 100_000_000, Row("pull of a 100 MB layer", "ms", {}, Budget(3, "docker"))),
+        *_measure_image(stage, "wide", 10, 20_000_000, Row("pull of ten 20 MB layers", "ms", {}, Budget(4, "docker"))),
+    ]
+
+
+def _measure_image(stage: Stage, name: str, layers: int, size: int, row: Row) -> Iterator[Row]:
+    files = list(collect_files(layers * size))
+    references = [
+        stage.registry.push_layers(f"{name}:{number}", pack_layers(files, layers)) for number in range(ROUNDS)
+    ]
+    memory = _PeakMemory(stage)
+    contenders = {who: _Puller(stage, who, references, memory) for who in (HOLDFAST, *stage.peers)}
     samples, failures = interleave(ROUNDS, contenders)
-    return [Row("pull of a 100 MB layer", "ms", samples, Budget(2, "docker"), failures)]
+    yield Row(row.what, row.unit, samples, row.budget, failures)
+    yield Row(f"memory above idle in a {row.what}", "MB", memory.samples(), Budget(MEMORY_MB))
 
 
-def _push_images(registry: Registry, count: int) -> list[str]:
-    """Images of the same files, each with one of its own in front, so that none shares a layer with another."""
-    entries = [directory("data"), *_collect_files()]
-    found = []
-    for number in range(count):
-        own = entry("data/own", os.urandom(64))
-        found.append(registry.push_layers(f"large:{number}", [make_tar([entries[0], own, *entries[1:]])]))
-    return found
+class _Puller:
+    """Pulls the next of some images at each call, by one contender's command line; returns milliseconds."""
+
+    def __init__(self, stage: Stage, who: str, references: Iterable[str], memory: _PeakMemory) -> None:
+        self._who = who
+        self._references = iter(references)
+        self._memory = memory
+        self._command: Callable[[str], list[str]] = lambda reference: stage.agent.command("pull", reference)
+        if who != HOLDFAST:
+            extra = ["--tls-verify=false"] if who == "podman" else []
+            self._command = lambda reference: [*stage.peers[who].cli, "pull", "-q", *extra, reference]
+
+    def __call__(self) -> float:
+        os.sync()  # what others have left to be written is not ours to wait for
+        before = self._memory.begin(self._who)
+        taken = time_command(self._command(next(self._references)))
+        self._memory.end(self._who, before)
+        return taken
 
 
-def _collect_files() -> Iterator[object]:
-    """Files of this machine, as images have them, until they come to about 100 MB when compressed; should it have too
-    few, bytes that do not compress."""
-    left, number = COMPRESSED / (1 - _TEXT_SHARE), 0
-    for path in _walk():
-        if left <= 0:
-            return
-        data = path.read_bytes()
-        number += 1
-        left -= len(data)
-        yield entry(f"data/{number}", data, mode=0o755 if os.access(path, os.X_OK) else 0o644)
-    while left > 0:
-        number += 1
-        yield entry(f"data/{number}", os.urandom(4 << 20))
-        left -= (4 << 20) / (1 - _TEXT_SHARE)
+class _PeakMemory:
+    """The most that the daemons of each contender held during a pull, above what they held before it."""
 
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._found: dict[str, list[float]] = {}
 
-def _walk() -> Iterator[Path]:
-    for source in _SOURCES:
-        for place, folders, files in os.walk(source):
-            folders.sort()
-            for name in sorted(files):
-                path = Path(place, name)
-                if path.is_file() and not path.is_symlink() and path.stat().st_size <= _LARGEST:
-                    yield path
+    def _processes(self, who: str) -> set[int]:
+        """podman has none."""
+        return self._stage.agent.processes() if who == HOLDFAST else self._stage.peers[who].processes()
+
+    def begin(self, who: str) -> dict[int, float]:
+        return {pid: read_rss(pid) for pid in self._processes(who) if reset_peak(pid)}
+
+    def end(self, who: str, before: dict[int, float]) -> None:
+        if before:
+            self._found.setdefault(who, []).append(sum(read_peak(pid) - rss for pid, rss in before.items()))
+
+    def samples(self) -> dict[str, Sample]:
+        return {who: Sample(tuple(values)) for who, values in self._found.items()}
