@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from agent.kernel.removal import discard_tree
 
 _PATIENCE_SECONDS = 0.1
 _NEW, _GONE = ".new-", ".gone-"
@@ -116,7 +117,7 @@ class CacheMounts:
                     new.rename(found)
         finally:
             if new.exists():
-                shutil.rmtree(new, ignore_errors=True)
+                discard_tree(new)
         return found
 
     def idle(self) -> tuple[IdleCache, ...]:
@@ -139,7 +140,7 @@ class CacheMounts:
                         (self._root / name).rename(target)
                         gone.append(target)
         for path in gone:
-            shutil.rmtree(path, ignore_errors=True)
+            discard_tree(path)
 
     def forget(self, unused: float) -> None:
         """Remove caches that were not used for so many seconds, and what was left half made. For a time without
@@ -147,7 +148,7 @@ class CacheMounts:
         oldest = time.time() - unused
         for cache in self._root.iterdir() if self._root.is_dir() else ():
             if cache.name.startswith(_GONE) or cache.stat().st_mtime < oldest:
-                shutil.rmtree(cache, ignore_errors=True)
+                discard_tree(cache)
                 continue
             for left in cache.glob(f"{_NEW}*"):
-                shutil.rmtree(left, ignore_errors=True)
+                discard_tree(left)

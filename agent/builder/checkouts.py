@@ -8,7 +8,6 @@ which runs no hook; submodules are refused. A subdirectory is opened beneath the
 from __future__ import annotations
 
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from agent.builder.gitcommand import Git, GitAccess, GitFailed, GitLimits
 from agent.builder.turns import Turns
 from agent.errors import NotFound, Refused
 from agent.image.errors import translated_storage_errors
+from agent.kernel.removal import discard_tree, remove_tree
 from agent.oci.digest import render_shortened
 from agent.oci.gitreference import GitReference
 
@@ -77,10 +77,10 @@ class Checkouts:
                     fetch.write(commit)
                     kept = self._keep(reference, commit, place)
             except BaseException:
-                shutil.rmtree(place, ignore_errors=True)
+                discard_tree(place)
                 raise
         if kept.path != place / "tree":
-            shutil.rmtree(place, ignore_errors=True)
+            discard_tree(place)
         return kept
 
     def _take(self, reference: GitReference, commit: str) -> _Kept | None:
@@ -105,7 +105,7 @@ class Checkouts:
             gone = [key for number, (used, key) in enumerate(idle) if number < excess or used < oldest]
             paths = [self._kept.pop(key).path.parent for key in gone]
         for path in paths:
-            shutil.rmtree(path, ignore_errors=True)
+            discard_tree(path)
 
     def drop(self) -> None:
         """Remove those that nobody uses at the moment."""
@@ -113,11 +113,11 @@ class Checkouts:
             gone = [key for key, kept in self._kept.items() if not kept.users]
             paths = [self._kept.pop(key).path.parent for key in gone]
         for path in paths:
-            shutil.rmtree(path, ignore_errors=True)
+            discard_tree(path)
 
     def sweep(self) -> None:
         """Remove what an earlier process left; to be called before the first checkout."""
-        shutil.rmtree(self._root, ignore_errors=True)
+        discard_tree(self._root)
 
 
 class _Fetch:
@@ -175,7 +175,7 @@ class _Fetch:
         self._inspect(listed)
         self._run("read-tree", commit)
         self._run("checkout-index", "--all", "--force", "--quiet")
-        shutil.rmtree(self._directory)
+        remove_tree(self._directory)
 
     def _inspect(self, listed: bytes) -> None:
         entries = [line.partition(b"\t") for line in listed.split(b"\0") if line]

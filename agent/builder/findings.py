@@ -13,6 +13,7 @@ from agent.builder.order import BuildOrder
 from agent.builder.request import Request
 from agent.errors import Problem, Refused
 
+MAX_FINDINGS = 100
 _HINT = "the checks of this Dockerfile are errors (check: error=true)"
 
 
@@ -26,10 +27,16 @@ class Findings:
         self._lock = threading.Lock()
         self._told: set[Finding] = set()
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is told: that is enough for any reader."""
+        return len(self._told) >= MAX_FINDINGS
+
     def take(self, findings: Iterable[Finding]) -> None:
         """Tell what is wanted and new. Raises InvalidDockerfile, with all of it, where checks are errors."""
         with self._lock:
-            new = [one for one in findings if one not in self._told and self._options.wants(one.rule)]
+            room = MAX_FINDINGS - len(self._told)
+            new = [one for one in findings if one not in self._told and self._options.wants(one.rule)][:room]
             self._told.update(new)
         if self._options.error:
             raise_problems([_describe(self._file, one) for one in new])

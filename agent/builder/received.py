@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -22,6 +21,7 @@ from agent.errors import Refused
 from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import HostileLayer, translated_storage_errors
+from agent.kernel.removal import discard_tree
 
 Chunks = Generator[bytes, None, None]
 _PLACE = re.compile(r"[0-9]{0,4}\Z", re.ASCII)
@@ -51,7 +51,7 @@ class ReceivedContexts:
             named = {name: _find(top, place) for name, place in order.additional_contexts.items()}
             yield replace(order, context=_find(top, order.context), additional_contexts=named)
         finally:
-            shutil.rmtree(top, ignore_errors=True)
+            discard_tree(top)
 
     def _unpack(self, top: Path, chunks: Chunks, check: Callable[[], None]) -> None:
         unpacker = ArchiveUnpacker(top, self._limits)
@@ -68,7 +68,7 @@ class ReceivedContexts:
 
     def sweep(self) -> None:
         """Remove what an earlier process left."""
-        shutil.rmtree(self._root, ignore_errors=True)
+        discard_tree(self._root)
 
 
 def _checked(chunks: Chunks, check: Callable[[], None]) -> Chunks:

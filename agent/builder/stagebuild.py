@@ -83,6 +83,8 @@ class StageBuild:
 
     def _check_variables(self, state: StageState, instruction: Instruction) -> None:
         for name in sorted(state.unknown):
+            if self._around.findings.full:
+                return
             near = state.near(name)
             message = f"no ARG or ENV declares {name}" + (f"; did you mean {near}?" if near else "")
             self._around.findings.take([Finding(instruction.line, instruction.column, "UndefinedVar", message)])

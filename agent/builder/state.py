@@ -25,6 +25,7 @@ from agent.oci.imageconfig import MAX_HISTORY, HistoryEntry, ImageConfig
 from agent.oci.platform import Platform
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LONGEST_NAME, _MOST_NAMES = 64, 200
 _GIVEN = frozenset({"PATH"} | PROXY_ARGS)
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z", re.ASCII | re.IGNORECASE)
 _REALTIME = re.compile(r"RTM(?:IN\+|AX-)(?:[0-9]|[12][0-9]|30)\Z", re.ASCII)
@@ -64,8 +65,8 @@ class StageState:
 
     def near(self, name: str) -> str:
         """A known variable that may be meant by an unknown one; empty for none."""
-        known = [*self._arguments, *self._env, *self._declared]
-        return next(iter(get_close_matches(name, known, 1, 0.75)), "")
+        known = [one for one in (*self._arguments, *self._env, *self._declared) if len(one) <= _LONGEST_NAME]
+        return next(iter(get_close_matches(name[:_LONGEST_NAME], known[-_MOST_NAMES:], 1, 0.75)), "")
 
     def note(self, instruction: ins.Instruction, *, empty: bool) -> None:
         """Write an instruction into the history, as it stands in the file: no argument's value is in it."""

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import stat
 import threading
 import time
@@ -18,6 +17,7 @@ from agent.errors import Refused
 from agent.image.errors import translated_storage_errors
 from agent.kernel import mounts as m
 from agent.kernel.namespaces import CLONE_NEWNS, unshare
+from agent.kernel.removal import discard_tree
 from agent.runtime.imageview import KERNEL, TAKES_LAYERS
 
 STEP_PREFIX = "build-"
@@ -85,7 +85,7 @@ class StepDirectory:
 
     def remove(self) -> None:
         """Leave nothing."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        discard_tree(self.path)
 
 
 def discard_directory(path: Path) -> None:
@@ -95,7 +95,7 @@ def discard_directory(path: Path) -> None:
     for target in sorted((one for one in mounted if one.startswith(f"{path}/")), reverse=True):
         with suppress(OSError):
             m.unmount(target, m.MNT_DETACH)
-    shutil.rmtree(path, ignore_errors=True)
+    discard_tree(path)
 
 
 def _unescape(text: str) -> str:

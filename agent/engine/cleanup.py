@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from agent.engine.parts import Parts
 from agent.errors import NotFound
+from agent.kernel.removal import discard_tree
 
 _TRASH = ".trash-"
 
@@ -54,4 +54,4 @@ class Cleaner:
 
 def delete_tree(path: Path) -> None:
     """Remove a tree that containers wrote; no link in it is followed. What cannot go now is left for the next sweep."""
-    shutil.rmtree(path, ignore_errors=True)
+    discard_tree(path)

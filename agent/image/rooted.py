@@ -7,11 +7,11 @@ it there and whenever (attack rows 44 to 46); `..` and absolute names never get 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from pathlib import Path
 
 from agent.image.errors import HostileLayer
+from agent.kernel.removal import remove_tree
 from agent.oci.digest import render_shortened
 
 MAX_OPEN = 64
@@ -156,7 +156,7 @@ class RootedTree:
         below = path + b"/"
         self._pending = {name: at for name, at in self._pending.items() if name != path and not name.startswith(below)}
         self.implied = {name for name in self.implied if name != path and not name.startswith(below)}
-        shutil.rmtree(os.fsdecode(parts[-1]), dir_fd=parent)
+        remove_tree(os.fsdecode(parts[-1]), dir_fd=parent)
 
     def flush_times(self) -> None:
         """Set the times of the directories described so far, deepest first."""

@@ -12,7 +12,6 @@ import ctypes
 import json
 import os
 import secrets
-import shutil
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 from agent.errors import NotFound
 from agent.image.errors import translated_storage_errors
 from agent.kernel.placement import spread_children
+from agent.kernel.removal import discard_tree, remove_tree
 from agent.oci.digest import Digest, parse_digest
 from agent.store.atomic import write_atomic
 
@@ -74,7 +74,7 @@ class SnapshotStore:
         for path in sorted(self.root.iterdir()):
             snapshot = self._read_marker(path)
             if snapshot is None or snapshot.chain in self._by_chain:
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 self._by_chain[snapshot.chain] = snapshot
         known = self._records.all(KIND)
@@ -123,7 +123,7 @@ class SnapshotStore:
 
     def empty(self, path: Path) -> None:
         """Begin a prepared snapshot afresh."""
-        shutil.rmtree(path / "fs", ignore_errors=True)
+        discard_tree(path / "fs")
         (path / "fs").mkdir(mode=0o755)
         (path / "fs").chmod(0o755)
 
@@ -152,7 +152,7 @@ class SnapshotStore:
 
     def discard(self, path: Path) -> None:
         """Remove a prepared snapshot that is not wanted."""
-        shutil.rmtree(path, ignore_errors=True)
+        discard_tree(path)
 
     def remove(self, chains: Collection[str]) -> int:
         """Remove snapshots by chain ID; returns the bytes of their files. Absent ones are fine."""

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import stat
 
 from agent.errors import Stalled
 from agent.kernel.openat import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from agent.kernel.removal import remove_tree
 from agent.kernel.renames import rename_exclusive, sync_filesystem
 from agent.volume.treecopy import copy_tree
 
@@ -97,7 +97,7 @@ def _fill_empty(volume: int, data: int, source: int) -> bool:
         rename_exclusive(name, volume, FILLING, volume)
     finally:
         if _exists(volume, name):
-            shutil.rmtree(name, dir_fd=volume)
+            remove_tree(name, dir_fd=volume)
     os.fsync(volume)
     finish_filling(volume)
     return True
@@ -107,7 +107,7 @@ def recover_filling(volume: int) -> None:
     """After a crash: drop unfinished copies, and move a finished one to its place."""
     for entry in os.listdir(volume):
         if entry.startswith(STAGE_PREFIX):
-            shutil.rmtree(entry, dir_fd=volume)
+            remove_tree(entry, dir_fd=volume)
     if _exists(volume, FILLING):
         finish_filling(volume)
 
@@ -129,7 +129,7 @@ def finish_filling(volume: int) -> None:
         os.close(stage)
     os.close(os.open(FILLED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=volume))
     os.fsync(volume)
-    shutil.rmtree(FILLING, dir_fd=volume)
+    remove_tree(FILLING, dir_fd=volume)
 
 
 def _move_all(stage: int, data: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from types import MappingProxyType
 
 from agent.errors import HoldfastError, NotFound, Refused, Stalled, Waiting
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from agent.kernel.removal import discard_tree, remove_tree
 from agent.kernel.renames import rename_exclusive
 from agent.store.database import Database
 from agent.volume.fill import DATA, FILLED, FRESH_MODE, fill_volume, recover_filling, wants_content
@@ -134,13 +134,13 @@ class VolumeStore:
             (self._root / name).rename(gone)
             self._forget(name)
             self._database.delete(KIND, name)
-            shutil.rmtree(gone)
+            remove_tree(gone)
 
     def _recover(self) -> None:
         known = {name: decode_volume(name, value) for name, value in self._database.all(KIND).items()}
         for entry in list(self._root.iterdir()):
             if entry.name.startswith(_TEMPORARY) and not entry.is_symlink():
-                shutil.rmtree(entry)
+                remove_tree(entry)
         for entry in self._root.iterdir():
             if not _is_volume(entry):
                 continue
@@ -176,7 +176,7 @@ class VolumeStore:
                         os.fsync(volume)
                 os.fsync(root)
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            discard_tree(fresh)
 
     def _open_volume(self, name: str) -> int:
         return self._open(self._root / name, name)

@@ -201,6 +201,13 @@ def test_output_is_told_and_bounded(lab: Lab) -> None:
     assert caught.value.output.splitlines() == [f"line {number}" for number in range(3000 - TAIL_LINES, 3000)]
 
 
+def test_a_step_that_digs_deep_leaves_nothing(lab: Lab) -> None:
+    """Its directories go, however many lie in one another: they would be in the way at the next start too."""
+    with pytest.raises(BuildFailed, match="nests directories deeper"):
+        run(lab, "RUN i=0; while [ $i -lt 1500 ]; do mkdir d && cd d; i=$((i+1)); done")
+    lab.check_clean()
+
+
 def test_a_step_ends_with_its_first_process(lab: Lab) -> None:
     run(lab, "RUN sleep 1000 & echo started")
     assert lab.output == ["started"]
