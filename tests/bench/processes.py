@@ -65,6 +65,19 @@ def _read_threads(pid: int) -> int:
     return nanoseconds
 
 
+def read_spent(pids: Collection[int]) -> float:
+    """Processor seconds of all together and of their children that have ended, in steps of a clock tick."""
+    return sum(_read_ticks(pid) for pid in pids) / _TICKS
+
+
+def _read_ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return sum(int(field) for field in fields[11:15])
+
+
 def find_serving(run_root: Path) -> set[int]:
     """The processes of Holdfast's own names that were started for a run root."""
     found = set()

@@ -1,15 +1,17 @@
 """Pulls of new images from a registry on this machine: one large layer, ten middling ones; and what they take of
-memory."""
+memory and processor time."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import resource
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from tests.bench.command import time_command
 from tests.bench.model import HOLDFAST, Budget, Row, Sample, interleave
 from tests.bench.payload import collect_files, pack_layers
-from tests.bench.processes import read_peak, read_rss, reset_peak
+from tests.bench.processes import read_peak, read_rss, read_spent, reset_peak
 from tests.bench.stage import Stage
 
 ROUNDS = 3
@@ -28,20 +30,20 @@ def _measure_image(stage: Stage, name: str, layers: int, size: int, row: Row) ->
     references = [
         stage.registry.push_layers(f"{name}:{number}", pack_layers(files, layers)) for number in range(ROUNDS)
     ]
-    memory = _PeakMemory(stage)
-    contenders = {who: _Puller(stage, who, references, memory) for who in (HOLDFAST, *stage.peers)}
+    costs = _Costs(stage)
+    contenders = {who: _Puller(stage, who, references, costs) for who in (HOLDFAST, *stage.peers)}
     samples, failures = interleave(ROUNDS, contenders)
     yield Row(row.what, row.unit, samples, row.budget, failures)
-    yield Row(f"memory above idle in a {row.what}", "MB", memory.samples(), Budget(MEMORY_MB))
+    yield from costs.rows(row.what)
 
 
 class _Puller:
     """Pulls the next of some images at each call, by one contender's command line; returns milliseconds."""
 
-    def __init__(self, stage: Stage, who: str, references: Iterable[str], memory: _PeakMemory) -> None:
+    def __init__(self, stage: Stage, who: str, references: Iterable[str], costs: _Costs) -> None:
         self._who = who
         self._references = iter(references)
-        self._memory = memory
+        self._costs = costs
         self._command: Callable[[str], list[str]] = lambda reference: stage.agent.command("pull", reference)
         if who != HOLDFAST:
             extra = ["--tls-verify=false"] if who == "podman" else []
@@ -49,29 +51,37 @@ class _Puller:
 
     def __call__(self) -> float:
         os.sync()  # what others have left to be written is not ours to wait for
-        before = self._memory.begin(self._who)
-        taken = time_command(self._command(next(self._references)))
-        self._memory.end(self._who, before)
-        return taken
+        with self._costs.noted(self._who):
+            return time_command(self._command(next(self._references)))
 
 
-class _PeakMemory:
-    """The most that the daemons of each contender held during a pull, above what they held before it."""
+class _Costs:
+    """What each contender's pulls took: processor time, its command line's included, and the most memory that its
+    daemons held above what they held before."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._found: dict[str, list[float]] = {}
+        self._memory: dict[str, list[float]] = {}
+        self._processor: dict[str, list[float]] = {}
 
-    def _processes(self, who: str) -> set[int]:
-        """podman has none."""
-        return self._stage.agent.processes() if who == HOLDFAST else self._stage.peers[who].processes()
+    @contextmanager
+    def noted(self, who: str) -> Iterator[None]:
+        pids = self._stage.agent.processes() if who == HOLDFAST else self._stage.peers[who].processes()
+        before = {pid: read_rss(pid) for pid in pids if reset_peak(pid)}
+        spent = self._read_spent(pids)
+        yield
+        self._processor.setdefault(who, []).append(self._read_spent(pids) - spent)
+        if before:  # podman has no daemon
+            self._memory.setdefault(who, []).append(sum(read_peak(pid) - rss for pid, rss in before.items()))
 
-    def begin(self, who: str) -> dict[int, float]:
-        return {pid: read_rss(pid) for pid in self._processes(who) if reset_peak(pid)}
+    def _read_spent(self, pids: set[int]) -> float:
+        commands = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return read_spent(pids) + commands.ru_utime + commands.ru_stime
 
-    def end(self, who: str, before: dict[int, float]) -> None:
-        if before:
-            self._found.setdefault(who, []).append(sum(read_peak(pid) - rss for pid, rss in before.items()))
+    def rows(self, what: str) -> Iterator[Row]:
+        yield Row(f"processor time of a {what}", "s", _sample(self._processor))
+        yield Row(f"memory above idle in a {what}", "MB", _sample(self._memory), Budget(MEMORY_MB))
 
-    def samples(self) -> dict[str, Sample]:
-        return {who: Sample(tuple(values)) for who, values in self._found.items()}
+
+def _sample(found: Mapping[str, Sequence[float]]) -> dict[str, Sample]:
+    return {who: Sample(tuple(values)) for who, values in found.items()}
