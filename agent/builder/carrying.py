@@ -124,7 +124,7 @@ class Carrier:
                     check_space(directory.path, 0, UnpackLimits())
                     voice.fail(end)
                 _refuse_leak(directory.upper, attached.secrets)
-                return maker.commit(directory, layers)
+                return maker.commit(directory, layers, self._stop.check)
 
         return maker.find_or_make(key, make, self._stop.check)
 

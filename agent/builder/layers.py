@@ -78,13 +78,13 @@ class LayerMaker:
         with step_directory(self._root, self.lower(layers), self._later) as directory:
             yield directory
 
-    def commit(self, directory: StepDirectory, layers: Layers) -> LayerBlob:
-        """The upper directory becomes a layer."""
+    def commit(self, directory: StepDirectory, layers: Layers, check: Callable[[], None]) -> LayerBlob:
+        """The upper directory becomes a layer; ``check`` may raise meanwhile."""
         with translated_storage_errors():
             directory.settle(self._terms.epoch)
         parents: list[Digest] = [layer.chain_id for layer in layers]
         packing: Compression = "gzip" if self._terms.epoch is None else "portable"
-        return self._images.commit_layer(directory.upper, parents=parents, compression=packing)
+        return self._images.commit_layer(directory.upper, parents=parents, compression=packing, check=check)
 
     def find_or_make(self, key: str, make: Callable[[], LayerBlob], check: Callable[[], None]) -> Made:
         """The layer with this key. Of several builds that want the same one makes it, and the others wait for it."""
@@ -116,7 +116,7 @@ class LayerMaker:
             with self.working(layers) as directory:
                 with directory.mounted() as root:
                     make_working_directory(root, step.path, owner)
-                return self.commit(directory, layers)
+                return self.commit(directory, layers, check)
 
         key = compute_key(kind="directory", below=top_of(layers), path=step.path, owner=list(owner))
         return self.find_or_make(key, make, check)
@@ -138,9 +138,11 @@ class LayerMaker:
             dress=[dress.owner, dress.mode.text if dress.mode else None],
             options=[step.options.link, step.options.unpack],
         )
-        return self.find_or_make(key, lambda: self._copy(step, layers, supplies, dress), check)
+        return self.find_or_make(key, lambda: self._copy(step, layers, supplies, dress, check), check)
 
-    def _copy(self, step: CopyStep, layers: Layers, supplies: Sequence[Supply], dress: Dress) -> LayerBlob:
+    def _copy(
+        self, step: CopyStep, layers: Layers, supplies: Sequence[Supply], dress: Dress, check: Callable[[], None]
+    ) -> LayerBlob:
         with self.working(layers) as directory, ExitStack() as opened, translated_storage_errors():
             batches = [
                 opened.enter_context(supply.opened(directory.make(f"supply-{number}")))
@@ -152,7 +154,7 @@ class LayerMaker:
                 placing = Placing(directory, Copier(root, dress), _settle_destination(step, sources))
                 for batch in batches:
                     placing.place(batch)
-            return self.commit(directory, layers)
+            return self.commit(directory, layers, check)
 
     def _compute_dress(self, step: CopyStep, layers: Layers) -> Dress:
         """The owner by the image's own passwd and group. A lone number is the group's too, as for Docker."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,13 @@ class LayerCommitter:
         self._snapshots = snapshots
         self._limits = limits
 
-    def commit(self, upper: Path, parents: tuple[Digest, ...], compression: Compression) -> LayerBlob:
+    def commit(
+        self, upper: Path, parents: tuple[Digest, ...], compression: Compression, check: Callable[[], None]
+    ) -> LayerBlob:
         """Store ``upper`` as a layer upon the layers with the chain IDs ``parents`` (bottom first).
 
-        Reads ``upper``, which must not change meanwhile, and leaves it alone. Raises Unsupported,
+        Reads ``upper``, which must not change meanwhile, and leaves it alone. ``check`` is called again and again,
+        and may raise. Raises Unsupported,
         InsufficientStorage, NotFound for an unknown parent.
         """
         lower = [self._snapshots.require(chain) for chain in reversed(parents)]
@@ -58,7 +61,7 @@ class LayerCommitter:
         path = self._snapshots.prepare()
         try:
             pipeline = LayerPipeline(path / "fs", self._limits)
-            diff_id = pipeline.run(packed.tee(LayerTar(upper).stream()), None)
+            diff_id = pipeline.run(packed.tee(_checked(LayerTar(upper).stream(), check)), None)
             adopt_attributes(path / "fs", pipeline.implied, lower)
             chain = compute_chain_id(parents[-1] if parents else None, diff_id)
             self._content.commit(packed.path, packed.digest)
@@ -68,6 +71,13 @@ class LayerCommitter:
             packed.path.unlink(missing_ok=True)
             raise
         return LayerBlob(Descriptor(_TYPES[compression], packed.digest, packed.size), diff_id, chain)
+
+
+def _checked(chunks: Generator[bytes, None, None], check: Callable[[], None]) -> Generator[bytes, None, None]:
+    with closing(chunks):
+        for chunk in chunks:
+            check()
+            yield chunk
 
 
 class Packer:

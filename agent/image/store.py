@@ -267,14 +267,15 @@ class ImageStore:
                 self._configs.pop(entry.id, None)
 
     def commit_layer(
-        self, upper: Path, *, parents: Sequence[Digest] = (), compression: Compression = "gzip"
-    ) -> LayerBlob:
-        """Store a directory (an overlay's upper, or a plain tree) as a layer and a snapshot upon ``parents``.
+        self, upper: Path, *, parents: Sequence[Digest] = (), compression: Compression = "gzip",
+        check: Callable[[], None] = lambda: None,
+    ) -> LayerBlob:  # fmt: skip
+        """Store a directory (an overlay's upper, or a plain tree), which is left alone, as a layer and a snapshot.
 
-        ``parents`` are the chain IDs below it, bottom first; they decide the attributes of directories that the
-        tree does not describe, and the new chain ID. The tree itself is left alone. Deterministic.
+        ``parents`` are the chain IDs below it, bottom first; they decide the attributes of directories that the tree
+        does not describe, and the new chain ID. Deterministic. ``check`` is called meanwhile, and may raise.
         """
-        layer = self._committer.commit(upper, tuple(parents), compression)
+        layer = self._committer.commit(upper, tuple(parents), compression, check)
         self._flush_later()
         return layer
 
@@ -389,10 +390,9 @@ class ImageStore:
         since: float = NEVER,
         only: Collection[str] | None = None,
     ) -> PruneReport:
-        """Remove blobs and snapshots that no image, no pull under way and nothing in ``keep`` needs, all or ``only``
-        some.
+        """Remove blobs and snapshots (``only`` some) that no image, no pull under way and nothing in ``keep`` needs.
 
-        ``keep`` holds digests, chain IDs and lower directories (of containers, of the build cache). What is
-        younger than ``min_age`` seconds, or than ``since``, stays, since a build may be about to name it.
+        That holds digests, chain IDs and lower directories (of containers, of the build cache). What is younger than
+        ``min_age`` seconds, or than ``since``, stays, since a build may be about to name it.
         """
         return self._collector.sweep(Keep(keys=keep, since=since), min_age, only)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.builder.faults import BuildCancelled, BuildFailed
+from agent.builder.order import BuildProgress
 from agent.builder.state import DEFAULT_PATH
 from agent.builder.stepoutput import TAIL_LINES
 from agent.image.records import ImageEntry
@@ -201,10 +202,23 @@ def test_output_is_told_and_bounded(lab: Lab) -> None:
     assert caught.value.output.splitlines() == [f"line {number}" for number in range(3000 - TAIL_LINES, 3000)]
 
 
+def test_packing_a_huge_sparse_file_is_cancelled(lab: Lab) -> None:
+    cancel = threading.Event()
+
+    def note(progress: BuildProgress) -> None:
+        if progress.phase == "output":
+            threading.Timer(0.5, cancel.set).start()
+
+    with pytest.raises(BuildCancelled):
+        config = lab.config(FROM_CONTEXT + "RUN busybox truncate -s 60G /sparse && echo made\n")
+        lab.builder.build(config, progress=note, cancel=cancel)
+    lab.check_clean()
+
+
 def test_a_step_that_digs_deep_leaves_nothing(lab: Lab) -> None:
     """Its directories go, however many lie in one another: they would be in the way at the next start too."""
     with pytest.raises(BuildFailed, match="nests directories deeper"):
-        run(lab, "RUN i=0; while [ $i -lt 1500 ]; do mkdir d && cd d; i=$((i+1)); done")
+        run(lab, "RUN i=0; while [ $i -lt 1010 ]; do mkdir d && cd d; i=$((i+1)); done")
     lab.check_clean()
 
 
