@@ -42,15 +42,8 @@ def merge(newer: AppRevision, older: AppRevision | None) -> DesiredApp:
             "volumes": {**old.volumes, **new.volumes},
         }
     )
-    merged = DesiredApp(app, newer.desired.revision)
-    images = {**older.images, **newer.images}
-    known = {key: ImageState(image, current=True) for key, image in images.items()}
-    digests = merged.digests(known)
-    changed = [name for name in kept if digests.get(name) != older.digests.get(name)]
-    if not changed:
-        return merged
-    services = {name: service for name, service in app.services.items() if name not in changed}
-    return DesiredApp(app.model_copy(update={"services": services}), newer.desired.revision)
+    pinned = {name: older.digests[name] for name in kept if older.digests.get(name)}
+    return DesiredApp(app, newer.desired.revision, pinned)
 
 
 def find_changed(newer: AppRevision, older: AppRevision | None) -> tuple[str, ...]:

@@ -31,8 +31,10 @@ STEADY = Course()
 @dataclass(frozen=True)
 class Progress:
     """Where a deploy stands with one service: ``settled`` when every slot is as desired and has arrived;
-    ``failed`` says of each slot that failed since the deploy began, how."""
+    ``failed`` says of each slot that failed since the deploy began, how; ``tried`` when every slot is one or the
+    other."""
 
     settled: bool
     replicas: int = 0
     failed: tuple[str, ...] = ()
+    tried: bool = False

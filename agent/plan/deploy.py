@@ -4,7 +4,9 @@
     ROLLING, BAKING --too many failures--> REVERTING --all as before--> reverted
                                        \\-> PAUSED (failure_action pause; nothing to go back to: HELD is the first)
 
-``advance`` is pure and total; whoever calls it writes a new state down before anything is done because of it.
+Failures that a service's configuration puts up with do not keep a deploy from its end: what failed is then started
+again as ever. ``advance`` is pure and total; whoever calls it writes a new state down before anything is done because
+of it.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def _advance_forward(
     if failed is not None:
         return failed, None
     watched = [progress.get(name) for name in deploy.services if name in configs]
-    if not all(found is not None and found.settled for found in watched):
+    if not all(found is not None and (found.settled or found.tried) for found in watched):
         return replace(deploy, stage=Stage.ROLLING, baking_since=0.0), None
     since = deploy.baking_since if deploy.stage is Stage.BAKING and deploy.baking_since <= now else now
     due = since + max((configs[name].monitor for name in deploy.services if name in configs), default=0.0)

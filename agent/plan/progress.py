@@ -13,10 +13,10 @@ from agent.plan.restart import Verdict
 
 def compute_progress(view: ServiceView, draft: Draft) -> Progress:
     """The progress of one service, after every rule has looked at it."""
-    failed = tuple(text for slot in view.wanted() if (text := _failure(view, slot, draft)))
-    settled = all(_is_settled(view, slot, draft) for slot in view.wanted())
-    extra = any(slot not in view.wanted() for slot in view.slots)
-    return Progress(bool(view.digest) and settled and not extra, view.replicas, failed)
+    failed = {slot: text for slot in view.wanted() if (text := _failure(view, slot, draft))}
+    missing = {slot for slot in view.wanted() if not _is_settled(view, slot, draft)}
+    clean = bool(view.digest) and not any(slot not in view.wanted() for slot in view.slots)
+    return Progress(clean and not missing, view.replicas, tuple(failed.values()), clean and missing <= failed.keys())
 
 
 def _is_settled(view: ServiceView, slot: int, draft: Draft) -> bool:

@@ -90,10 +90,13 @@ def _replace_outdated(view: ServiceView, found: _Candidates, draft: Draft) -> No
     if draft.course.held:
         draft.wait("RolloutHeld", f"{len(outdated)} of {view.name} keep their containers: {draft.course.held}", view)
         return
-    if any(is_held_back(view, slot, draft) for slot in view.wanted()):
-        for container in outdated:
-            may_start(view, container.slot, view.digest, draft)
-        return
+    failing = {slot for slot in view.wanted() if is_held_back(view, slot, draft)}
+    for container in outdated if failing else ():
+        may_start(view, container.slot, view.digest, draft)
+    if failing:
+        found.outdated = outdated = [container for container in outdated if container.slot not in failing]
+        if not outdated or not _puts_up_with(view, len(failing), draft):
+            return
     name = draft.name_of(view.name, outdated[0].slot)
     pull = pending_pull(view, draft)
     if pull is None:
@@ -119,7 +122,14 @@ def _replace_outdated(view: ServiceView, found: _Candidates, draft: Draft) -> No
 
 def _compute_room(view: ServiceView, found: _Candidates, draft: Draft, stop_first: str) -> Pace:
     """The pace, and, where old and new containers of a slot live side by side, room for the new ones."""
-    pace = compute_pace(view, draft, view.unsettled + view.reserved, found.arrived)
+    failing = sum(not view.serving(slot) and is_held_back(view, slot, draft) for slot in view.wanted())
+    pace = compute_pace(view, draft, view.unsettled + view.reserved - failing, found.arrived)
+def _puts_up_with(view: ServiceView, failing: int, draft: Draft) -> bool:
+    """Whether a rollout goes on with the other slots although its new containers fail in some."""
+    tolerated = view.config.max_failure_ratio * max(view.replicas, 1)
+    return draft.course.deploying and (view.config.failure_action == "continue" or failing <= tolerated)
+
+
     room = view.replicas + view.surge - view.count_alive() - view.reserved
     if stop_first or pace.count <= 0 or room > 0:
         return pace if stop_first else replace(pace, count=min(pace.count, room))

@@ -38,10 +38,14 @@ class ImageWant:
 
 @dataclass(frozen=True)
 class DesiredApp:
-    """An app as it should be, and the revision that says so. Keep one per App: it remembers what it worked out."""
+    """An app as it should be, and the revision that says so. Keep one per App: it remembers what it worked out.
+
+    ``pinned`` are the spec digests of services that stay as they are, whatever becomes of what theirs rest on.
+    """
 
     app: App
     revision: str
+    pinned: Mapping[str, str] = field(default_factory=dict)
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -129,7 +133,7 @@ class DesiredApp:
             parts = [state.id or ""] if state else [""]
             if others:
                 parts += [found.get(other, "") for other in others]
-            found[name] = self._cached_digest(name, parts) if all(parts) else ""
+            found[name] = (self.pinned.get(name) or self._cached_digest(name, parts)) if all(parts) else ""
         return found
 
     @cached_property
