@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 
+from agent.kernel.allocator import trim_heap
 from agent.kernel.process import reset_signal, set_dumpable, set_name
 from agent.runtime.keeper import adopt, upgrade
 from agent.runtime.keeper.become import raise_own_limits
@@ -44,6 +45,7 @@ def main(options: dict[str, Any]) -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
+    trim_heap()
     keeper.loop.run()
 
 
