@@ -17,7 +17,7 @@ from agent.oci.document import decode_document, take_text
 from agent.oci.imageconfig import decode_image_config
 from agent.oci.manifest import Index, encode_manifest
 from agent.oci.platform import Platform
-from agent.oci.reference import Reference, parse_reference
+from agent.oci.reference import InvalidReference, Reference, parse_reference
 
 _UNKNOWN = Platform("unknown", "unknown")
 """What BuildKit writes for entries that are no images but say something of one: attestations."""
@@ -44,6 +44,17 @@ class CargoLoader:
         self._images = images
         self._content = content
         self._indexes = indexes
+
+    def find(self, image: str, target: str | None, *, all_platforms: bool) -> tuple[Cargo, Reference]:
+        """What to bring, and where to: to ``target``, else where its name says. With ``all_platforms`` all that is
+        local of the name, and an index.
+
+        Raises InvalidReference, ImageNotFound, Stalled, Conflict.
+        """
+        if all_platforms:
+            return self.load(image), parse_reference(target or image)
+        entry = self._images.require(image)
+        return Cargo((entry,)), parse_reference(target) if target else own_name(entry, image)
 
     def load(self, name: str) -> Cargo:
         """All platforms of an image: the index as it came, if all its images are local, else one that is made now.
@@ -112,3 +123,22 @@ def _is_called(entry: ImageEntry, reference: Reference) -> bool:
 
 def _encode(index: Index) -> StoredIndex:
     return StoredIndex(encode_manifest(index), index.media_type, index)
+
+
+def own_name(entry: ImageEntry, name: str) -> Reference:
+    """The reference to push an image to when nothing else is said. Raises Stalled when ``name`` is its id."""
+    for known in map(parse_reference, entry.names):
+        if str(known) == _full(name):
+            return known
+    raise Stalled(
+        f"{name[:80]} is not a name of the image",
+        reason="InvalidReference",
+        hint="say where to: holdfast push IMAGE REGISTRY/REPOSITORY:TAG",
+    )
+
+
+def _full(name: str) -> str:
+    try:
+        return str(parse_reference(name))
+    except InvalidReference:
+        return ""

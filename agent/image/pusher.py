@@ -21,7 +21,7 @@ from agent.oci.descriptor import OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.oci.document import decode_document, take_text
 from agent.oci.manifest import Manifest, decode_manifest
-from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.oci.reference import Reference, parse_reference
 
 
 @dataclass(frozen=True)
@@ -174,22 +174,3 @@ class Push:
         self._client.transport.release(response, reuse=False)
         if stated not in (None, digest):
             raise DigestMismatch(f"the registry took the manifest {digest} for {str(stated)[:80]}")
-
-
-def own_name(entry: ImageEntry, name: str) -> Reference:
-    """The reference to push an image to when nothing else is said. Raises Stalled when ``name`` is its id."""
-    for known in map(parse_reference, entry.names):
-        if str(known) == _full(name):
-            return known
-    raise Stalled(
-        f"{name[:80]} is not a name of the image",
-        reason="InvalidReference",
-        hint="say where to: holdfast push IMAGE REGISTRY/REPOSITORY:TAG",
-    )
-
-
-def _full(name: str) -> str:
-    try:
-        return str(parse_reference(name))
-    except InvalidReference:
-        return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.errors import HoldfastError, InvalidSpec, Stalled, Unsupported, Waiting
 from agent.image.archives import ImageArchives
-from agent.image.cargo import Cargo, CargoLoader
+from agent.image.cargo import CargoLoader
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
 from agent.image.config import RegistryConfig
@@ -24,7 +24,7 @@ from agent.image.policy import PolicyFile
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Pull, Stores
-from agent.image.pusher import Push, PushReport, own_name
+from agent.image.pusher import Push, PushReport
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.snapshots import Records, SnapshotStore, compute_chain_names
 from agent.image.uses import Uses
@@ -137,14 +137,12 @@ class ImageStore:
         progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
     ) -> PushReport:
-        """Bring a local image to a registry: to ``target``, else where its name says. With ``all_platforms`` all that
-        is local of the name, and an index.
+        """Bring a local image to a registry: to ``target``, else where its name says; see ``cargo``.
 
         Raises ImageNotFound, InvalidReference, RegistryUnauthorized, RegistryUnreachable, ImagePullFailed,
         PullCancelled, DigestMismatch, Stalled.
         """
-        cargo = self._cargo.load(image) if all_platforms else Cargo((self._images.require(image),))
-        goal = parse_reference(target or image) if target or all_platforms else own_name(cargo.images[0], image)
+        cargo, goal = self._cargo.find(image, target, all_platforms=all_platforms)
         tracker = PullTracker(goal.familiar(), progress, cancel, "push")
         with translated_storage_errors():
             return Push(self._stores, self._config, cargo, goal, tracker).run()

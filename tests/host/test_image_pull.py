@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,26 +154,6 @@ def test_wrong_platform_is_refused(registry: Registry, store: ImageStore) -> Non
     with pytest.raises(Stalled, match=r"linux/s390x"):
         store.pull(registry.push(layout, only, "foreign:2"))
     assert store.all() == ()
-
-
-def test_schema_1_is_refused_by_its_name(store: ImageStore) -> None:
-    old = Registry()
-    old.more = {"compatibility": {"schema1": {"enabled": True}}}
-    with old:
-        layout = old.layout()
-        described = layout.image([make_tar([entry("f", b"x")])])
-        manifest = json.loads((layout.path / "blobs/sha256" / described["digest"][7:]).read_bytes())
-        config = json.loads((layout.path / "blobs/sha256" / manifest["config"]["digest"][7:]).read_bytes())
-        config["history"] = [{"created_by": "made"}]
-        manifest["config"] = layout.describe(json.dumps(config).encode(), manifest["config"]["mediaType"])
-        described = layout.describe(json.dumps(manifest).encode(), described["mediaType"])
-        name = old.push(layout, described, "new:1", docker=True)
-        converted = name.replace("new:1", "old:1")
-        command = ["skopeo", "copy", "-q", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false"]
-        subprocess.run([*command, "--format", "v2s1", f"docker://{name}", f"docker://{converted}"], check=True)
-        with pytest.raises(Unsupported, match=r"schema 1.*skopeo copy --format oci"):
-            store.pull(converted)
-        assert store.pull(name)
 
 
 def test_by_digest(registry: Registry, store: ImageStore) -> None:

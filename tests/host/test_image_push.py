@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import Conflict, Stalled
+from agent.errors import Conflict, Stalled, Unsupported
 from agent.image.config import RegistryConfig
 from agent.image.errors import DigestMismatch, ImageNotFound
 from agent.image.progress import PullProgress
@@ -254,3 +254,23 @@ def test_what_is_no_set_of_platforms(other: Registry, store: ImageStore, tmp_pat
     store.tag(second.id, f"{name}@{second.digest}")
     with pytest.raises(Conflict, match="two images are for"):
         store.push(name, all_platforms=True)
+
+
+def test_schema_1_is_refused_by_its_name(store: ImageStore) -> None:
+    old = Registry()
+    old.more = {"compatibility": {"schema1": {"enabled": True}}}
+    with old:
+        layout = old.layout()
+        described = layout.image([make_tar([entry("f", b"x")])])
+        manifest = json.loads((layout.path / "blobs/sha256" / described["digest"][7:]).read_bytes())
+        config = json.loads((layout.path / "blobs/sha256" / manifest["config"]["digest"][7:]).read_bytes())
+        config["history"] = [{"created_by": "made"}]
+        manifest["config"] = layout.describe(json.dumps(config).encode(), manifest["config"]["mediaType"])
+        described = layout.describe(json.dumps(manifest).encode(), described["mediaType"])
+        name = old.push(layout, described, "new:1", docker=True)
+        converted = name.replace("new:1", "old:1")
+        command = ["skopeo", "copy", "-q", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        subprocess.run([*command, "--format", "v2s1", f"docker://{name}", f"docker://{converted}"], check=True)
+        with pytest.raises(Unsupported, match=r"schema 1.*skopeo copy --format oci"):
+            store.pull(converted)
+        assert store.pull(name)
