@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
@@ -14,6 +15,7 @@ from agent.controller.origins import find_origin
 from agent.controller.parts import Shared
 from agent.controller.revisions import Revisions
 from agent.engine.model import ContainerConfig, Owner
+from agent.engine.wedged import ContainerWedged
 from agent.errors import HoldfastError, NotFound
 from agent.plan.actions import (
     Action,
@@ -37,6 +39,7 @@ class Scene:
     images: AppImages
     shared: Shared
     revisions: Revisions
+    drain: Callable[[str], Awaitable[None]]
 
 
 async def apply_action(action: Action, scene: Scene) -> None:
@@ -169,14 +172,18 @@ def _compute_start_config(action: StartContainer, scene: Scene) -> ContainerConf
 
 
 async def _stop(action: StopContainer, scene: Scene) -> None:
-    """Take it out of the balancer first, then ask it to end; other work goes on meanwhile."""
+    """Take it out of traffic first, let its connections finish, then ask it to end; other work goes on meanwhile."""
     shared = scene.shared
     await shared.publisher.settle()
+    await scene.drain(action.container)
     try:
         ended = await shared.gate.run(shared.engine.containers.stop, action.container)
     except NotFound:
         return
-    status = await asyncio.shield(asyncio.wrap_future(ended))
+    try:
+        status = await asyncio.shield(asyncio.wrap_future(ended))
+    except ContainerWedged:  # it is told as an event and a condition, and nothing waits for it
+        return
     how = f"exit code {status.code}" if status.code is not None else f"signal {status.signal}"
     shared.events.record(
         "container",

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.controller.callers import Callers
+from agent.controller.checks import Checks
 from agent.controller.deploys import KIND as DEPLOY_KIND
 from agent.controller.deploys import AppDeploys
 from agent.controller.explaining import Explainer
 from agent.controller.gate import Gate
 from agent.controller.happenings import Happenings
-from agent.controller.health import HealthRunner
-from agent.controller.healthplan import HealthRecord
 from agent.controller.images import KIND as IMAGE_KIND
 from agent.controller.images import AppImages, load_image_documents
 from agent.controller.inventory import Inventory
@@ -31,7 +30,7 @@ from agent.controller.slots import load_slots
 from agent.controller.targets import compute_targets
 from agent.controller.telling import Teller
 from agent.controller.worker import AppWorker
-from agent.engine.model import ContainerEvent, ContainerRecord
+from agent.engine.model import ContainerEvent
 
 AGENT_KIND = "agent"
 SUSPENDED_KEY = "suspended"
@@ -77,7 +76,7 @@ class Controller:
             metrics=metrics,
             clock=clock,
             inventory=Inventory(engine.containers),
-            health=HealthRunner(engine, self._gate, journal, clock, self._on_health),
+            health=Checks(engine, self._gate, journal, teller, clock, self._poke),
             publisher=Publisher(engine.networks, self._gate, teller, self._poke, self._on_change),
             specs=SpecDocuments(records, journal),
             owners=NetworkOwners(records, journal),
@@ -190,20 +189,6 @@ class Controller:
         self._happenings.note(event, record, asked=asked)
         if event.kind == "oom":
             self._shared.metrics.oom_killed(owner.app, owner.service)
-        self._poke(owner.app)
-
-    def _on_health(self, container: ContainerRecord, record: HealthRecord) -> None:
-        owner = container.config.owner
-        if owner is None:
-            return
-        self._shared.events.record(
-            "container",
-            app=owner.app,
-            service=owner.service,
-            container=container.name,
-            reason=record.status.value.capitalize(),
-            message=f"{container.name} is {record.status.value}. {record.output}".strip(),
-        )
         self._poke(owner.app)
 
     def _on_names(self) -> None:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 
-from agent.controller.gate import Gate
+from agent.controller.commandcheck import CommandChecks
 from agent.controller.healthplan import HealthPlan, HealthRecord, compute_record
 from agent.controller.inventory import NO_READING, HealthReading
 from agent.controller.journal import Journal
-from agent.controller.port import EnginePort, RecordsPort, RunningExec
-from agent.engine.model import ContainerRecord, ContainerState, ExitStatus
-from agent.errors import HoldfastError
+from agent.controller.port import RecordsPort
+from agent.engine.model import ContainerRecord, ContainerState
 from agent.plan.observed import Health
 
 KIND = "health"
-OUTPUT_LIMIT = 4096
-KILL = 9
-KILL_SECONDS = 5.0
 Listener = Callable[[ContainerRecord, HealthRecord], None]
 
 
@@ -28,10 +22,9 @@ class HealthRunner:
     """The health of every running container that has a check. Everything here runs on the loop."""
 
     def __init__(
-        self, engine: EnginePort, gate: Gate, journal: Journal, clock: Callable[[], float], listener: Listener
+        self, commands: CommandChecks, journal: Journal, clock: Callable[[], float], listener: Listener
     ) -> None:
-        self._engine = engine
-        self._gate = gate
+        self._commands = commands
         self._journal = journal
         self._clock = clock
         self._listener = listener
@@ -102,77 +95,9 @@ class HealthRunner:
                 await asyncio.sleep(plan.compute_wait(record.status, self._clock() - container.started))
             at_once = False
             begun = self._clock() - container.started
-            passed, output = await self._probe(container, plan)
+            passed, output = await self._commands.run(container.id, plan.args, plan.timeout)
             after = compute_record(plan, self._records[container.id], passed, begun, self._clock())
             after = after if passed else replace(after, output=output)
             if self._set(container.id, after):
                 self._journal.put(KIND, container.id, {"status": after.status.value, "healthy_at": after.healthy_at})
                 self._listener(container, after)
-
-    async def _probe(self, container: ContainerRecord, plan: HealthPlan) -> tuple[bool, str]:
-        """Run the check once: whether it passed, and what it said (at most 4 KiB)."""
-        try:
-            running = await self._gate.run(self._engine.exec_start, container.id, plan.args)
-        except (HoldfastError, OSError) as error:
-            return False, str(error)
-        reader = _OutputReader(running)
-        try:
-            status = await self._wait(running, plan.timeout)
-        finally:
-            output = reader.close()
-        if status is None:
-            return False, f"no result in {plan.timeout:g} s. {output}"
-        return status.code == 0, output
-
-    async def _wait(self, running: RunningExec, timeout: float) -> ExitStatus | None:
-        """How the exec ended, or None when it had to be killed because it took too long."""
-        try:
-            return await asyncio.wait_for(_ended(running.ended), timeout)
-        except TimeoutError:
-            await self._gate.run(self._engine.exec_kill, running.id, KILL)
-            try:
-                await asyncio.wait_for(_ended(running.ended), KILL_SECONDS)
-            except TimeoutError:
-                pass
-            return None
-
-
-async def _ended(future: Future[ExitStatus]) -> ExitStatus:
-    return await asyncio.shield(asyncio.wrap_future(future))
-
-
-class _OutputReader:
-    """Collects the first bytes of an exec's two streams as they come, so that it never blocks on a full pipe."""
-
-    def __init__(self, running: RunningExec) -> None:
-        self._running = running
-        self._loop = asyncio.get_running_loop()
-        self._output = bytearray()
-        self._open = {fd for fd in (running.stdout_fd, running.stderr_fd) if fd >= 0}
-        for fd in self._open:
-            os.set_blocking(fd, False)
-            self._loop.add_reader(fd, self._read, fd)
-
-    def _read(self, fd: int) -> bool:
-        try:
-            chunk = os.read(fd, 65536)
-        except BlockingIOError:
-            return False
-        except OSError:
-            chunk = b""
-        self._output += chunk[: max(0, OUTPUT_LIMIT - len(self._output))]
-        if not chunk:
-            self._loop.remove_reader(fd)
-            self._open.discard(fd)
-        return bool(chunk)
-
-    def close(self) -> str:
-        """Take what is there, close the streams, return the text."""
-        for fd in tuple(self._open):
-            for _ in range(4):
-                if not self._read(fd):
-                    break
-            self._loop.remove_reader(fd)
-        self._open.clear()
-        self._running.close()
-        return self._output.decode(errors="replace").strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.controller.port import ContainersPort
 from agent.engine.model import ContainerRecord, ContainerState
@@ -14,6 +14,7 @@ _PHASES: Mapping[ContainerState, Phase] = {
     ContainerState.CREATED: Phase.PENDING,
     ContainerState.RUNNING: Phase.RUNNING,
     ContainerState.STOPPING: Phase.STOPPING,
+    ContainerState.WEDGED: Phase.WEDGED,
     ContainerState.EXITED: Phase.EXITED,
     ContainerState.LOST: Phase.LOST,
 }
@@ -21,10 +22,12 @@ _PHASES: Mapping[ContainerState, Phase] = {
 
 @dataclass(frozen=True)
 class HealthReading:
-    """What a healthcheck says now, and when (epoch seconds, 0 never) the container was first healthy."""
+    """What healthcheck and probes say now, when (epoch seconds, 0 never) the container was first healthy, and whether
+    it may take traffic."""
 
     status: Health = Health.NONE
     healthy_at: float = 0.0
+    accepting: bool = True
 
 
 NO_READING = HealthReading()
@@ -82,10 +85,11 @@ class Inventory:
         self,
         app: str,
         reading: Callable[[str], HealthReading],
-        stopping: Mapping[str, object],
+        stopping: Mapping[str, bool],
         pending: Iterable[Pending] = (),
     ) -> tuple[ObservedContainer, ...]:
-        """The containers of an app: those that exist, those we are stopping, those whose start is under way."""
+        """The containers of an app: those that exist, those we are stopping (true: they only finish their connections
+        yet), those whose start is under way."""
         found = [self._observe(record, reading(record.id), stopping) for record in self.of_app(app)]
         for start in pending:
             place = (start.container.service, start.container.slot)
@@ -94,10 +98,10 @@ class Inventory:
         return tuple(found)
 
     def _observe(
-        self, record: ContainerRecord, reading: HealthReading, stopping: Mapping[str, object]
+        self, record: ContainerRecord, reading: HealthReading, stopping: Mapping[str, bool]
     ) -> ObservedContainer:
         if record.id in stopping and record.state is ContainerState.RUNNING:
-            return _convert(record, reading, Phase.STOPPING)
+            return replace(_convert(record, reading, Phase.STOPPING), draining=stopping[record.id])
         known = self._converted.get(record.id)
         if known is not None and known[0] is record and known[1] is reading:
             return known[2]
@@ -122,6 +126,8 @@ def _convert(record: ContainerRecord, reading: HealthReading, phase: Phase) -> O
         created=record.created,
         started=record.started,
         healthy_at=reading.healthy_at,
+        accepting=reading.accepting,
         exit=ContainerExit(end.code, end.signal, end.oom, end.at) if end else None,
         networks=frozenset(attachment.network for attachment in record.config.networks),
+        trouble=record.trouble,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from agent.controller.checks import Checks
 from agent.controller.gate import Gate
-from agent.controller.health import HealthRunner
 from agent.controller.inventory import Inventory
 from agent.controller.journal import Journal
 from agent.controller.port import EnginePort, MetricsPort, RecordsPort
@@ -114,7 +114,7 @@ class Shared:
     metrics: MetricsPort
     clock: Callable[[], float]
     inventory: Inventory
-    health: HealthRunner
+    health: Checks
     publisher: Publisher
     specs: SpecDocuments
     owners: NetworkOwners

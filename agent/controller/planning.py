@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from agent.controller.aims import Aim
@@ -21,21 +21,29 @@ TURNS = 3
 @dataclass(frozen=True)
 class Situation:
     """What a worker knows: what is wanted of the app (None with ``removed``: nothing; without: nobody knows), its
-    images and slots, and what is under way."""
+    images and slots, and what is under way; what is ``stopping`` only drains yet where that is true."""
 
     desired: DesiredApp | None
     removed: bool
     images: Mapping[str, ImageState]
     slots: Mapping[SlotKey, SlotHistory]
-    stopping: Mapping[str, str]
+    stopping: Mapping[str, bool]
     pending: tuple[Pending, ...]
     busy: bool
 
 
 class AppPlanning:
-    """Lives on the loop. ``aim`` and ``observed`` are those of the last decision."""
+    """Lives on the loop. ``aim`` and ``observed`` are those of the last decision; ``watch`` is called with what is
+    wanted and the aim before the app is looked at, so that what there is to be known of its containers is."""
 
-    def __init__(self, app: str, shared: Shared, deploys: AppDeploys) -> None:
+    def __init__(
+        self,
+        app: str,
+        shared: Shared,
+        deploys: AppDeploys,
+        watch: Callable[[DesiredApp | None, Aim], None] = lambda desired, aim: None,
+    ) -> None:
+        self._watch = watch
         self._app = app
         self._shared = shared
         self._deploys = deploys
@@ -49,11 +57,12 @@ class AppPlanning:
         bare = not self._shared.inventory.of_app(self._app) and not situation.pending
         plan, due = Plan(self._app, slots=situation.slots), None
         for _ in range(TURNS):
-            observed = self._observe(situation)
-            self.observed = observed.containers
             self.aim = Aim(None, {})
             if situation.desired is not None:
                 self.aim = deploys.aim(situation.desired, situation.images, now, find, bare=bare)
+            self._watch(situation.desired, self.aim)
+            observed = self._observe(situation)
+            self.observed = observed.containers
             plan = self._compute(situation, replace(observed, slots=plan.slots), now)
             turned, due = deploys.advance(plan, self.aim, now, busy=situation.busy)
             if not turned:

@@ -21,6 +21,7 @@ from agent.engine.model import (
     PublishedPort,
 )
 from agent.errors import Problem
+from agent.kernel.sockdiag import Inbound
 from agent.oci.imageconfig import ImageConfig
 from agent.spec.model import App
 from agent.telemetry.events import Event
@@ -40,6 +41,12 @@ class ContainersPort(Protocol):
 
     def remove(self, container_id: str) -> None:
         """Delete an ended container. Raises Conflict while it runs, NotFound when it is gone."""
+
+    def read_end(self, container_id: str, lines: int) -> str:
+        """The last lines that it wrote, bounded, as text. Raises NotFound."""
+
+    def count_inbound(self, container_id: str) -> Inbound:
+        """The connections that others have made to it. Raises NotFound, Conflict when it has ended, and OSError."""
 
 
 class ImagesPort(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from agent.controller.health import HealthRunner
+from agent.controller.checks import Checks
 from agent.controller.inventory import Inventory
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerRecord, ContainerState
@@ -62,18 +62,14 @@ def _render_services(worker: AppWorker) -> Iterable[dict[str, Any]]:
         }
 
 
-def render_containers(
-    inventory: Inventory, health: HealthRunner, workers: Mapping[str, AppWorker]
-) -> list[dict[str, Any]]:
+def render_containers(inventory: Inventory, health: Checks, workers: Mapping[str, AppWorker]) -> list[dict[str, Any]]:
     """The objects of ``ps --json``, in order of app, service, slot and age."""
     inventory.refresh()
     rows = [_render_container(record, health, workers) for record in inventory.all()]
     return sorted(rows, key=lambda row: (row["app"], row["service"], row["slot"], row["created"]))
 
 
-def _render_container(
-    record: ContainerRecord, health: HealthRunner, workers: Mapping[str, AppWorker]
-) -> dict[str, Any]:
+def _render_container(record: ContainerRecord, health: Checks, workers: Mapping[str, AppWorker]) -> dict[str, Any]:
     owner = record.config.owner
     worker = workers.get(owner.app) if owner else None
     history = worker.slots.get((owner.service, owner.slot)) if worker and owner else None
@@ -87,6 +83,7 @@ def _render_container(
         "slot": owner.slot if owner else 0,
         "state": record.state.value,
         "health": health.reading(record.id).status.value,
+        "accepting": health.reading(record.id).accepting,
         "pid": record.pid,
         "ip": record.ip,
         "image": record.config.image_name or record.config.image,

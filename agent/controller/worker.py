@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from agent.controller.apply import Scene, apply_action
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions, is_idle_talk
 from agent.controller.deploys import AppDeploys
 from agent.controller.drift import Drift
+from agent.controller.drain import compute_drain, drain
 from agent.controller.endpoints import AppEndpoints, compute_endpoints
 from agent.controller.faults import Faults
-from agent.controller.healthplan import compute_health_plan
 from agent.controller.images import AppImages
 from agent.controller.inventory import Pending
 from agent.controller.outcome import compute_failure
@@ -25,8 +26,8 @@ from agent.controller.planning import AppPlanning, Situation
 from agent.controller.slots import KIND as SLOT_KIND
 from agent.controller.slots import encode_history, slot_key
 from agent.controller.subjects import describe, kind_of, resource_of
-from agent.engine.model import ContainerRecord, ContainerState
-from agent.errors import HoldfastError, NotFound, Problem
+from agent.controller.watching import watch_containers
+from agent.errors import NotFound, Problem
 from agent.plan.actions import (
     Action,
     EnsureImage,
@@ -70,12 +71,13 @@ class AppWorker:
         self.deploys = deploys
         self.passes = 0
         self._shared = shared
-        self._planning = AppPlanning(name, shared, deploys)
+        self._planning = AppPlanning(name, shared, deploys, partial(watch_containers, name, shared))
         self._faults = Faults()
         self.drift = Drift(name, shared.metrics, shared.events)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._pending: dict[str, Pending] = {}
-        self._stopping: dict[str, str] = {}
+        self._stopping: dict[str, bool] = {}
+        self._hurry = asyncio.Event()
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -148,11 +150,13 @@ class AppWorker:
                 task.cancel()
 
     async def quiesce(self) -> None:
-        """Wait until no action on a container or network is under way; pulls and builds may go on."""
+        """Wait until no action on a container or network is under way; pulls and builds may go on, drains end."""
+        self._hurry.set()
         while working := [task for resource, task in self._busy.items() if not resource.startswith("image/")]:
             await asyncio.wait(working)
 
     @property
+        self._hurry.clear()
     def starting(self) -> frozenset[str]:
         """The spec digests of the containers whose start is under way."""
         return frozenset(pending.container.digest for pending in self._pending.values())
@@ -175,7 +179,6 @@ class AppWorker:
     def _pass(self) -> None:
         now = self._shared.clock()
         self._shared.inventory.refresh()
-        self._watch_health()
         before = self.deploys.current
         self.plan = self._planning.decide(self._situation(), now)
         if self.deploys.current not in ("", before):
@@ -203,39 +206,24 @@ class AppWorker:
         holds = [Hold(reason, message, final=True, failing=True) for reason, message in troubles if message]
         return replace(plan, holds=(*plan.holds, *self._faults.holds, *holds))
 
-    def _watch_health(self) -> None:
-        shared = self._shared
-        for record in shared.inventory.of_app(self.name):
-            if record.state is not ContainerState.RUNNING or shared.health.knows(record.id):
-                continue
-            try:
-                image = shared.engine.images.config(record.config.image)
-            except HoldfastError:
-                image = None
-            shared.health.watch(record, compute_health_plan(self._document(record), image))
-
-    def _document(self, record: ContainerRecord) -> str | None:
-        """The spec a container was made from; should that be lost, the service as it is wanted now."""
-        owner = record.config.owner
-        found = self._shared.specs.texts.get(owner.spec_digest) if owner else None
-        if found is None and owner and self.desired is not None and owner.service in self.desired.app.services:
-            return self.desired.document(owner.service, record.config.image)
-        return found
-
     # acting
 
     def _begin(self, now: float) -> None:
         for action in self.plan.ready_actions:
             resource = resource_of(action)
+        aim, seconds = self._planning.aim, 0.0
             if resource in self._busy or not self._faults.may_try(action, now):
                 continue
             if isinstance(action, StartContainer):
                 self._pending[action.id] = self._expect(action, now)
             if isinstance(action, StopContainer):
-                self._stopping[action.container] = action.id
+                self._stopping[action.container] = True
+                seconds = compute_drain(action.container, self.observed, aim.desired, self.plan.actions)
             self.drift.begin_action(action)
-            desired = self.desired if isinstance(action, EnsureImage) else self._planning.aim.desired
-            scene = Scene(self.name, desired, self.images, self._shared, self.deploys.revisions)
+            desired = self.desired if isinstance(action, EnsureImage) else aim.desired
+            scene = Scene(
+                self.name, desired, self.images, self._shared, self.deploys.revisions, partial(self._drain, seconds)
+            )
             run = self._perform(action, resource, scene)
             self._busy[resource] = asyncio.get_running_loop().create_task(run, name=action.id)
 
@@ -256,6 +244,13 @@ class AppWorker:
 
     async def _perform(self, action: Action, resource: str, scene: Scene) -> None:
         try:
+    async def _drain(self, seconds: float, container_id: str) -> None:
+        """Wait, within bounds, until a container that is out of traffic has nobody connected to it."""
+        self._shared.health.rest(container_id)
+        if seconds and not self._hurry.is_set():
+            await drain(self._shared, container_id, seconds, self._hurry)
+        self._stopping[container_id] = False
+
             await self.deploys.settle_on_disk()
             await apply_action(action, scene)
         except Exception as error:

@@ -7,6 +7,7 @@ the start of its replacement goes first.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -28,7 +29,9 @@ from agent.engine.model import (
 from agent.engine.parts import Parts
 from agent.engine.process import parse_signal
 from agent.engine.table import ContainerTable
+from agent.engine.wedged import WEDGED_SECONDS, ContainerWedged, describe_wedged
 from agent.errors import Conflict, HoldfastError, NotFound
+from agent.kernel.sockdiag import Inbound, count_inbound
 from agent.runtime.logreader import LogLine
 from agent.runtime.netfigures import read_network
 from agent.runtime.protocol import KeeperEvent, KeeperState
@@ -36,6 +39,7 @@ from agent.telemetry.logging import get_logger
 
 ENDED = (ContainerState.EXITED, ContainerState.LOST)
 _RETRY_SECONDS = 1.0
+_END_BYTES = 2048
 _WRITE_SECONDS, _TIDY_SECONDS = 0.25, 0.03
 EventCallback = Callable[[ContainerEvent], None]
 
@@ -101,6 +105,27 @@ class Containers:
         newest = all(other.created <= record.created for other in self._table.named(record.name))
         return self._logs.read(record, wanted, predecessor=newest)
 
+    def read_end(self, container_id: str, lines: int) -> str:
+        """The last lines of its own output, at most 2 KiB of them, as text. Raises NotFound."""
+        record = self._table.get(container_id)
+        wanted = LogRange(0.0, lines, follow=False, stop=threading.Event(), ended=lambda: True)
+        pieces = self._logs.read(record, wanted, predecessor=False)
+        return b"".join(piece.data for piece in pieces)[-_END_BYTES:].decode(errors="replace").strip()
+
+    def count_inbound(self, container_id: str) -> Inbound:
+        """The connections that others have made to it. Raises NotFound, Conflict when it has ended, and OSError."""
+        record = self._table.get(container_id)
+        if record.state in ENDED or not record.pid:
+            raise Conflict(f"{record.name} has ended", reason="NotRunning")
+        try:
+            namespace = os.open(f"/proc/{record.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise Conflict(f"{record.name} has ended", reason="NotRunning") from None
+        try:
+            return count_inbound(namespace)
+        finally:
+            os.close(namespace)
+
     def _has_ended(self, container_id: str) -> bool:
         try:
             return self._table.get(container_id).state in ENDED
@@ -118,7 +143,8 @@ class Containers:
     def stop(self, container_id: str, grace: float | None = None) -> Future[ExitStatus]:
         """Ask a container to end: its stop signal now, SIGKILL for its whole cgroup after ``grace`` seconds.
 
-        The future is done when it has ended; at once when it had already. Safe to repeat.
+        The future is done when it has ended; at once when it had already. One that survives SIGKILL for 5 s fails it
+        with ContainerWedged; it is killed on, and may end later. Safe to repeat.
         """
         record = self._table.get(container_id)
         future = self._waits.expect(record.id)
@@ -126,6 +152,8 @@ class Containers:
             record = self._table.get(container_id)
             if record.state in ENDED:
                 self._waits.resolve(record.id, record.exit or ExitStatus(None))
+            elif record.state is ContainerState.WEDGED:
+                self._waits.fail(record.id, ContainerWedged(f"{record.name} {record.trouble}"))
             return future
         self._ask_to_end(record, record.config.process.stop_grace if grace is None else grace)
         return future
@@ -138,14 +166,26 @@ class Containers:
             return
         except HoldfastError:
             grace = min(grace, _RETRY_SECONDS)
-        self._deadlines.call_later(grace, lambda: self._kill_all(record.id))
+        self._deadlines.call_later(grace, lambda: self._kill_all(record.id, 0))
 
-    def _kill_all(self, container_id: str) -> None:
+    def _kill_all(self, container_id: str, before: int) -> None:
+        """Kill it once a second, having done so ``before`` times in vain, until it has ended."""
         if self._has_ended(container_id):
             return
+        if before * _RETRY_SECONDS >= WEDGED_SECONDS:
+            self._note_wedged(container_id)
         with contextlib.suppress(HoldfastError):
             self._parts.keeper.kill(container_id, signal.SIGKILL, everyone=True)
-        self._deadlines.call_later(_RETRY_SECONDS, lambda: self._kill_all(container_id))
+            before += 1
+        self._deadlines.call_later(_RETRY_SECONDS, lambda: self._kill_all(container_id, before))
+
+    def _note_wedged(self, container_id: str) -> None:
+        """Whoever waits for its end waits no longer. Kept in memory only: another agent will see for itself."""
+        trouble = describe_wedged(self._parts.cgroups.members(container_id))
+        record = self._table.advance(container_id, persist=False, state=ContainerState.WEDGED, trouble=trouble)
+        if record is not None:
+            self._waits.fail(container_id, ContainerWedged(f"{record.name} {trouble}"))
+            self._notify(ContainerEvent("wedged", container_id, time.time()))
 
     def _stop_signal(self, record: ContainerRecord) -> int:
         """Its own, its image's, or SIGTERM."""
@@ -181,15 +221,18 @@ class Containers:
         self._notify(ContainerEvent("removed", record.id, time.time()))
 
     def remove_all(self) -> None:
-        """Stop and remove every container, all at the same time. Raises HoldfastError for the first that stays."""
+        """Stop and remove every container, all at the same time. Raises HoldfastError for the first that stays, when
+        all others are gone."""
         self._launcher.close()
         ends = [(record.id, self.stop(record.id)) for record in self._table.all()]
-        for _, end in ends:
-            end.result()
-        for container_id, _ in ends:
-            with contextlib.suppress(NotFound):
-                self.remove(container_id)
+        faults = [error for _, end in ends if (error := end.exception()) is not None]
+        for container_id, end in ends:
+            if end.exception() is None:
+                with contextlib.suppress(NotFound):
+                    self.remove(container_id)
         self._sweep_logs()
+        if faults:
+            raise faults[0]
 
     def _sweep_logs(self) -> None:
         self._logs.sweep({record.name for record in self._table.all()})
@@ -263,7 +306,7 @@ class Containers:
     def _recover(self, record: ContainerRecord, state: KeeperState | None) -> None:
         if state is not None and state.running:
             self._table.advance(record.id, state=ContainerState.RUNNING, pid=state.pid, started=state.started)
-            if record.state is ContainerState.STOPPING:
+            if record.state in (ContainerState.STOPPING, ContainerState.WEDGED):
                 self._ask_to_end(record, record.config.process.stop_grace)
         elif record.state in ENDED:
             self._untidied.add(record.id)

@@ -86,7 +86,9 @@ def _is_healthy(view: ServiceView, draft: Draft) -> bool:
 
 
 def _is_unchecked(view: ServiceView) -> bool:
-    """Whether containers of a service as it is wanted run without a healthcheck."""
+    """Whether containers of a service as it is wanted run without a healthcheck or probes."""
+    if view.service is not None and view.service.probes is not None:
+        return False
     running = (container for slot in view.wanted() for container in view.slots.get(slot, ()) if is_running(container))
     return any(container.health is Health.NONE and container.digest == view.digest for container in running)
 

@@ -71,8 +71,10 @@ class ServiceView:
         return (container.digest == self.digest, container.created, container.id)
 
     def count_alive(self) -> int:
-        """How many containers have processes or are about to."""
-        return sum(container.alive for containers in self.slots.values() for container in containers)
+        """How many containers have processes or are about to. Those that only finish their connections do not count, as
+        far as there are no more of them than replicas: nothing waits behind them."""
+        found = [container for containers in self.slots.values() for container in containers if container.alive]
+        return len(found) - min(sum(container.draining for container in found), self.replicas)
 
     @property
     def calm(self) -> bool:

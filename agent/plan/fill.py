@@ -7,6 +7,7 @@ from agent.plan.dependencies import Gate, compute_gate
 from agent.plan.draft import Draft, ServiceView
 from agent.plan.observed import ObservedContainer, Phase
 from agent.plan.restart import Verdict
+from agent.plan.pace import why_stop_first
 from agent.plan.wants import networks_of, volumes_of
 
 
@@ -20,6 +21,8 @@ def fill_slots(view: ServiceView, draft: Draft) -> None:
             continue
         view.reserved += 1
         action = _compute_start(view, slot, draft, gate)
+        if _is_being_left(view, slot, draft):
+            continue
         if action is None:
             continue
         if budget <= 0:
@@ -31,6 +34,18 @@ def fill_slots(view: ServiceView, draft: Draft) -> None:
 
 
 def _compute_start(view: ServiceView, slot: int, draft: Draft, gate: Gate) -> StartContainer | None:
+def _is_being_left(view: ServiceView, slot: int, draft: Draft) -> bool:
+    """Whether what was in a slot has to end before it is filled again, and has not."""
+    left = [container for container in view.slots.get(slot, ()) if container.alive]
+    why = why_stop_first(view.service, view.config) if left else ""
+    if not why:
+        return False
+    name = draft.name_of(view.name, slot)
+    draft.wait("Stopping", f"{name} starts when the one before has ended, for {why}", view, slot)
+    view.unsettled += 1
+    return True
+
+
     ended = view.last_ended(slot)
     if ended is not None and is_same_spec(view, ended):
         return _compute_restart(view, slot, ended, draft, gate)
@@ -66,8 +81,11 @@ def _compute_restart(
     name = draft.name_of(view.name, slot)
     kind = "OutOfMemory" if ended.exit and ended.exit.oom else "ContainerLost" if lost else "ContainerExited"
     return StartContainer(
+    how = f"{name} {ended.exit or 'ended in an unknown way'}"
+    if ended.phase is Phase.WEDGED:
+        kind, how = "ContainerWedged", f"{name} ({ended.id[:12]}) does not end although killed"
         id=start_id(view, slot, ended.digest, draft),
-        cause=Cause(kind, f"{name} {ended.exit or 'ended in an unknown way'}"),
+        cause=Cause(kind, how),
         after=needed_actions(view, draft) + (gate.after if lost else ()),
         service=view.name,
         slot=slot,

@@ -14,17 +14,19 @@ NO_SLOTS: Mapping[SlotKey, SlotHistory] = MappingProxyType({})
 
 
 class Phase(StrEnum):
-    """Where a container is in its life; phases only grow. PENDING: asked for, not yet seen running."""
+    """Where a container is in its life; phases only grow. PENDING: asked for, not yet seen running;
+    WEDGED: it lives on although killed, and nothing is to wait for it."""
 
     PENDING = "pending"
     RUNNING = "running"
     STOPPING = "stopping"
+    WEDGED = "wedged"
     EXITED = "exited"
     LOST = "lost"
 
 
 class Health(StrEnum):
-    """What its healthcheck says; NONE without one."""
+    """What its healthcheck and its probes of liveness and startup say; NONE without any."""
 
     NONE = "none"
     STARTING = "starting"
@@ -36,7 +38,9 @@ class Health(StrEnum):
 class ObservedContainer:
     """One container and its owner's marks. ``app`` is empty when nobody owns it. Times are epoch seconds.
 
-    ``healthy_at`` is when it was first healthy, 0 when never; ``digest`` the spec digest it was made from.
+    ``healthy_at`` is when it was first healthy, 0 when never; ``digest`` the spec digest it was made from;
+    ``accepting`` is false while its probes of readiness or startup have not passed; ``draining``: it is STOPPING,
+    out of traffic, and was not asked to end yet.
     """
 
     id: str
@@ -50,12 +54,15 @@ class ObservedContainer:
     created: float = 0.0
     started: float = 0.0
     healthy_at: float = 0.0
+    accepting: bool = True
+    draining: bool = False
     exit: ContainerExit | None = None
     networks: frozenset[str] = frozenset()
+    trouble: str = ""
 
     @property
     def alive(self) -> bool:
-        """Whether it has, or is about to have, processes."""
+        """Whether it has, or is about to have, processes that can be reckoned with."""
         return self.phase in (Phase.PENDING, Phase.RUNNING, Phase.STOPPING)
 
     @property
@@ -65,8 +72,8 @@ class ObservedContainer:
 
     @property
     def ready(self) -> bool:
-        """Whether it runs and, when it has a healthcheck, is healthy."""
-        return self.phase is Phase.RUNNING and self.health in (Health.NONE, Health.HEALTHY)
+        """Whether it runs and all that it is asked for says that it can serve."""
+        return self.phase is Phase.RUNNING and self.accepting and self.health in (Health.NONE, Health.HEALTHY)
 
     @property
     def succeeded(self) -> bool:

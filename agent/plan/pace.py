@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.plan.draft import Draft, ServiceView
 from agent.plan.history import CLOCK_SLACK
-from agent.plan.observed import Health, ObservedContainer
+from agent.plan.observed import Health, ObservedContainer, Phase
 from agent.spec.model import Mount, Service, UpdateConfig
 
 
@@ -48,6 +48,16 @@ def has_arrived(container: ObservedContainer, view: ServiceView, draft: Draft) -
     if container.started > draft.now + CLOCK_SLACK:  # the clock was set back: nobody knows
         return True
     due = container.started + view.config.monitor
+    draft.check_at(due)
+    return due <= draft.now
+
+
+def is_late(container: ObservedContainer, view: ServiceView, draft: Draft) -> bool:
+    """Whether a container that is not ready had all the time that its service gives it for that."""
+    deadline = view.service.deadline if view.service is not None else 0.0
+    if container.phase is not Phase.RUNNING or not deadline or container.started > draft.now + CLOCK_SLACK:
+        return False
+    due = container.started + deadline
     draft.check_at(due)
     return due <= draft.now
 

@@ -11,13 +11,13 @@ from agent.plan.diff import compute_changes
 from agent.plan.draft import SURGE, Draft, ServiceView
 from agent.plan.fill import is_held_back, may_start, needed_actions, pending_pull, start_id
 from agent.plan.observed import Health, ObservedContainer
-from agent.plan.pace import Pace, compute_pace, has_arrived, why_stop_first
+from agent.plan.pace import Pace, compute_pace, has_arrived, is_late, why_stop_first
 
 
 def replace_containers(view: ServiceView, draft: Draft) -> None:
     """Begin the next replacements, as many as may be under way, and forecast those that follow them."""
     found = _find_candidates(view, draft)
-    if found.sick and (view.unsettled or view.count_alive() + view.reserved >= view.replicas + SURGE):
+    if found.sick and (view.unsettled > found.late or view.count_alive() + view.reserved >= view.replicas + SURGE):
         draft.wait("Replacing", f"{len(found.sick)} of {view.name} to be replaced, one at a time", view)
         return
     for container in found.sick:
@@ -29,11 +29,13 @@ def replace_containers(view: ServiceView, draft: Draft) -> None:
 
 @dataclass
 class _Candidates:
-    """What of a service is to be replaced, the worst first, and what has arrived with the desired spec."""
+    """What of a service is to be replaced, the worst first, and what has arrived with the desired spec. ``late``
+    counts the slots whose container is not ready for so long that nobody waits for it to get so."""
 
     sick: list[ObservedContainer] = field(default_factory=list)
     outdated: list[ObservedContainer] = field(default_factory=list)
     arrived: list[ObservedContainer] = field(default_factory=list)
+    late: int = 0
 
 
 def _find_candidates(view: ServiceView, draft: Draft) -> _Candidates:
@@ -47,6 +49,7 @@ def _find_candidates(view: ServiceView, draft: Draft) -> _Candidates:
             continue
         if any(container.health is not Health.UNHEALTHY for container in current):
             view.unsettled += 1
+            found.late += all(is_late(container, view, draft) for container in current)
             view.rolling = view.rolling or len(serving) > 1
             draft.wait("NotReady", f"{draft.name_of(view.name, slot)} is not ready yet", view, slot)
         elif len(serving) > 1:

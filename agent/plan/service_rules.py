@@ -13,7 +13,7 @@ from agent.plan.actions import Cause
 from agent.plan.draft import Draft, ServiceView, is_running
 from agent.plan.fill import fill_slots
 from agent.plan.observed import ObservedContainer, Phase
-from agent.plan.pace import has_arrived
+from agent.plan.pace import has_arrived, is_late
 from agent.plan.replace import replace_containers
 from agent.plan.restart import Verdict
 
@@ -59,6 +59,8 @@ def _choose_kept(serving: list[ObservedContainer], view: ServiceView, draft: Dra
     running = [container for container in serving if is_running(container)]
     fallback = sorted(running, key=lambda container: (not container.ready, container.created, container.id))[:1]
     hopeful = [container for container in current if container.health != "unhealthy"]
+    if fallback and fallback[0].health == "unhealthy" and hopeful and is_late(hopeful[-1], view, draft):
+        return hopeful[-1:]
     return [*fallback, *hopeful[-1:]]
 
 
@@ -74,7 +76,7 @@ def _retired_cause(retired: ObservedContainer, kept: ObservedContainer, view: Se
 def remove_ended(view: ServiceView, draft: Draft) -> None:
     """Delete what has ended and is neither awaited, nor the newest record of a slot that is not filled again yet."""
     for container in _all(view):
-        if container.alive:
+        if container.alive or container.phase is Phase.WEDGED:
             continue
         if container.slot not in view.wanted():
             draft.remove(container, _surplus_cause(view, container, draft))

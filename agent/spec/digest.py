@@ -13,10 +13,11 @@ from agent.spec.model import Service
 
 NOT_OF_THE_CONTAINER = frozenset(
     {"name", "replicas", "contents", "build", "pull_policy", "platform", "depends_on", "ports"}
-    | {"update", "rollback", "canary", "deadline", "drain"}
+    | {"update", "rollback", "canary", "deadline", "drain", "probes"}
 )
 """What does not decide how one container is made: its number, how its image comes to be local (the image id counts),
-its order among others, how it is exchanged, and the host's ports, which lead to a container without its knowledge."""
+its order among others, how it is exchanged and probed, and the host's ports, which lead to a container without its
+knowledge."""
 
 
 def canonical_digest(value: Any) -> str:

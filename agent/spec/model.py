@@ -130,6 +130,53 @@ class Healthcheck(_Frozen):
     disable: bool = False
 
 
+class HttpCheck(_Frozen):
+    """An HTTP GET to the container's own address. Success: a status from 200 to 399; redirects are not followed, and a
+    certificate is not verified. ``host`` is the name that is asked for (Host, and SNI), never another place to ask;
+    empty: the address. A header with an empty value takes a default one (User-Agent, Accept) away.
+    """
+
+    port: int
+    path: str = "/"
+    scheme: Literal["http", "https"] = "http"
+    host: str = ""
+    headers: tuple[tuple[str, str], ...] = Field(default=(), repr=False)
+
+
+class TcpCheck(_Frozen):
+    """Success: a TCP connection to the container's own address can be made."""
+
+    port: int
+
+
+class Probe(_Frozen):
+    """One probe: ``http``, ``tcp`` or a ``command`` (success: exit code 0). Seconds, as the kubelet counts them:
+    the first comes ``initial_delay`` after the start, then one each ``period``, each failed when it has no result
+    within ``timeout``. ``failure_threshold`` failures in a row are a failure, ``success_threshold`` successes in a
+    row a success; what was before stays until then.
+    """
+
+    http: HttpCheck | None = None
+    tcp: TcpCheck | None = None
+    command: tuple[str, ...] = ()
+    initial_delay: float = 0.0
+    period: float = 10.0
+    timeout: float = 1.0
+    success_threshold: int = 1
+    failure_threshold: int = 3
+
+
+class Probes(_Frozen):
+    """``readiness`` only gates traffic and rollouts: a container is not ready before it passes, nor while it fails.
+    One whose ``liveness`` or ``startup`` fails is replaced; until ``startup`` has passed, once in a container's life,
+    the two others are not asked.
+    """
+
+    readiness: Probe | None = None
+    liveness: Probe | None = None
+    startup: Probe | None = None
+
+
 class RestartPolicy(_Frozen):
     """What happens when a container ends. The default of a service is ``any``: Holdfast keeps what it was told to run.
 
@@ -200,6 +247,7 @@ class Service(_Frozen):
     canary: Canary | None = None
     deadline: float = DEFAULT_DEADLINE
     drain: float = DEFAULT_DRAIN
+    probes: Probes | None = None
     depends_on: Mapping[str, Dependency] = Field(default_factory=dict)
     healthcheck: Healthcheck | None = None
     user: str | None = None

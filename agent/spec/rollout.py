@@ -7,6 +7,7 @@ from typing import Any
 from agent.spec.fields import Fields
 from agent.spec.keys import CANARY, HOLDFAST_SERVICE, ROLLOUT, UPDATE_CONFIG
 from agent.spec.model import DEFAULT_DEADLINE, DEFAULT_DRAIN, Canary, UpdateConfig
+from agent.spec.probes import read_probes
 from agent.spec.scalars import parse_number
 
 _ORDERS = frozenset({"start-first", "stop-first"})
@@ -15,7 +16,7 @@ _BACK = frozenset({"pause", "continue"})
 
 
 def read_rollout(service: Fields, deploy: Fields | None) -> dict[str, Any]:
-    """The fields ``update``, ``rollback``, ``canary``, ``deadline`` and ``drain`` of a service."""
+    """The fields ``update``, ``rollback``, ``canary``, ``deadline``, ``drain`` and ``probes`` of a service."""
     own = service.nested("x-holdfast", HOLDFAST_SERVICE)
     rollout = own.nested("rollout", ROLLOUT) if own else None
     drain = own.duration("drain") if own else None
@@ -28,6 +29,7 @@ def read_rollout(service: Fields, deploy: Fields | None) -> dict[str, Any]:
         "canary": _read_canary(rollout) if rollout else None,
         "deadline": deadline or DEFAULT_DEADLINE,
         "drain": DEFAULT_DRAIN if drain is None else drain,
+        "probes": read_probes(own),
     }
 
 

@@ -23,7 +23,9 @@ from agent.engine.model import (
     ImageRecord,
     PublishedPort,
 )
-from agent.errors import HoldfastError, NotFound
+from agent.engine.wedged import ContainerWedged
+from agent.errors import Conflict, HoldfastError, NotFound
+from agent.kernel.sockdiag import Inbound
 from agent.oci.imageconfig import ImageConfig
 from agent.spec.model import App
 
@@ -50,7 +52,9 @@ class FakeContainers:
         self.failures: dict[str, HoldfastError] = {}
         self.holdups: dict[str, threading.Event] = {}
         self.stubborn: set[str] = set()
+        self.waits: dict[str, list[Future[ExitStatus]]] = {}
         self.doomed: dict[str, float] = {}
+        self.connections: dict[str, int] = {}
         self.lists = 0
 
     def list(self) -> tuple[ContainerRecord, ...]:
@@ -90,14 +94,31 @@ class FakeContainers:
     def stop(self, container_id: str, grace: float | None = None) -> Future[ExitStatus]:
         self.calls.append(f"stop {self.get(container_id).name}")
         future: Future[ExitStatus] = Future()
+        self.waits.setdefault(container_id, []).append(future)
         if container_id not in self.stubborn:
             future.set_result(self.end(container_id, ExitStatus(None, 15)))
         return future
+
+    def wedge(self, container_id: str, trouble: str) -> None:
+        """What the engine says of a container that survives SIGKILL."""
+        self.put(replace(self.get(container_id), state=ContainerState.WEDGED, trouble=trouble))
+        for future in self.waits.pop(container_id, ()):
+            future.set_exception(ContainerWedged(trouble))
+        self._notify(ContainerEvent("wedged", container_id, time.time()))
 
     def remove(self, container_id: str) -> None:
         self.calls.append(f"remove {self.get(container_id).name}")
         assert self.get(container_id).state is ContainerState.EXITED
         self.drop(container_id)
+
+    def read_end(self, container_id: str, lines: int) -> str:
+        return f"last words of {self.get(container_id).name}"
+
+    def count_inbound(self, container_id: str) -> Inbound:
+        if self.get(container_id).exit is not None:
+            raise Conflict("it has ended")
+        found = self.connections.get(container_id)
+        return Inbound(found is not None, found or 0)
 
     def get(self, container_id: str) -> ContainerRecord:
         if container_id not in self._records:

@@ -60,7 +60,8 @@ async def test_changed_spec_is_replaced_start_first(bench: Bench) -> None:
     bench.engine.containers.calls.clear()
     await bench.want(make_app(services={"web": {"replicas": 2, "environment": {"COLOUR": "blue"}}}))
     calls = [call for call in bench.engine.containers.calls if not call.startswith("remove")]
-    assert calls == ["start shop-web-1", "stop shop-web-1", "start shop-web-2", "stop shop-web-2"]
+    assert sorted(calls) == ["start shop-web-1", "start shop-web-2", "stop shop-web-1", "stop shop-web-2"]
+    assert all(calls.index(f"start {name}") < calls.index(f"stop {name}") for name in ("shop-web-1", "shop-web-2"))
     assert {r.config.process.environment["COLOUR"] for r in bench.engine.containers.running()} == {"blue"}
 
 

@@ -1,0 +1,93 @@
+"""A check that is a command in the container: started, read from as it speaks, killed when it takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from agent.controller.gate import Gate
+from agent.controller.port import EnginePort, RunningExec
+from agent.engine.model import ExitStatus
+from agent.errors import HoldfastError
+
+OUTPUT_LIMIT = 4096
+_KILL = 9
+_KILL_SECONDS = 5.0
+
+
+class CommandChecks:
+    """Runs on the loop; a thread is taken only for the moment of a start or a kill."""
+
+    def __init__(self, engine: EnginePort, gate: Gate) -> None:
+        self._engine = engine
+        self._gate = gate
+
+    async def run(self, container_id: str, args: Sequence[str], timeout: float) -> tuple[bool, str]:
+        """Whether it ended with code 0 within ``timeout`` seconds, and what it said (at most 4 KiB)."""
+        try:
+            running = await self._gate.run(self._engine.exec_start, container_id, args)
+        except (HoldfastError, OSError) as error:
+            return False, str(error)
+        reader = _OutputReader(running)
+        try:
+            status = await self._wait(running, timeout)
+        finally:
+            output = reader.close()
+        if status is None:
+            return False, f"no result in {timeout:g} s. {output}"
+        return status.code == 0, output
+
+    async def _wait(self, running: RunningExec, timeout: float) -> ExitStatus | None:
+        """How the exec ended, or None when it had to be killed because it took too long."""
+        try:
+            return await asyncio.wait_for(_ended(running.ended), timeout)
+        except TimeoutError:
+            await self._gate.run(self._engine.exec_kill, running.id, _KILL)
+            try:
+                await asyncio.wait_for(_ended(running.ended), _KILL_SECONDS)
+            except TimeoutError:
+                pass
+            return None
+
+
+async def _ended(future: Future[ExitStatus]) -> ExitStatus:
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+class _OutputReader:
+    """Collects the first bytes of an exec's two streams as they come, so that it never blocks on a full pipe."""
+
+    def __init__(self, running: RunningExec) -> None:
+        self._running = running
+        self._loop = asyncio.get_running_loop()
+        self._output = bytearray()
+        self._open = {fd for fd in (running.stdout_fd, running.stderr_fd) if fd >= 0}
+        for fd in self._open:
+            os.set_blocking(fd, False)
+            self._loop.add_reader(fd, self._read, fd)
+
+    def _read(self, fd: int) -> bool:
+        try:
+            chunk = os.read(fd, 65536)
+        except BlockingIOError:
+            return False
+        except OSError:
+            chunk = b""
+        self._output += chunk[: max(0, OUTPUT_LIMIT - len(self._output))]
+        if not chunk:
+            self._loop.remove_reader(fd)
+            self._open.discard(fd)
+        return bool(chunk)
+
+    def close(self) -> str:
+        """Take what is there, close the streams, return the text."""
+        for fd in tuple(self._open):
+            for _ in range(4):
+                if not self._read(fd):
+                    break
+            self._loop.remove_reader(fd)
+        self._open.clear()
+        self._running.close()
+        return self._output.decode(errors="replace").strip()
