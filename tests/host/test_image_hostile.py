@@ -138,7 +138,6 @@ HOSTILE: dict[str, Any] = {
     "negative-uid": lambda d: [entry("f", b"x", pax_headers={"uid": "-1"})],
     "xattr-nobody-has": lambda d: [entry("f", b"x", pax_headers={"SCHILY.xattr.nonsense": "x"})],
     "links-longer-than-paths": lambda d: long_links(str(d)),
-    "an-acl-that-is-none": lambda d: [entry("f", b"x", pax_headers={"SCHILY.xattr.system.posix_acl_access": "x"})],
     "a-capability-that-is-none": lambda d: [entry("f", b"x", pax_headers={"SCHILY.xattr.security.capability": "x"})],
 }
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -142,6 +143,16 @@ def test_system_tree_equals_umoci(tmp_path: Path) -> None:
     assert differences(mine, packed) == []
     assert room < MIB, "sparse files stay sparse"
     assert len(mine) > 200
+
+
+def test_acls_are_kept_where_the_file_system_has_any() -> None:
+    """Where it has none they are left out, as umoci does."""
+    entries = ((1, 6, 2**32 - 1), (2, 6, 1000), (4, 4, 2**32 - 1), (16, 6, 2**32 - 1), (32, 4, 2**32 - 1))
+    packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *parts) for parts in entries)
+    pax = {"SCHILY.xattr.system.posix_acl_access": packed.decode("utf-8", "surrogateescape")}
+    with unpacked_twice([make_tar([entry("f", b"x", pax_headers=pax)])]) as (ours, theirs):
+        assert differences(describe_tree(ours / "f"), describe_tree(theirs / "f")) == []
+        assert (ours / "f").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
