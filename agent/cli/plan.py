@@ -71,4 +71,3 @@ def _describe_action(action: Mapping[str, Any]) -> Iterator[str]:
     yield f"      because {safe(str(cause.get('message', '')))}"
     for change in cause.get("changes", ()):
         yield from describe_change(change)
-

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.plan.actions import Hold, Plan
+from agent.plan.crashloop import CRASH_LOOP
 from agent.plan.observed import Health, ObservedContainer
 
 MESSAGE_LIMIT = 4096
@@ -59,6 +60,7 @@ class Findings:
 def compute_conditions(findings: Findings) -> tuple[Condition, ...]:
     """Ready, Reconciling, Stalled and Healthy of one app."""
     faults = [hold for hold in findings.plan.holds if hold.failing]
+    faults.sort(key=lambda hold: hold.reason != CRASH_LOOP)
     stalled = _stalled(findings, faults)
     return (
         _ready(findings, faults, stalled),

@@ -13,9 +13,10 @@ from functools import partial
 
 from agent.controller.apply import Scene, apply_action
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions, is_idle_talk
+from agent.controller.conditiontelling import ConditionTeller
 from agent.controller.deploys import AppDeploys
-from agent.controller.drift import Drift
 from agent.controller.drain import compute_drain, drain
+from agent.controller.drift import Drift
 from agent.controller.endpoints import AppEndpoints, compute_endpoints
 from agent.controller.faults import Faults
 from agent.controller.images import AppImages
@@ -73,6 +74,7 @@ class AppWorker:
         self._shared = shared
         self._planning = AppPlanning(name, shared, deploys, partial(watch_containers, name, shared))
         self._faults = Faults()
+        self._conditions = ConditionTeller(name, shared)
         self.drift = Drift(name, shared.metrics, shared.events)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._pending: dict[str, Pending] = {}
@@ -154,9 +156,9 @@ class AppWorker:
         self._hurry.set()
         while working := [task for resource, task in self._busy.items() if not resource.startswith("image/")]:
             await asyncio.wait(working)
+        self._hurry.clear()
 
     @property
-        self._hurry.clear()
     def starting(self) -> frozenset[str]:
         """The spec digests of the containers whose start is under way."""
         return frozenset(pending.container.digest for pending in self._pending.values())
@@ -209,9 +211,9 @@ class AppWorker:
     # acting
 
     def _begin(self, now: float) -> None:
+        aim, seconds = self._planning.aim, 0.0
         for action in self.plan.ready_actions:
             resource = resource_of(action)
-        aim, seconds = self._planning.aim, 0.0
             if resource in self._busy or not self._faults.may_try(action, now):
                 continue
             if isinstance(action, StartContainer):
@@ -242,8 +244,6 @@ class AppWorker:
         )
         return Pending(container, known)
 
-    async def _perform(self, action: Action, resource: str, scene: Scene) -> None:
-        try:
     async def _drain(self, seconds: float, container_id: str) -> None:
         """Wait, within bounds, until a container that is out of traffic has nobody connected to it."""
         self._shared.health.rest(container_id)
@@ -251,6 +251,8 @@ class AppWorker:
             await drain(self._shared, container_id, seconds, self._hurry)
         self._stopping[container_id] = False
 
+    async def _perform(self, action: Action, resource: str, scene: Scene) -> None:
+        try:
             await self.deploys.settle_on_disk()
             await apply_action(action, scene)
         except Exception as error:
@@ -355,15 +357,7 @@ class AppWorker:
         for condition in changed:
             if self.removed or is_idle_talk(condition, before.get(condition.type)):
                 continue
-            self._shared.events.record(
-                "app",
-                app=self.name,
-                reason=condition.reason,
-                message=f"{condition.type} is {condition.status}. {condition.message}".strip(),
-                condition=condition.type,
-                status=condition.status,
-                revision=self.deploys.current or self.deploys.base,
-            )
+            self._conditions.tell(condition, self.plan, self.deploys.current or self.deploys.base)
 
     def _report_fault(self, error: Exception) -> None:
         failure = compute_failure(error, 1)

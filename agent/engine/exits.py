@@ -35,6 +35,15 @@ class ExitWaits:
                 future.set_result(status)
 
 
+    def fail(self, container_id: str, error: Exception) -> None:
+        """Tell everybody who waits for this container that it does not end."""
+        with self._lock:
+            futures = self._waits.pop(container_id, [])
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+
+
 class Deadlines:
     """Calls back at given moments, all from one thread that sleeps until the next one."""
 

@@ -17,11 +17,13 @@ EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class ContainerState(StrEnum):
-    """States only grow, left to right; a container never goes back."""
+    """States only grow, from the first to the last; a container never goes back. WEDGED: it lives on although SIGKILL
+    was sent to all of it."""
 
     CREATED = "created"
     RUNNING = "running"
     STOPPING = "stopping"
+    WEDGED = "wedged"
     EXITED = "exited"
     LOST = "lost"
 
@@ -139,7 +141,8 @@ class ExitStatus:
 
 @dataclass(frozen=True)
 class ContainerRecord:
-    """What the engine knows of one container. Times are epoch seconds, 0 when not yet."""
+    """What the engine knows of one container. Times are epoch seconds, 0 when not yet. ``trouble`` says what keeps a
+    wedged one."""
 
     id: str
     config: ContainerConfig
@@ -150,6 +153,7 @@ class ContainerRecord:
     created: float = 0.0
     started: float = 0.0
     exit: ExitStatus | None = None
+    trouble: str = ""
 
     @property
     def name(self) -> str:
@@ -159,7 +163,7 @@ class ContainerRecord:
 
 @dataclass(frozen=True)
 class ContainerEvent:
-    """A fact about a container that the caller must learn of: ``kind`` is started, exited, oom or removed."""
+    """A fact about a container that the caller must learn of: ``kind`` is started, exited, oom, wedged or removed."""
 
     kind: str
     container: str

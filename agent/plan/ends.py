@@ -30,7 +30,7 @@ def count_ends(view: ServiceView, draft: Draft) -> None:
 def _count(history: SlotHistory, container: ObservedContainer, view: ServiceView, now: float) -> SlotHistory:
     """What a container adds to its slot's history: nothing while it does what it should, nor when its spec is
     not wanted any more and the slot's history is already that of the new one."""
-    if container.phase is Phase.STOPPING:
+    if container.phase in (Phase.STOPPING, Phase.WEDGED):
         return ignore_container(history, container.id)
     sick = container.phase is Phase.RUNNING and container.health is Health.UNHEALTHY
     if not sick and container.alive:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from agent.plan.actions import Cause, StartContainer
+from agent.plan.crashloop import CRASH_LOOP, is_crash_loop
 from agent.plan.dependencies import Gate, compute_gate
 from agent.plan.draft import Draft, ServiceView
 from agent.plan.observed import ObservedContainer, Phase
-from agent.plan.restart import Verdict
 from agent.plan.pace import why_stop_first
+from agent.plan.restart import Verdict
 from agent.plan.wants import networks_of, volumes_of
 
 
@@ -20,9 +21,9 @@ def fill_slots(view: ServiceView, draft: Draft) -> None:
         if is_finished(view, slot, draft):
             continue
         view.reserved += 1
-        action = _compute_start(view, slot, draft, gate)
         if _is_being_left(view, slot, draft):
             continue
+        action = _compute_start(view, slot, draft, gate)
         if action is None:
             continue
         if budget <= 0:
@@ -33,7 +34,6 @@ def fill_slots(view: ServiceView, draft: Draft) -> None:
         draft.start(view, action)
 
 
-def _compute_start(view: ServiceView, slot: int, draft: Draft, gate: Gate) -> StartContainer | None:
 def _is_being_left(view: ServiceView, slot: int, draft: Draft) -> bool:
     """Whether what was in a slot has to end before it is filled again, and has not."""
     left = [container for container in view.slots.get(slot, ()) if container.alive]
@@ -46,6 +46,7 @@ def _is_being_left(view: ServiceView, slot: int, draft: Draft) -> bool:
     return True
 
 
+def _compute_start(view: ServiceView, slot: int, draft: Draft, gate: Gate) -> StartContainer | None:
     ended = view.last_ended(slot)
     if ended is not None and is_same_spec(view, ended):
         return _compute_restart(view, slot, ended, draft, gate)
@@ -80,10 +81,10 @@ def _compute_restart(
         return None
     name = draft.name_of(view.name, slot)
     kind = "OutOfMemory" if ended.exit and ended.exit.oom else "ContainerLost" if lost else "ContainerExited"
-    return StartContainer(
     how = f"{name} {ended.exit or 'ended in an unknown way'}"
     if ended.phase is Phase.WEDGED:
         kind, how = "ContainerWedged", f"{name} ({ended.id[:12]}) does not end although killed"
+    return StartContainer(
         id=start_id(view, slot, ended.digest, draft),
         cause=Cause(kind, how),
         after=needed_actions(view, draft) + (gate.after if lost else ()),
@@ -155,7 +156,8 @@ def may_start(view: ServiceView, slot: int, digest: str, draft: Draft) -> bool:
     last = f"{name}: {history.message}" if history.message else f"{name} {history.exit or 'failed'}"
     often = f", {history.failures} times in a row" if history.failures > 1 else ""
     text = f"{last}{often}; next start in {due - draft.now:.1f} s"
-    draft.hold(history.reason or "BackOff", text, view, slot)
+    reason = CRASH_LOOP if is_crash_loop(history) else history.reason or "BackOff"
+    draft.hold(reason, text, view, slot)
     return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.plan.actions import Hold, Plan
 from agent.plan.app_rules import ensure_images, ensure_networks, ensure_volumes, remove_networks
 from agent.plan.course import STEADY, Course
+from agent.plan.crashloop import report_crash_loops
 from agent.plan.draft import UNKNOWN_IMAGE, Draft, ServiceView, group_by_service, group_by_slot
 from agent.plan.ends import count_ends, forget_slots
 from agent.plan.observed import ObservedApp, ObservedContainer
@@ -13,6 +14,7 @@ from agent.plan.progress import compute_progress
 from agent.plan.restart import compute_policy
 from agent.plan.service_rules import RULES
 from agent.plan.wants import DesiredApp
+from agent.plan.wedged import report_wedged
 
 
 def compute_plan(desired: DesiredApp | None, observed: ObservedApp, now: float, course: Course = STEADY) -> Plan:
@@ -67,8 +69,10 @@ def _plan_service(view: ServiceView, draft: Draft) -> None:
     if view.name in draft.course.paused:
         draft.holds.append(Hold("Paused", f"service {view.name} is paused: holdfast resume ends that", view.name))
         return
+    report_crash_loops(view, draft)
     if view.calm:
         return
     count_ends(view, draft)
     for rule in RULES:
         rule(view, draft)
+    report_wedged(view, draft)

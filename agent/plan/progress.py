@@ -6,7 +6,7 @@ from agent.plan.course import Progress
 from agent.plan.draft import Draft, ServiceView
 from agent.plan.fill import is_finished
 from agent.plan.history import CLOCK_SLACK
-from agent.plan.observed import Phase
+from agent.plan.observed import ObservedContainer, Phase
 from agent.plan.pace import has_arrived
 from agent.plan.restart import Verdict
 
@@ -15,12 +15,12 @@ def compute_progress(view: ServiceView, draft: Draft) -> Progress:
     """The progress of one service, after every rule has looked at it."""
     failed = {slot: text for slot in view.wanted() if (text := _failure(view, slot, draft))}
     missing = {slot for slot in view.wanted() if not _is_settled(view, slot, draft)}
-    clean = bool(view.digest) and not any(slot not in view.wanted() for slot in view.slots)
+    clean = bool(view.digest) and not any(slot not in view.wanted() and _present(view, slot) for slot in view.slots)
     return Progress(clean and not missing, view.replicas, tuple(failed.values()), clean and missing <= failed.keys())
 
 
 def _is_settled(view: ServiceView, slot: int, draft: Draft) -> bool:
-    containers = view.slots.get(slot, ())
+    containers = _present(view, slot)
     if len(containers) == 1 and containers[0].digest == view.digest and has_arrived(containers[0], view, draft):
         return True
     ended = view.last_ended(slot)
@@ -29,6 +29,11 @@ def _is_settled(view: ServiceView, slot: int, draft: Draft) -> bool:
     if view.policy.judge(ended, None) is not Verdict.COMPLETE:
         return False
     return ended.digest == view.digest or not draft.course.may_run_again(view.name)
+
+
+def _present(view: ServiceView, slot: int) -> list[ObservedContainer]:
+    """The containers of a slot but those that do not die: a deploy does not wait for them."""
+    return [container for container in view.slots.get(slot, ()) if container.phase is not Phase.WEDGED]
 
 
 def _failure(view: ServiceView, slot: int, draft: Draft) -> str:

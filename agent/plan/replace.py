@@ -123,16 +123,16 @@ def _replace_outdated(view: ServiceView, found: _Candidates, draft: Draft) -> No
         chains[number % pace.count] = replace_one(view, container, draft, chains[number % pace.count], cause)
 
 
-def _compute_room(view: ServiceView, found: _Candidates, draft: Draft, stop_first: str) -> Pace:
-    """The pace, and, where old and new containers of a slot live side by side, room for the new ones."""
-    failing = sum(not view.serving(slot) and is_held_back(view, slot, draft) for slot in view.wanted())
-    pace = compute_pace(view, draft, view.unsettled + view.reserved - failing, found.arrived)
 def _puts_up_with(view: ServiceView, failing: int, draft: Draft) -> bool:
     """Whether a rollout goes on with the other slots although its new containers fail in some."""
     tolerated = view.config.max_failure_ratio * max(view.replicas, 1)
     return draft.course.deploying and (view.config.failure_action == "continue" or failing <= tolerated)
 
 
+def _compute_room(view: ServiceView, found: _Candidates, draft: Draft, stop_first: str) -> Pace:
+    """The pace, and, where old and new containers of a slot live side by side, room for the new ones."""
+    failing = sum(not view.serving(slot) and is_held_back(view, slot, draft) for slot in view.wanted())
+    pace = compute_pace(view, draft, view.unsettled + view.reserved - failing, found.arrived)
     room = view.replicas + view.surge - view.count_alive() - view.reserved
     if stop_first or pace.count <= 0 or room > 0:
         return pace if stop_first else replace(pace, count=min(pace.count, room))

@@ -56,7 +56,7 @@ class DesiredApp:
     @cached_property
     def content(self) -> str:
         """The digest of all that the app asks for, wherever its file lies and whenever it is to be deployed."""
-        return canonical_digest(self.app.model_dump(mode="json", exclude={"file", "lines", "deploys"}))
+        return canonical_digest(self.app.model_dump(mode="json", exclude={"file", "lines", "deploys", "notify"}))
 
     @cached_property
     def images(self) -> Mapping[str, ImageWant]:

@@ -138,6 +138,15 @@ class Cgroups:
         _check_id(container_id)
         return read_figures(self._tree, container_id)
 
+    def members(self, container_id: str) -> tuple[int, ...]:
+        """The processes in a container's cgroups, those below included; none when they are gone."""
+        _check_id(container_id)
+        found: dict[int, None] = {}
+        for parent in self._tree.directories:
+            for directory, _, _ in os.walk(parent / container_id):
+                found |= dict.fromkeys(_read_members(directory))
+        return tuple(found)
+
     def remove(self, container_id: str) -> None:
         """Remove the cgroups of an ended container; absent ones are fine.
 
@@ -198,15 +207,18 @@ class Cgroups:
 
 
 def _kill_members(directory: str) -> None:
-    try:
-        members = read_small_file(f"{directory}/cgroup.procs", 1 << 20).split()
-    except (OSError, ValueError):
-        return
-    for pid in members:
+    for pid in _read_members(directory):
         try:
-            os.kill(int(pid), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def _read_members(directory: str) -> list[int]:
+    try:
+        return [int(pid) for pid in read_small_file(f"{directory}/cgroup.procs", 1 << 20).split()]
+    except (OSError, ValueError):
+        return []
 
 
 def _try_remove(directory: Path) -> bool:

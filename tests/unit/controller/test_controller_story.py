@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from pathlib import Path
@@ -13,7 +14,7 @@ from fake_engine import FakeEngine
 from loop_bench import Bench, make_app, running
 
 from agent.controller.callers import Caller, Callers
-from agent.controller.gate import Gate
+from agent.controller.gate import QUICK_THREADS, Gate
 from agent.controller.happenings import Happenings
 from agent.controller.journal import Journal
 from agent.controller.telling import Teller
@@ -198,5 +199,76 @@ def test_no_decision_is_on_disk_before_its_event(tmp_path: Path) -> None:
         journal.close()
         log.close()
         database.close()
+
+    asyncio.run(main())
+
+
+@on_bench
+async def test_five_failures_in_a_row_are_a_crash_loop_with_its_last_words(bench: Bench) -> None:
+    bench.engine.containers.doomed["example/web:1"] = 0.0
+    bench.source.put(shop(1))
+    await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "CrashLoop")
+    (event,) = await bench.until(lambda: [e for e in bench.events.recent() if e.reason == "CrashLoop"])
+    assert "shop-web-1 exited with code 3, 5 times in a row" in event.message
+    assert event.details["logs"] == {"shop-web-1": ["last words of shop-web-1"]}
+    assert (event.details["condition"], event.details["status"]) == ("Ready", "False")
+    assert "crash-loop" in kinds(bench.controller.why("shop"))
+
+
+@on_bench
+async def test_a_container_that_does_not_die_is_reported_and_not_waited_for(bench: Bench) -> None:
+    """Its service stops the old one first, another service waits for it: all of the app goes on."""
+    first = {"update": {**QUICK, "order": "stop-first"}, "rollback": QUICK}
+    after = {"depends_on": {"web": {}}, "update": QUICK, "rollback": QUICK}
+
+    def app(version: int) -> Any:
+        web, api = f"example/web:{version}", f"example/api:{version}"
+        return make_app(services={"web": {"image": web, **first}, "api": {"image": api, **after}})
+
+    await in_force(bench, app(1))
+    old = bench.engine.containers.named("shop-web-1").id
+    bench.engine.containers.stubborn.add(old)
+    bench.source.put(app(2))
+    await bench.until(lambda: "stop shop-web-1" in bench.engine.containers.calls)
+    bench.engine.containers.wedge(old, "does not end although killed: process 7 (dd) is in uninterruptible sleep (D)")
+    await bench.until(lambda: reasons(bench).count("DeploySucceeded") == 2)
+    images = sorted(record.config.image_name for record in bench.engine.containers.running())
+    assert images == ["example/api:2", "example/web:2"]
+    ready = await bench.until(lambda: bench.condition("shop", "Ready"))
+    assert (ready["reason"], "uninterruptible sleep (D)" in ready["message"]) == ("ContainerWedged", True)
+    assert reasons(bench).count("ContainerWedged") == 2, "the container's event and the condition's"
+    assert "remove shop-web-1" not in bench.engine.containers.calls
+    bench.engine.containers.end(old, ExitStatus(None, 9))
+    assert await bench.controller.wait_converged(10)
+    assert not reasons(bench, "Drift")
+
+
+def test_fifty_services_start_in_order_and_few_at_a_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as bench:
+            services = {f"s{n:02}": {"depends_on": {f"s{n % 5:02}": {}} if n >= 5 else {}} for n in range(50)}
+            busy, most, lock = 0, 0, threading.Lock()
+            make = bench.engine.containers.create_start
+
+            def create_start(config: Any) -> Any:
+                nonlocal busy, most
+                with lock:
+                    busy, most = busy + 1, max(most, busy + 1)
+                threading.Event().wait(0.002)
+                try:
+                    return make(config)
+                finally:
+                    with lock:
+                        busy -= 1
+
+            bench.engine.containers.create_start = create_start  # type: ignore[method-assign]
+            bench.source.put(make_app(services=services))
+            assert await bench.controller.wait_converged(20), bench.controller.status()
+            starts = [call.split("-")[1] for call in bench.engine.containers.calls if call.startswith("start")]
+            assert sorted(starts) == sorted(services)
+            place = {name: index for index, name in enumerate(starts)}
+            for name, service in services.items():
+                assert all(place[other] < place[name] for other in service["depends_on"])
+            assert 1 < most <= QUICK_THREADS
 
     asyncio.run(main())

@@ -1,0 +1,60 @@
+"""A container that survives SIGKILL: simulated by a keeper that does not pass signals on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from enginelab import WAIT, EngineLab, open_engine
+
+from agent.engine import containers as engine_containers
+from agent.engine.model import ContainerState
+from agent.engine.wedged import ContainerWedged, describe_wedged
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[EngineLab]:
+    with open_engine() as opened:
+        yield opened
+
+
+def test_it_is_told_with_its_processes_and_nobody_waits(lab: EngineLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_containers, "_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(engine_containers, "WEDGED_SECONDS", 0.1)
+    wedged, other = lab.start("wedged", "sleep", "1000"), lab.start("other", "sleep", "1000")
+    keeper = lab.engine.containers._parts.keeper
+    kill = keeper.kill
+    deaf = {wedged.id}
+
+    def kill_some(container_id: str, number: int, *, everyone: bool = False) -> None:
+        if container_id not in deaf:
+            kill(container_id, number, everyone=everyone)
+
+    monkeypatch.setattr(keeper, "kill", kill_some)
+    with pytest.raises(ContainerWedged, match=r"does not end although killed: process \d+ \(sleep\) is sleeping \(S\)"):
+        lab.engine.containers.stop(wedged.id, 0.0).result(WAIT)
+    record = lab.engine.containers.get(wedged.id)
+    assert (record.state, "(sleep)" in record.trouble) == (ContainerState.WEDGED, True)
+    with pytest.raises(ContainerWedged):
+        lab.engine.containers.stop(wedged.id).result(WAIT)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ContainerWedged):
+        pool.submit(lab.engine.containers.remove_all).result(WAIT)
+    assert [record.name for record in lab.engine.containers.list()] == ["wedged"], "all others are gone"
+    assert other.id not in {record.id for record in lab.engine.containers.list()}
+    deaf.clear()
+    assert lab.wait(record).signal == 9
+    lab.engine.containers.remove(wedged.id)
+
+
+def test_what_keeps_it_is_read_from_proc(tmp_path: Path) -> None:
+    for pid, state in ((1, "S"), (2, "D"), (3, "Z")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a (b) {pid}) {state} 1 1")
+        (tmp_path / str(pid) / "wchan").write_text("nfs_wait" if pid == 2 else "0")
+    text = describe_wedged((3, 1, 2, 4), tmp_path)
+    assert "process 2 (a (b) 2) is in uninterruptible sleep (D) in nfs_wait; process 1 " in text
+    assert describe_wedged((), tmp_path).endswith("none of its processes can be seen")
