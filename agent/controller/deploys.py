@@ -178,6 +178,13 @@ class AppDeploys:
         self._tell(deploy, after, now)
         return after.stage is not deploy.stage, due
 
+    def restart_clock(self, now: float) -> None:
+        """The clock was set: the time that a deploy is given, and that it is watched for, counts from now."""
+        if self.deploy is not None:
+            baking = now if self.deploy.baking_since else 0.0
+            self.deploy = dataclasses.replace(self.deploy, began=now, baking_since=baking)
+            self._save()
+
     def _begin(self, wanted: AppRevision, base: AppRevision | None, now: float) -> None:
         if self.deploy is not None:
             self.revisions.finish(self.deploy.revision, SUPERSEDED, now, "another revision came before it was in place")

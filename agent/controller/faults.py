@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from agent.controller.outcome import Failure, compute_failure
+from agent.controller.outcome import LONGEST_RETRY, Failure, compute_failure
 from agent.plan.actions import Action, Hold
 
 REPEAT_LIMIT = 5
@@ -58,7 +58,9 @@ class Faults:
         fault = self._faults.get(action.id)
         if self._successes.get(action.id, 0) >= REPEAT_LIMIT:
             return False
-        return fault is None or (fault.retry_at is not None and fault.retry_at <= now)
+        if fault is None or fault.retry_at is None:
+            return fault is None
+        return not now < fault.retry_at <= now + LONGEST_RETRY  # later than any wait: the clock was set back
 
     @property
     def next_try(self) -> float | None:

@@ -89,12 +89,15 @@ class HealthRunner:
         return True
 
     async def _run(self, container: ContainerRecord, plan: HealthPlan, *, at_once: bool) -> None:
+        loop = asyncio.get_running_loop()
+        before = max(0.0, self._clock() - container.started) if at_once else 0.0  # later the clock may be set
+        watched = loop.time() - before
         while True:
             record = self._records[container.id]
             if not at_once:
-                await asyncio.sleep(plan.compute_wait(record.status, self._clock() - container.started))
+                await asyncio.sleep(plan.compute_wait(record.status, loop.time() - watched))
             at_once = False
-            begun = self._clock() - container.started
+            begun = loop.time() - watched
             passed, output = await self._commands.run(container.id, plan.args, plan.timeout)
             after = compute_record(plan, self._records[container.id], passed, begun, self._clock())
             after = after if passed else replace(after, output=output)

@@ -7,11 +7,13 @@ A reconcile itself never blocks: actions run as tasks beside it, and what is und
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 from agent.controller.apply import Scene, apply_action
+from agent.controller.clockwatch import ClockWatch
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions, is_idle_talk
 from agent.controller.conditiontelling import ConditionTeller
 from agent.controller.deploys import AppDeploys
@@ -80,6 +82,7 @@ class AppWorker:
         self._pending: dict[str, Pending] = {}
         self._stopping: dict[str, bool] = {}
         self._hurry = asyncio.Event()
+        self._clock_watch = ClockWatch(shared.clock, time.monotonic)
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -182,6 +185,8 @@ class AppWorker:
         now = self._shared.clock()
         self._shared.inventory.refresh()
         before = self.deploys.current
+        if self._clock_watch.was_set():
+            self.deploys.restart_clock(now)
         self.plan = self._planning.decide(self._situation(), now)
         if self.deploys.current not in ("", before):
             self.drift.begin()

@@ -15,6 +15,7 @@ from agent.plan.actions import (
     StartContainer,
 )
 from agent.plan.draft import UNKNOWN_IMAGE, Draft
+from agent.plan.history import CLOCK_SLACK, LONGEST_DELAY
 from agent.plan.observed import ImageState, ObservedContainer
 from agent.plan.wants import ImageWant
 
@@ -25,17 +26,23 @@ def ensure_images(draft: Draft) -> None:
         return
     for key, want in draft.desired.images.items():
         state = draft.observed.images.get(key, UNKNOWN_IMAGE)
-        if state.current and state.id and draft.now < state.due:
+        if state.current and state.id and draft.now < state.due and not _is_out_of_reach(state.due, want, draft):
             if state.due < math.inf:
                 draft.check_at(state.due)
             continue
-        if state.stalled or state.retry_at > draft.now:
+        waits = state.retry_at > draft.now and not _is_out_of_reach(state.retry_at, want, draft)
+        if state.stalled or waits:
             draft.check_at(0.0 if state.stalled else state.retry_at)
             draft.holds.append(_image_hold(want, state, draft))
             continue
         draft.pulls.add(key)
         due = f"@{state.due:.3f}" if state.current and state.id else ""  # each look-up is an action of its own
         draft.actions.append(EnsureImage(id=f"image/{key}{due}", cause=_image_cause(want, state), key=key))
+
+
+def _is_out_of_reach(moment: float, want: ImageWant, draft: Draft) -> bool:
+    """Whether a moment is later than any wait makes it: the clock was set back, and it is now."""
+    return math.inf > moment > draft.now + max(want.interval, LONGEST_DELAY) + CLOCK_SLACK
 
 
 def _image_cause(want: ImageWant, state: ImageState) -> Cause:

@@ -54,9 +54,10 @@ def _lateness(view: ServiceView, slot: int, draft: Draft) -> str:
     deadline = view.service.deadline if view.service else 0.0
     for container in view.slots.get(slot, ()):
         fresh = container.phase is Phase.RUNNING and container.digest == view.digest and not container.ready
-        if not deadline or not fresh or container.started > draft.now + CLOCK_SLACK:
+        if not deadline or not fresh:
             continue
-        due = max(container.started, draft.course.since) + deadline
+        started = container.started if container.started <= draft.now + CLOCK_SLACK else 0.0  # the clock was set back
+        due = max(started, draft.course.since) + deadline
         if due <= draft.now:
             return f"{draft.name_of(view.name, slot)} is not ready {deadline:g} s after its start"
         draft.check_at(due)
