@@ -273,9 +273,7 @@ class ImageStore:
         ``parents`` are the chain IDs below it, bottom first; they decide the attributes of directories that the tree
         does not describe, and the new chain ID. Deterministic. ``check`` is called meanwhile, and may raise.
         """
-        layer = self._committer.commit(upper, tuple(parents), compression, check)
-        self._flush_later()
-        return layer
+        return self._committer.commit(upper, tuple(parents), compression, check)
 
     def add_image(self, config: ImageConfig, layers: Sequence[LayerBlob], name: str | None) -> ImageEntry:
         """Record an image of stored layers, bottom first; ``config.diff_ids`` is set from them. Raises NotFound."""
@@ -304,6 +302,7 @@ class ImageStore:
             local=True,
         )
         self._uses.note(image_id)
+        self._flush_later()
         return self._images.put(entry)
 
     def unname(self, image_id: str) -> None:
