@@ -16,8 +16,40 @@ from agent.telemetry.metrics import Metrics
 from agent.telemetry.samples import StoreSample
 
 
+class DeploysPort(Protocol):
+    """Commands around the revisions of apps. All raise NotFound and Conflict, and have changed nothing then."""
+
+    def history(self, app: str | None) -> list[dict[str, Any]]:
+        """The revisions of an app, or of all."""
+
+    def diff(self, one: str, other: str | None) -> dict[str, Any]:
+        """``{app, old, new, changes: [{part, path, old, new}]}``."""
+
+    async def rollback(self, app: str | None, name: str | None) -> dict[str, Any]:
+        """``{app, revision}`` that is pinned now."""
+
+    async def pause(self, target: str | None, *, everything: bool = False) -> dict[str, Any]:
+        """``{paused: [APP or APP/SERVICE]}``."""
+
+    async def resume(self, target: str | None, *, everything: bool = False) -> dict[str, Any]:
+        """``{resumed: [APP or APP/SERVICE]}``."""
+
+    async def retry(self, app: str | None) -> dict[str, Any]:
+        """``{retried: [APP]}``."""
+
+    async def approve(self, name: str, plans: Mapping[str, Any]) -> dict[str, Any]:
+        """``{approved: [APP]}`` for a hash of ``plans``, which are those as of now."""
+
+    async def wait_settled(self, app: str, seconds: float) -> dict[str, Any]:
+        """``{settled, in_force}``: whether nothing of the app is under way any more, and the revision in force."""
+
+
 class ControllerPort(Protocol):
     """The loop, as the API sees it. The queries answer from memory, at once, on the event loop's thread."""
+
+    @property
+    def deploys(self) -> DeploysPort:
+        """The commands around revisions."""
 
     @property
     def synced(self) -> bool:

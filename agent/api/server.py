@@ -14,6 +14,7 @@ from aiohttp import web
 from agent.api.archives import ArchiveSite
 from agent.api.buildcache import BuildCacheSite
 from agent.api.buildstream import BuildStream
+from agent.api.deploys import DeploySite
 from agent.api.downstream import DownStream
 from agent.api.eventstream import EventStream
 from agent.api.exec import ExecStream
@@ -79,6 +80,7 @@ class ApiServer:
         )
         sites = (
             Queries(parts, threads),
+            DeploySite(parts.controller),
             BuildStream(parts, threads),
             ExecStream(parts.engine, threads, parts.controller.callers),
             *(site(parts.engine, threads) for site in (PullStream, ImageSite, BuildCacheSite, ArchiveSite)),

@@ -16,15 +16,23 @@ _SIGNS = {"Start": ("+", "green"), "Ensure": ("+", "green"), "Stop": ("-", "red"
 
 
 @click.command(short_help="Show what is to be done, why, and what cannot be done.")
+@click.option("--apply", "approved", metavar="HASH", help="Approve the plan of this hash, if it still is the plan.")
 @json_option
 @host_option
-def plan(as_json: bool, host: str) -> int:
+def plan(approved: str | None, as_json: bool, host: str) -> int:
     """Show what is to be done, why, and which fields differ, and what cannot be done; exit 0 when there is neither.
+
+    Each app's plan has a hash, and all together have one. With --apply HASH that plan is approved: an app whose file
+    says `x-holdfast: {apply: manual}` deploys exactly the revision that it shows, and a paused app is resumed. If the
+    plan is another one by now, that is an error which says what differs, and nothing is done.
 
     \b
     holdfast plan
+    holdfast plan --apply 0f3a9c1d2b4e5f60
     holdfast plan --json | jq '.apps[].actions[].cause'
     """
+    if approved is not None:
+        return _apply(approved, as_json, host)
     found = Client(host).get("/plan")
     count = sum(len(app.get("actions", ())) for app in found["apps"])
     faults = [part for part in ("source", "network", "names") if found.get(part)]
@@ -38,7 +46,18 @@ def plan(as_json: bool, host: str) -> int:
         for part in faults:
             print(f"{part}: {paint(safe(found[part]), 'red')}")
         print(_summarise(count, troubled))
+        if (count or troubled) and found.get("hash"):
+            print(f"plan {found['hash']}")
     return PENDING if count or troubled else DONE
+
+
+def _apply(name: str, as_json: bool, host: str) -> int:
+    found = Client(host).post("/plan/approve", hash=name)
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(f"{safe(app)} is approved" for app in found["approved"]) or "nothing waits for an approval")
+    return DONE
 
 
 def _summarise(count: int, troubled: bool) -> str:
@@ -51,7 +70,8 @@ def _describe_app(app: Mapping[str, Any]) -> Iterator[str]:
     actions, holds, warnings = (app.get(part, ()) for part in ("actions", "holds", "warnings"))
     if not actions and not holds and not warnings:
         return
-    yield paint(safe(f"app {app['name']}"), "blue")
+    shown = f"  plan {app['hash']}" if app.get("hash") else ""
+    yield paint(safe(f"app {app['name']}"), "blue") + paint(safe(shown), "grey")
     for action in actions:
         yield from _describe_action(action)
     for hold in holds:

@@ -16,7 +16,7 @@ from agent.plan.wants import DesiredApp
 class Aim:
     """``desired`` is what the host is to become now, with ``images`` as they are; ``older`` what it comes from, whose
     containers may still serve. ``preparing``: the images of what is wanted next are still to be made local.
-    ``holds`` say why the host is not (yet) as wanted.
+    ``holds`` say why the host is not (yet) as wanted; at ``due`` (epoch seconds) that may be another matter.
     """
 
     desired: DesiredApp | None
@@ -25,6 +25,15 @@ class Aim:
     preparing: bool = False
     older: DesiredApp | None = None
     holds: tuple[Hold, ...] = field(default=())
+    due: float | None = None
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Why a revision is not deployed yet, and when (epoch seconds) to look again though nothing else has happened."""
+
+    hold: Hold
+    due: float | None = None
 
 
 def merge(newer: AppRevision, older: AppRevision | None) -> DesiredApp:

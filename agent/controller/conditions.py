@@ -89,6 +89,9 @@ def _ready(findings: Findings, faults: Sequence[Hold], stalled: tuple[str, str] 
         return Condition(READY, "False", "Suspended", "taken down by holdfast down; sync or a change brings it back")
     if faults:
         return Condition(READY, "False", faults[0].reason, _join(faults))
+    chosen = [hold for hold in findings.plan.holds if hold.chosen]
+    if chosen:
+        return Condition(READY, "False", chosen[0].reason, _join(chosen))
     if not findings.looking and (findings.plan.actions or findings.busy or findings.plan.holds):
         return Condition(READY, "False", "Reconciling", _progress(findings))
     if findings.blind:
@@ -99,7 +102,7 @@ def _ready(findings: Findings, faults: Sequence[Hold], stalled: tuple[str, str] 
 
 
 def _reconciling(findings: Findings) -> Condition:
-    moving = any(not hold.final for hold in findings.plan.holds)
+    moving = any(not hold.final and not hold.chosen for hold in findings.plan.holds)
     if findings.suspended or findings.repeats or not (findings.plan.actions or findings.busy or moving):
         return Condition(RECONCILING, "False", "Idle", "")
     return Condition(RECONCILING, "True", "Progressing", _progress(findings))

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from agent.controller.admission import Admission
 from agent.controller.callers import Callers
 from agent.controller.checks import Checks
+from agent.controller.deploycommands import DeployCommands
 from agent.controller.deploys import KIND as DEPLOY_KIND
 from agent.controller.deploys import AppDeploys
 from agent.controller.explaining import Explainer
@@ -65,6 +67,7 @@ class Controller:
         self._leaving: set[str] = set()
         self._revision: str | None = None
         self._down_at = ""
+        self._admission = Admission(self._workers, engine.capacity)
         self._targets_known = False
         self._source_fault = self._names_fault = ""
         self._change = asyncio.Event()
@@ -83,6 +86,7 @@ class Controller:
             names=HostNames(engine),
             changed=self._on_change,
         )
+        self.deploys = DeployCommands(self._workers, self._shared, self.wait_change)
 
     # the loop
 
@@ -168,6 +172,7 @@ class Controller:
             revisions = Revisions(name, self._shared.journal, self._histories.pop(name, {}))
             document = self._deploys.pop(name, {})
             deploys = AppDeploys(name, revisions, self._shared.journal, self._shared.events, document)
+            deploys.admit = self._admission.of_app(name)
             worker = AppWorker(name, self._shared, images, deploys, self._slots.pop(name, {}))
             self._workers[name] = worker
             self._tasks[name] = asyncio.get_running_loop().create_task(worker.run(), name=f"app {name}")
@@ -223,6 +228,8 @@ class Controller:
         del self._workers[worker.name]
         self._tasks.pop(worker.name).cancel()
         self._shared.publisher.update(worker.name, None)
+        for other in self._workers.values():
+            other.poke()
         worker.deploys.forget()
         for key in worker.images.document_keys():
             self._shared.journal.put(IMAGE_KIND, key, None)
@@ -340,12 +347,13 @@ class Controller:
         return [step.as_dict() for step in explainer.explain(target, self._shared.events.recent(), self._clock())]
 
     def pending_plan(self) -> dict[str, Any]:
-        """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check, warnings}], "source",
-        "network", "names"}``; the last three say what is wrong with those."""
+        """What would be done now, and why: ``{"apps": [{name, actions, holds, next_check, warnings, hash}],
+        "hash", "source", "network", "names"}``; the last three say what is wrong with those."""
         now = self._clock()
         self._shared.inventory.refresh()
+        plans = render_plans((self._workers[name] for name in sorted(self._workers)), now)
         return {
-            **render_plans((self._workers[name] for name in sorted(self._workers)), now),
+            **self.deploys.show_plans(plans),
             "source": self._source_fault,
             "network": self._shared.publisher.failure,
             "names": self._names_fault,

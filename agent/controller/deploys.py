@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.controller.aims import Aim, find_changed, merge, touched
+from agent.controller.aims import Aim, Barrier, find_changed, merge, touched
+from agent.controller.choices import WHOLE_APP, Choices, decode_choices, encode_choices
 from agent.controller.journal import Journal
 from agent.controller.revisions import (
     GOOD,
@@ -17,6 +18,7 @@ from agent.controller.revisions import (
     Revisions,
     compute_revision,
 )
+from agent.controller.revisions import short_name as _short
 from agent.controller.telling import Teller
 from agent.plan.actions import Hold, Plan
 from agent.plan.course import Course, Progress
@@ -26,11 +28,13 @@ from agent.plan.pace import compute_update
 from agent.plan.wants import DesiredApp
 
 KIND = "deploy"
+Admit = Callable[[AppRevision, AppRevision | None, float], Barrier | None]
 
 
 class AppDeploys:
     """Lives on the loop. ``base`` is the id of the revision that proved itself last, ``quarantined`` that of one that
     was taken back and is not tried again. Whatever changes is put into the journal; ``unsaved`` until that is on disk.
+    ``admit`` says what keeps a revision from being deployed at this moment.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class AppDeploys:
         self.base = str(document.get("base", ""))
         self.quarantined = str(document.get("quarantined", ""))
         self.reason = str(document.get("reason", ""))
+        self.choices = decode_choices(document.get("choices"))
+        self.admit: Admit = lambda wanted, base, now: None
         self.unsaved = False
         self._merged: tuple[str, str, DesiredApp] | None = None
         self._wanted: tuple[DesiredApp, Mapping[str, ImageState], AppRevision | None] | None = None
@@ -55,27 +61,80 @@ class AppDeploys:
 
         Begins a deploy, or gives up the one under way, when what is wanted is another revision.
         """
-        wanted = self._compute_wanted(desired, states)
-        base = self.revisions.find(self.base)
+        pinned, base = self.pinned, self.revisions.find(self.base)
+        wanted = pinned or self._compute_wanted(desired, states)
         if wanted is None:
-            return self._aim_unprepared(desired, states, base, find, bare=bare)
-        if self.quarantined and self.quarantined != wanted.id:
+            return self._with_choices(self._aim_unprepared(desired, states, base, find, bare=bare), desired)
+        if pinned is None and self.quarantined and self.quarantined != wanted.id:
             self.quarantined = self.reason = ""
             self._save()
-        if base is not None and base.id == wanted.id:
-            self._settle(now)
+        states = pinned.states(find, states) if pinned is not None else states
+        barrier = self._advance_to(wanted, base, now)
+        if barrier is not None or (self.choices.stands_still and self.current not in ("", wanted.id)):
+            aim = self._aim_meanwhile(wanted, states, base, find)
+            if barrier is not None:
+                aim = dataclasses.replace(aim, holds=(*aim.holds, barrier.hold), due=barrier.due)
+            return self._with_choices(aim, desired)
+        return self._with_choices(self._aim_prepared(wanted, states, base, find), desired)
+
+    def _advance_to(self, wanted: AppRevision, base: AppRevision | None, now: float) -> Barrier | None:
+        """Begin what is wanted, or end what is not; returns what forbids that."""
+        if (base is not None and base.id == wanted.id) or wanted.id == self.quarantined:
+            if not self.choices.stands_still:
+                self._settle(now)
         elif self._must_begin(wanted, base):
+            if self.choices.stands_still:
+                return Barrier(Hold("Paused", f"revision {_short(wanted)} waits until the app is resumed", chosen=True))
+            barrier = self.admit(wanted, base, now)
+            if barrier is not None:
+                return barrier
             self._begin(wanted, base, now)
-        return self._aim_prepared(wanted, states, base, find)
+        return None
 
     def preview(self, desired: DesiredApp, states: Mapping[str, ImageState], now: float, find: Find) -> Aim:
         """What the app is to become in the end, as far as is known; nothing is begun."""
-        wanted = self._compute_wanted(desired, states)
-        base = self.revisions.find(self.base)
+        pinned, base = self.pinned, self.revisions.find(self.base)
+        wanted = pinned or self._compute_wanted(desired, states)
+        aimed = (pinned.desired, pinned.states(find, states)) if pinned is not None else (desired, states)
         if wanted is None or (self.quarantined != wanted.id and self._must_begin(wanted, base)):
             forward = frozenset(find_changed(wanted, base)) if wanted is not None and base is not None else None
-            return Aim(desired, states, Course(deploying=base is not None, since=now, forward=forward))
-        return self._aim_prepared(wanted, states, base, find)
+            barrier = self.admit(wanted, base, now) if wanted is not None else None
+            holds = (barrier.hold,) if barrier is not None else ()
+            course = Course(deploying=base is not None, since=now, forward=forward)
+            return self._with_choices(Aim(*aimed, course, holds=holds), desired)
+        return self._with_choices(self._aim_prepared(wanted, aimed[1], base, find), desired)
+
+    @property
+    def pinned(self) -> AppRevision | None:
+        """The revision that is to be in force whatever the files say."""
+        return self.revisions.find(self.choices.pinned)
+
+    def find_wanted(self, desired: DesiredApp, states: Mapping[str, ImageState]) -> AppRevision | None:
+        """The revision that is wanted; None while one of its images has to be looked up."""
+        return self.pinned or self._compute_wanted(desired, states)
+
+    def _with_choices(self, aim: Aim, desired: DesiredApp) -> Aim:
+        """An aim with what people have said: which services stand still, and whether the files count."""
+        holds, pinned = aim.holds, self.pinned
+        if pinned is not None and pinned.desired.content != desired.content:
+            text = f"revision {_short(pinned)} is pinned, and the files ask for another: holdfast resume deploys that"
+            holds = (*holds, Hold("Pinned", text, final=True, chosen=True))
+        paused = self.choices.paused - {WHOLE_APP}
+        course = dataclasses.replace(aim.course, paused=paused) if paused else aim.course
+        return dataclasses.replace(aim, course=course, holds=holds)
+
+    def _aim_meanwhile(
+        self, wanted: AppRevision, states: Mapping[str, ImageState], base: AppRevision | None, find: Find
+    ) -> Aim:
+        """While what is wanted may not be deployed a deploy under way goes on, and else what is in force stays so."""
+        looking = not self.choices.pinned
+        newer = self.revisions.find(self.current)
+        if newer is not None:
+            aim = self._aim_prepared(newer, newer.states(find, states), base, find)
+            return dataclasses.replace(aim, preparing=looking)
+        if base is None:
+            return Aim(wanted.desired, states, preparing=True)
+        return Aim(base.desired, base.states(find, states), Course(forward=frozenset()), preparing=looking)
 
     def _must_begin(self, wanted: AppRevision, base: AppRevision | None) -> bool:
         if base is not None and wanted.id in (base.id, self.quarantined) and self.deploy is None:
@@ -154,13 +213,19 @@ class AppDeploys:
         """The id of the revision that is being deployed; empty when none is."""
         return self.deploy.revision if self.deploy is not None else ""
 
+    @property
+    def engaged(self) -> list[AppRevision]:
+        """The revisions that the host may run now: the one in force, and the one that is being deployed."""
+        found = (self.revisions.find(identity) for identity in (self.base, self.current))
+        return [revision for revision in found if revision is not None]
+
     # what becomes of it
 
     def advance(self, plan: Plan, aim: Aim, now: float, *, busy: bool) -> tuple[bool, float | None]:
         """Judge a deploy by the plan that was just made: whether its stage has changed, so that another plan is due,
         and when (epoch seconds) time alone would change it."""
         deploy = self.deploy
-        if deploy is None or aim.desired is None:
+        if deploy is None or aim.desired is None or self.choices.stands_still:
             return False, None
         progress = plan.progress
         if not deploy.base:
@@ -229,8 +294,32 @@ class AppDeploys:
                 pass
         self._save()
 
+    # what people say
+
+    def choose(self, **choices: Any) -> None:
+        """Note what people want from now on, as fields of ``Choices``."""
+        self.choices = dataclasses.replace(self.choices, **choices)
+        self._save()
+
+    def retry(self) -> bool:
+        """Let the revision that was taken back be tried again; False when there is none."""
+        found = bool(self.quarantined)
+        if found:
+            self.quarantined = self.reason = ""
+            self._save()
+        return found
+
+    def go_on(self, now: float) -> bool:
+        """Go on with a rollout that failures have paused, as if it began now; False when none is."""
+        if self.deploy is None or self.deploy.stage is not Stage.PAUSED:
+            return False
+        self.deploy = dataclasses.replace(self.deploy, stage=Stage.ROLLING, began=now, reason="", message="")
+        self._save()
+        return True
+
     def forget(self) -> None:
         """The app is gone, and its history with it."""
+        self.choices = Choices()
         self.revisions.forget()
         self.deploy, self.base, self.quarantined, self.reason = None, "", "", ""
         self._journal.put(KIND, self._app, None)
@@ -255,6 +344,7 @@ class AppDeploys:
                 "base": self.base,
                 "quarantined": self.quarantined,
                 "reason": self.reason,
+                "choices": encode_choices(self.choices),
             },
         )
 
@@ -262,11 +352,6 @@ class AppDeploys:
         if revision is not None:
             details |= {"revision": revision.id, "number": revision.number}
         self._teller.record("app", app=self._app, reason=reason, message=message, **details)
-
-
-def _short(revision: AppRevision) -> str:
-    number = f"{revision.number} " if revision.number else ""
-    return f"{number}({revision.id.removeprefix('sha256:')[:12]})"
 
 
 def _decode_deploy(document: Mapping[str, Any] | None) -> Deploy | None:

@@ -9,13 +9,14 @@ from agent.controller.aims import Aim
 from agent.controller.deploys import AppDeploys
 from agent.controller.inventory import Pending
 from agent.controller.parts import Shared
-from agent.plan.actions import EnsureImage, Plan
+from agent.plan.actions import EnsureImage, Hold, Plan
 from agent.plan.history import SlotHistory
 from agent.plan.observed import ImageState, ObservedApp, ObservedContainer, SlotKey
 from agent.plan.planner import compute_plan, compute_preparation
 from agent.plan.wants import DesiredApp
 
 TURNS = 3
+PAUSED = Hold("Paused", "the app is paused: holdfast resume ends that", final=True, chosen=True)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class AppPlanning:
             turned, due = deploys.advance(plan, self.aim, now, busy=situation.busy)
             if not turned:
                 break
-        return replace(plan, next_check=_soonest((plan.next_check, due)))
+        if deploys.choices.stands_still:
+            return Plan(self._app, (), (PAUSED,), slots=situation.slots)
+        return replace(plan, next_check=_soonest((plan.next_check, due, self.aim.due)))
 
     def preview(self, situation: Situation, now: float) -> Plan:
         """The plan for all that is wanted in the end, as of now; nothing is begun."""
@@ -76,7 +79,8 @@ class AppPlanning:
             return self._compute(situation, observed, now)
         aim = self._deploys.preview(situation.desired, situation.images, now, self._shared.engine.images.find)
         plan = compute_plan(aim.desired, replace(observed, images=aim.images), now, aim.course)
-        return replace(plan, holds=(*plan.holds, *aim.holds))
+        standing = (PAUSED,) if self._deploys.choices.stands_still else ()
+        return replace(plan, holds=(*plan.holds, *aim.holds, *standing))
 
     def _compute(self, situation: Situation, observed: ObservedApp, now: float) -> Plan:
         desired, aim = situation.desired, self.aim
@@ -84,7 +88,7 @@ class AppPlanning:
             return compute_plan(None, observed, now) if situation.removed else Plan(self._app, slots=observed.slots)
         ahead = compute_preparation(desired, observed, now) if aim.preparing else None
         if ahead is not None and aim.desired is desired:
-            return ahead
+            return replace(ahead, holds=(*ahead.holds, *aim.holds)) if aim.holds else ahead
         plan = compute_plan(aim.desired, replace(observed, images=aim.images), now, aim.course)
         if ahead is None:
             return replace(plan, holds=(*plan.holds, *aim.holds)) if aim.holds else plan

@@ -158,8 +158,25 @@ class RunningExec(Protocol):
         """Close the descriptors."""
 
 
+class CapacityPort(Protocol):
+    """What the host has to give; quick, and asked on the loop."""
+
+    def memory(self) -> int:
+        """The host's memory in bytes; 0 when nobody can tell."""
+
+    def room(self) -> tuple[int, int]:
+        """The bytes that are free, and all there are, of the data root's file system. Raises OSError."""
+
+    def port_fault(self, host_ip: str, number: int, protocol: str) -> str:
+        """Why a port of this host, which this agent does not hold, cannot be published; empty when it can."""
+
+
 class EnginePort(Protocol):
     """One host."""
+
+    @property
+    def capacity(self) -> CapacityPort:
+        """Memory, room and ports."""
 
     @property
     def containers(self) -> ContainersPort:

@@ -157,4 +157,5 @@ def _render_hold(hold: Hold) -> dict[str, Any]:
         "slot": hold.slot,
         "final": hold.final,
         "failing": hold.failing,
+        "chosen": hold.chosen,
     }

@@ -69,6 +69,12 @@ def compute_revision(desired: DesiredApp, states: Mapping[str, ImageState]) -> A
     return AppRevision(identity, desired, images)
 
 
+def short_name(revision: AppRevision) -> str:
+    """A revision for people: its number, if it has one yet, and the beginning of its id."""
+    number = f"{revision.number} " if revision.number else ""
+    return f"{number}({revision.id.removeprefix('sha256:')[:12]})"
+
+
 class Revisions:
     """The newest ``KEPT`` revisions of one app, and those that are held for other reasons, by number."""
 

@@ -308,7 +308,8 @@ class AppWorker:
 
     def _publish(self) -> None:
         aim = self._planning.aim
-        if aim.desired is None or self._shared.suspended:
+        unbegun = aim.preparing and aim.desired is self.desired and not self.observed
+        if aim.desired is None or unbegun or self._shared.suspended:
             self._shared.publisher.update(self.name, AppEndpoints() if not self.removed else None)
             return
         records = (

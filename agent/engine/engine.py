@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from agent.engine.archives import Archives
 from agent.engine.buildcache import BuildCache
+from agent.engine.capacity import Capacity
 from agent.engine.collector import ImageCollection
 from agent.engine.containers import Containers
 from agent.engine.entering import ExecResolver
@@ -40,6 +41,7 @@ class Engine:
         self.build_cache = BuildCache(parts, collection)
         self.archives = Archives(parts.images, parts.layout, self.images)
         self.networks = Networks(parts.networks)
+        self.capacity = Capacity(parts.layout.root)
 
     @property
     def volumes(self) -> VolumeStore:

@@ -126,7 +126,7 @@ class Hold:
     """Something that is not as desired and that no action can better now.
 
     ``final`` when only a change of the desired state, the image or the host can; otherwise time or an event will.
-    ``failing`` when it is a fault and not merely the ordinary course of things.
+    ``failing`` when it is a fault and not merely the ordinary course of things; ``chosen`` when people want it so.
     """
 
     reason: str
@@ -135,6 +135,7 @@ class Hold:
     slot: int = 0
     final: bool = False
     failing: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True)

@@ -292,6 +292,24 @@ class FakeExec:
         os.close(self.stderr_fd)
 
 
+class FakeCapacity:
+    """A host of 8 GiB with room; ``ports`` says why some cannot be had."""
+
+    def __init__(self) -> None:
+        self.total = 8 << 30
+        self.free = 100 << 30
+        self.ports: dict[int, str] = {}
+
+    def memory(self) -> int:
+        return self.total
+
+    def room(self) -> tuple[int, int]:
+        return self.free, 200 << 30
+
+    def port_fault(self, host_ip: str, number: int, protocol: str) -> str:
+        return self.ports.get(number, "")
+
+
 class FakeEngine:
     """All of it. ``verdicts`` answers probes by container name: an exit code, or None to never end."""
 
@@ -300,6 +318,7 @@ class FakeEngine:
         self.images = FakeImages()
         self.networks = FakeNetworks()
         self.volumes = FakeVolumes()
+        self.capacity = FakeCapacity()
         self.verdicts: dict[str, int | None] = {}
         self.execs: dict[str, FakeExec] = {}
         self.killed: list[str] = []

@@ -1,0 +1,90 @@
+"""Whether the host can take a revision: looked at before anything of it is begun. Pure but for what the host says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from agent.controller.aims import Barrier, find_changed
+from agent.controller.endpoints import ANY_ADDRESS, Claim
+from agent.controller.port import CapacityPort
+from agent.controller.revisions import AppRevision
+from agent.plan.actions import Hold
+
+SMALLEST_ROOM = 64 << 20
+SMALLEST_SHARE = 0.02
+LOOK_AGAIN = 5.0
+
+
+def check_host(
+    wanted: AppRevision,
+    base: AppRevision | None,
+    others: Mapping[str, Iterable[AppRevision]],
+    capacity: CapacityPort,
+    now: float,
+) -> Barrier | None:
+    """What the host lacks for a revision that is to take the place of ``base``: memory, room, or a port, which one of
+    the ``others`` (revisions in force, or on their way to be, by app) or another program has."""
+    fault = (
+        _check_memory(wanted, capacity)
+        or _check_room(wanted, base, capacity)
+        or _check_ports(wanted, base, others, capacity)
+    )
+    return Barrier(fault, now + LOOK_AGAIN) if fault is not None else None
+
+
+def _check_memory(wanted: AppRevision, capacity: CapacityPort) -> Hold | None:
+    total = capacity.memory()
+    for name, service in wanted.desired.app.services.items():
+        if total and service.memory is not None and service.memory > total:
+            text = (
+                f"a container of {wanted.desired.name}/{name} may take {_size(service.memory)} of memory, "
+                f"and this host has {_size(total)}: lower deploy.resources.limits.memory"
+            )
+            return Hold("InsufficientMemory", text, name, final=True, failing=True)
+    return None
+
+
+def _check_room(wanted: AppRevision, base: AppRevision | None, capacity: CapacityPort) -> Hold | None:
+    if not find_changed(wanted, base):
+        return None
+    try:
+        free, total = capacity.room()
+    except OSError as error:
+        return Hold("InsufficientStorage", f"the data root cannot be read: {error.strerror}", failing=True)
+    needed = int(min(SMALLEST_ROOM, total * SMALLEST_SHARE))
+    if free >= needed:
+        return None
+    text = f"the data root has {_size(free)} left, and new containers need {_size(needed)}: make room"
+    return Hold("InsufficientStorage", text, failing=True)
+
+
+def _check_ports(
+    wanted: AppRevision, base: AppRevision | None, others: Mapping[str, Iterable[AppRevision]], capacity: CapacityPort
+) -> Hold | None:
+    own = {claim[1:] for claim, _ in claims_of(base)} if base is not None else set()
+    taken = [(claim, app) for app, revisions in others.items() for found in revisions for claim, _ in claims_of(found)]
+    for claim, service in claims_of(wanted):
+        name = f"{wanted.desired.name}/{service}"
+        holder = next((app for other, app in taken if _overlap(claim, other)), "")
+        if holder:
+            text = f"port {claim[0]}:{claim[1]}/{claim[2]} of service {name} is published by app {holder}"
+            return Hold("PortConflict", text, service, final=True, failing=True)
+        fault = "" if claim[1:] in own else capacity.port_fault(*claim)
+        if fault:
+            return Hold("PortConflict", f"service {name}: {fault}", service, final=True, failing=True)
+    return None
+
+
+def claims_of(revision: AppRevision) -> Iterator[tuple[Claim, str]]:
+    """The host's ports that a revision publishes, with the service of each."""
+    for name, service in revision.desired.app.services.items():
+        for port in service.ports:
+            yield (port.host_ip or "0.0.0.0", port.published, port.protocol), name
+
+
+def _overlap(one: Claim, other: Claim) -> bool:
+    return one[1:] == other[1:] and (one[0] == other[0] or one[0] in ANY_ADDRESS or other[0] in ANY_ADDRESS)
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"
