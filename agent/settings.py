@@ -12,6 +12,7 @@ DEFAULT_HOST = "unix:///run/holdfast/holdfast.sock"
 DEFAULT_METRICS = "127.0.0.1:9180"
 DEFAULT_REGISTRIES = Path("/etc/holdfast/registries.yaml")
 DEFAULT_POLICY = Path("/etc/holdfast/policy.yaml")
+DEFAULT_NOTIFY = Path("/etc/holdfast/notify.yaml")
 DEFAULT_WATERMARKS = (85.0, 80.0)
 
 
@@ -31,6 +32,7 @@ class Settings:
     insecure_registries: tuple[str, ...] = ()
     registries: Path | None = None
     policy: Path | None = None
+    notify: Path | None = None
     spawn_keeper: bool = True
     image_watermarks: tuple[float, float] = DEFAULT_WATERMARKS
     docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")

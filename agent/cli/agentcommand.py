@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import policy_option, registries_option
+from agent.cli.options import notify_option, policy_option, registries_option
 from agent.errors import Refused
 from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, Settings
 
@@ -66,6 +66,7 @@ def parse_watermarks(text: str) -> tuple[float, float]:
 )
 @registries_option
 @policy_option
+@notify_option
 @click.option(
     "--image-watermarks",
     "watermarks",
@@ -103,11 +104,12 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
 
     configure_logging(level=log_level)
     hosts, insecure, metrics = options["hosts"], options["insecure"], str(options["metrics"])
-    registries, policy = options["registries"], options["policy"]
+    registries, policy, notify = options["registries"], options["policy"], options["notify"]
     assert isinstance(hosts, tuple)
     assert isinstance(insecure, tuple)
     assert isinstance(registries, Path)
     assert isinstance(policy, Path)
+    assert isinstance(notify, Path)
     settings = Settings(
         state=state.absolute(),
         data_root=data_root.absolute(),
@@ -117,6 +119,7 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
         insecure_registries=insecure,
         registries=registries.absolute(),
         policy=policy.absolute(),
+        notify=notify.absolute(),
         image_watermarks=parse_watermarks(str(options["watermarks"])),
         spawn_keeper=options["keeper"] == "start",
     )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.settings import DEFAULT_HOST, DEFAULT_POLICY, DEFAULT_REGISTRIES
+from agent.settings import DEFAULT_HOST, DEFAULT_NOTIFY, DEFAULT_POLICY, DEFAULT_REGISTRIES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,8 +53,22 @@ def policy_option(command: F) -> F:
     return option(command)
 
 
+def notify_option(command: F) -> F:
+    """``--notify FILE``; one that is named must exist."""
+    option = click.option(
+        "--notify",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_NOTIFY,
+        show_default=True,
+        callback=_check_exists,
+        help="Whom to tell of deploys and troubles of all apps; deploy/notify.yaml is an example.",
+    )
+    return option(command)
+
+
 def _check_exists(_context: click.Context, _parameter: click.Parameter, value: Path) -> Path:
-    if value not in (DEFAULT_REGISTRIES, DEFAULT_POLICY) and not value.is_file():
+    if value not in (DEFAULT_REGISTRIES, DEFAULT_POLICY, DEFAULT_NOTIFY) and not value.is_file():
         raise click.BadParameter(f"there is no file {value}")
     return value
 

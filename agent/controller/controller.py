@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.controller.admission import Admission
@@ -33,6 +33,7 @@ from agent.controller.targets import compute_targets
 from agent.controller.telling import Teller
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerEvent
+from agent.spec.model import NotifyTarget
 
 AGENT_KIND = "agent"
 SUSPENDED_KEY = "suspended"
@@ -56,6 +57,7 @@ class Controller:
         journal = Journal(records, self._gate, events.flush)
         teller = Teller(events)
         self.callers = Callers()
+        self._report_targets: Callable[[Mapping[str, tuple[NotifyTarget, ...]]], None] = lambda _targets: None
         self._happenings = Happenings(teller, self.callers)
         self._known = LastGood(records, journal)
         self._documents = load_image_documents(records)
@@ -148,6 +150,7 @@ class Controller:
             self._leaving.add(name)
             self._worker(name).want(None, removed=True)
         self._targets_known = True
+        self._report_targets({name: w.desired.app.notify for name, w in self._workers.items() if w.desired is not None})
         self._forget_specs()
         for worker in [*self._workers.values()]:
             worker.poke()
@@ -302,6 +305,10 @@ class Controller:
     async def wait_change(self) -> None:
         """Return when any app has been reconciled, or the source's fault has changed, after this call."""
         await self._change.wait()
+
+    def report_targets(self, callback: Callable[[Mapping[str, tuple[NotifyTarget, ...]]], None]) -> None:
+        """Call back, with each revision, with whom the apps in force want to be told of them; it must not block."""
+        self._report_targets = callback
 
     # questions
 

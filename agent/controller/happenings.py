@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from agent.controller.callers import Callers
 from agent.controller.telling import Teller
@@ -72,7 +72,7 @@ class Happenings:
         return {"text": f"{caller} ran in it: {what}", "who": caller.as_dict(), "ran": what}
 
     def _record(
-        self, reason: str, owner: Owner, record: ContainerRecord, message: str, details: dict[str, object]
+        self, reason: str, owner: Owner, record: ContainerRecord, message: str, details: Mapping[str, object]
     ) -> None:
         more = {name: value for name, value in details.items() if name != "text"}
         self._teller.record(

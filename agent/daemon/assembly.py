@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,13 @@ from agent.engine.parts import Parts
 from agent.engine.table import KIND as CONTAINER_KIND
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
+from agent.notify.notifier import Notifier
+from agent.notify.settings import NotifyFile
 from agent.runtime.cgroups import Cgroups
 from agent.runtime.client import KeeperClient
 from agent.runtime.protocol import KeeperEvent
 from agent.runtime.seccomp import SeccompStore
-from agent.settings import Settings
+from agent.settings import DEFAULT_NOTIFY, Settings
 from agent.store.database import Database
 from agent.store.layout import DataLayout, RunLayout
 from agent.store.sealing import Seal, load_key
@@ -44,6 +47,7 @@ class Agent:
     metrics: Metrics
     database: Database
     data_root: Path
+    notifier: Notifier
     controller: Controller = field(init=False)
 
 
@@ -57,6 +61,10 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
         owned.callback(database.close)
         events = EventLog(database)
         owned.callback(events.close)
+        notify = NotifyFile(settings.notify, os.environ, required=settings.notify != DEFAULT_NOTIFY)
+        notify.check()
+        notifier = Notifier(events, database, notify, socket.gethostname())
+        owned.callback(notifier.close)
 
         def forward(event: KeeperEvent) -> None:
             engine.on_keeper_event(event)
@@ -75,4 +83,4 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
             Parts(layout, run, database, keeper, cgroups, seccomp, images, volumes, networks, builder, marks)
         )
         owned.callback(engine.close)
-        yield Agent(engine, events, Metrics(settings.instance), database, layout.root)
+        yield Agent(engine, events, Metrics(settings.instance), database, layout.root, notifier)

@@ -54,6 +54,8 @@ async def _serve(settings: Settings, agent: Agent) -> None:
     """The controller, the API and the greeting, until a signal comes or one of them fails."""
     source = DirectorySource(settings.state)
     agent.controller = Controller(agent.engine, source, agent.events, agent.metrics, agent.database)
+    agent.controller.report_targets(agent.notifier.set_apps)
+    agent.notifier.start()
     agent.engine.images.collection.ask(agent.controller.needed_images)
     agent.engine.images.collection.report_to(
         lambda reason, message: agent.events.record("image", reason=reason, message=message)

@@ -34,7 +34,6 @@ class ExitWaits:
             if not future.done():
                 future.set_result(status)
 
-
     def fail(self, container_id: str, error: Exception) -> None:
         """Tell everybody who waits for this container that it does not end."""
         with self._lock:

@@ -12,6 +12,7 @@ from agent.spec.keys import APP, IMAGE_POLICY, NETWORK, VOLUME, Keys
 from agent.spec.maps import read_labels
 from agent.spec.model import DEFAULT_NETWORK, App, ImagePolicy, Network, Service, Volume
 from agent.spec.mounts import VOLUME_NAME
+from agent.spec.notify import read_notify
 from agent.spec.ports import check_claims
 from agent.spec.pullpolicy import read_pull_policy
 from agent.spec.reading import Reading
@@ -87,6 +88,7 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
         volumes=volumes,
         images=tuple(images),
         deploys=read_deploy_policy(top),
+        notify=read_notify(top),
     )
 
 

@@ -289,6 +289,23 @@ class DeployPolicy(_Frozen):
     group: str = ""
 
 
+NOTICES = ("succeeded", "rolled-back", "stalled", "crash-loop", "recovered")
+
+
+class NotifyTarget(_Frozen):
+    """Who is told of what: a webhook at ``url``, or a ``command`` of the host. ``on`` are of NOTICES; ``secret``, in
+    base64, signs what a webhook gets; the same is not told twice within ``period`` seconds. ``apps`` are patterns of
+    names, empty for all."""
+
+    url: str = Field(default="", repr=False)
+    command: tuple[str, ...] = ()
+    format: Literal["generic", "slack", "ntfy"] = "generic"
+    secret: str = Field(default="", repr=False)
+    on: tuple[str, ...] = NOTICES
+    apps: tuple[str, ...] = ()
+    period: float = 600.0
+
+
 class App(_Frozen):
     """One app: everything a file asks for. Networks and volumes are by key; services name them by key. ``lines`` says
     where in the file each service begins; like the file itself that is not a part of what is asked for."""
@@ -301,3 +318,4 @@ class App(_Frozen):
     volumes: Mapping[str, Volume] = Field(default_factory=dict)
     images: tuple[ImagePolicy, ...] = ()
     deploys: DeployPolicy = DeployPolicy()
+    notify: tuple[NotifyTarget, ...] = Field(default=(), repr=False)
