@@ -16,12 +16,12 @@ $(VENV)/run.stamp: pyproject.toml .ci/debian-packages Makefile
 	@.ci/debian-packages $(RUN_PACKAGES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing Python packages into $(VENV)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --config-settings editable_mode=compat -e .
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
 	@.ci/debian-packages $(TEST_PACKAGES)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --config-settings editable_mode=compat -e '.[test]'
 	@touch $@
 
 ## make run       the agent in the foreground on the sample desired state (STATE=DIR for your own)
