@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from agent.controller.inventory import Inventory
 from agent.controller.origins import find_origin
@@ -47,15 +48,28 @@ class Explainer:
             identity = str(event.details.get("id", ""))
             same = target == event.container or (len(target) >= _PREFIX and identity.startswith(target))
             if identity and event.kind == "container" and same:
-                return Subject(event.app, event.service, event.container, identity)
+                return self._describe_gone(event, identity, events)
         return None
+
+    def _describe_gone(self, event: Event, identity: str, events: Sequence[Event]) -> Subject:
+        """A container of which only events are left."""
+        specs = (
+            str(known.details["spec"])
+            for known in events
+            if known.details.get("id") == identity and "spec" in known.details
+        )
+        origin = self._find_origin(event.app, event.service, next(specs, ""))
+        return Subject(event.app, event.service, event.container, identity, origin=origin)
+
+    def _find_origin(self, app: str, service: str, digest: str) -> Mapping[str, Any]:
+        worker = self._workers.get(app)
+        origin = find_origin(worker.deploys.revisions, service, digest) if worker is not None and digest else None
+        return origin.as_details() if origin is not None else {}
 
     def _describe(self, record: ContainerRecord) -> Subject:
         owner = record.config.owner
         assert owner is not None
-        worker = self._workers.get(owner.app)
-        origin = find_origin(worker.deploys.revisions, owner.service, owner.spec_digest) if worker else None
-        details = origin.as_details() if origin is not None else {}
+        details = self._find_origin(owner.app, owner.service, owner.spec_digest)
         cause = redact_text(owner.cause)
         return Subject(owner.app, owner.service, record.name, record.id, cause, record.created, details)
 

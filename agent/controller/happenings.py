@@ -41,14 +41,28 @@ class Happenings:
                 self._note_drift(owner, record, event.exit)
 
     def catch_up(self, records: Iterable[ContainerRecord]) -> None:
-        """Write down the ends that came while no agent was there to, or just before one was killed."""
+        """Write down the starts and ends that came while no agent was there to, or just before one was killed."""
         events = self._teller.recent()
         oldest = events[0].at if events else float("inf")
-        told = {event.details.get("id") for event in events if event.reason == "Exited"}
+        told = {(event.reason, event.details.get("id")) for event in events}
         for record in records:
             owner, end = record.config.owner, record.exit
-            if owner is not None and end is not None and end.at >= oldest and record.id not in told:
+            if owner is None:
+                continue
+            if record.created >= oldest and ("Started", record.id) not in told:
+                self._note_start(owner, record)
+            if end is not None and end.at >= oldest and ("Exited", record.id) not in told:
                 self._note_exit(owner, record, end)
+
+    def _note_start(self, owner: Owner, record: ContainerRecord) -> None:
+        kind, _, message = owner.cause.partition(": ")
+        details = {
+            "slot": owner.slot,
+            "spec": owner.spec_digest,
+            "image": record.config.image,
+            "cause": {"kind": kind, "message": message},
+        }
+        self._record("Started", owner, record, f"{record.name} started: {message}", details)
 
     def _note_exit(self, owner: Owner, record: ContainerRecord, end: ExitStatus) -> None:
         details = {"exit": {"code": end.code, "signal": end.signal, "oom": end.oom, "at": end.at}}

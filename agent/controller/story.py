@@ -56,8 +56,8 @@ class Step:
 def tell_container(subject: Subject, events: Sequence[Event]) -> list[Step]:
     """From the revision that asked for it to how it ended and what came after it."""
     started = _find(events, lambda event: event.reason == "Started" and event.details.get("id") == subject.id)
-    details = dict(started.details) if started is not None else dict(subject.origin)
-    begun = started.at if started is not None else subject.created
+    details = {**subject.origin, **(started.details if started is not None else {})}
+    begun = subject.created or (started.at if started is not None else 0.0)
     steps = [*_tell_origin(details, subject, events, begun)]
     before = _find(events, lambda event: _ended_before(event, subject, begun))
     if before is not None:
@@ -127,7 +127,9 @@ def _step(event: Event) -> Step:
         kind = "deploy"
     if kind is None and "condition" in event.details:
         kind = "condition"
-    return Step(event.at, kind or "event", event.message or event.reason, {"reason": event.reason, **event.details})
+    ended = event.details.get("exit")
+    at = float(ended["at"]) if isinstance(ended, Mapping) and ended.get("at") else event.at
+    return Step(at, kind or "event", event.message or event.reason, {"reason": event.reason, **event.details})
 
 
 def _cause_of(event: Event) -> str:

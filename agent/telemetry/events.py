@@ -22,7 +22,7 @@ from agent.telemetry.redaction import redact, redact_text
 KIND = "event"
 RING_LIMIT = 2000
 QUEUE_LIMIT = 512
-BATCH_SECONDS = 0.25
+BATCH_SECONDS, RETRY_SECONDS = 0.03, 5.0
 MESSAGE_LIMIT = 4096
 DETAILS_LIMIT = 16384
 
@@ -209,7 +209,7 @@ class EventLog:
                 last = self._closed
             if not self._write_waiting() and not last:
                 with self._lock:
-                    self._lock.wait_for(lambda: self._closed, 20 * BATCH_SECONDS)
+                    self._lock.wait_for(lambda: self._closed, RETRY_SECONDS)
             if last:
                 return
 

@@ -174,7 +174,8 @@ def test_ends_that_nobody_wrote_down_are_caught_up_once(tmp_path: Path) -> None:
         happenings = Happenings(Teller(log), Callers())
         happenings.catch_up(engine.containers.list())
         happenings.catch_up(engine.containers.list())
-        assert [event.details["id"] for event in log.recent() if event.reason == "Exited"] == [victim]
+        told = [(event.reason, event.details.get("id")) for event in log.recent()]
+        assert told == [("AgentStarted", None), ("Started", victim), ("Exited", victim)]
 
     asyncio.run(main())
 
