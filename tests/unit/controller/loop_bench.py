@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from fake_engine import FakeEngine, MemorySource
+from fake_engine import FakeEngine
+from memory_source import MemorySource
 
 from agent.controller.controller import Controller
 from agent.spec.model import App

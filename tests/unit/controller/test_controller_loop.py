@@ -9,8 +9,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from fake_engine import Files, image_id
+from fake_engine import image_id
 from loop_bench import Bench, make_app, running
+from memory_source import Files
 
 from agent.engine.model import ExitStatus
 from agent.errors import Problem, Stalled, Waiting

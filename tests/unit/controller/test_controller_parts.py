@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeImages, Files, Revision
+from fake_engine import FakeImages
 from loop_bench import make_app
+from memory_source import Files, Revision
 
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions
 from agent.controller.containers import compute_config

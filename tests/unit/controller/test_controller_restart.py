@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, Files, image_id
+from fake_engine import FakeEngine, image_id
 from loop_bench import make_app, running
+from memory_source import Files
 
 from agent.engine.model import ExitStatus
 from agent.errors import Problem
