@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
 
 from agent.controller.aims import Barrier
-from agent.controller.deploys import Admit, AppDeploys
+from agent.controller.deploys import AppDeploys
+from agent.controller.groups import GroupApp, Groups
 from agent.controller.port import CapacityPort
 from agent.controller.prepare import check_host
 from agent.controller.revisions import AppRevision, short_name
@@ -18,29 +18,26 @@ from agent.spec.model import Window
 LONGEST_WAIT = 3600.0
 
 
-class Candidate(Protocol):
-    """One app, as far as it matters for others' deploys."""
-
-    @property
-    def deploys(self) -> AppDeploys:
-        """Its deploys."""
-
-
 class Admission:
     """Lives on the loop. ``apps`` are all apps there are, by name, always as of now."""
 
-    def __init__(self, apps: Mapping[str, Candidate], capacity: CapacityPort) -> None:
+    def __init__(self, apps: Mapping[str, GroupApp], capacity: CapacityPort) -> None:
         self._apps = apps
         self._capacity = capacity
+        self._groups = Groups(apps, self.judge_alone)
         self._closed: dict[tuple[Window, ...], tuple[float, Barrier]] = {}
 
-    def of_app(self, app: str) -> Admit:
-        """``judge`` for one app."""
-        return partial(self.judge, app)
+    def attach(self, app: str, deploys: AppDeploys) -> None:
+        """Let an app's deploys ask here, and act with those of their group."""
+        deploys.admit = partial(self.judge, app)
+        deploys.mates = self._groups.mates_of(app)
 
     def judge(self, app: str, wanted: AppRevision, base: AppRevision | None, now: float) -> Barrier | None:
-        """What keeps an app's revision from being deployed; None when nothing does. Whoever rolls back is not asked to
-        wait for an approval or a window."""
+        """What keeps an app's revision from being deployed; None when nothing does."""
+        return self.judge_alone(app, wanted, base, now) or self._groups.judge(app, wanted, now)
+
+    def judge_alone(self, app: str, wanted: AppRevision, base: AppRevision | None, now: float) -> Barrier | None:
+        """The same, whatever group it is in. Whoever rolls back is not asked to wait for an approval or a window."""
         choices = self._apps[app].deploys.choices
         policy = wanted.desired.app.deploys
         if not choices.pinned:

@@ -175,7 +175,7 @@ class Controller:
             revisions = Revisions(name, self._shared.journal, self._histories.pop(name, {}))
             document = self._deploys.pop(name, {})
             deploys = AppDeploys(name, revisions, self._shared.journal, self._shared.events, document)
-            deploys.admit = self._admission.of_app(name)
+            self._admission.attach(name, deploys)
             worker = AppWorker(name, self._shared, images, deploys, self._slots.pop(name, {}))
             self._workers[name] = worker
             self._tasks[name] = asyncio.get_running_loop().create_task(worker.run(), name=f"app {name}")

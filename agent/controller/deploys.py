@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from agent.controller.aims import Aim, Barrier, find_changed, merge, touched
 from agent.controller.choices import WHOLE_APP, Choices, decode_choices, encode_choices
+from agent.controller.deploydocument import decode_deploy, encode_deploy
 from agent.controller.journal import Journal
 from agent.controller.revisions import (
     GOOD,
@@ -20,15 +21,16 @@ from agent.controller.revisions import (
 )
 from agent.controller.revisions import short_name as _short
 from agent.controller.telling import Teller
+from agent.controller.transaction import Admit, MatesPort
 from agent.plan.actions import Hold, Plan
 from agent.plan.course import Course, Progress
 from agent.plan.deploy import Deploy, Stage, advance
+from agent.plan.group import GROUP_FAILED
 from agent.plan.observed import ImageState
 from agent.plan.pace import compute_update
 from agent.plan.wants import DesiredApp
 
 KIND = "deploy"
-Admit = Callable[[AppRevision, AppRevision | None, float], Barrier | None]
 
 
 class AppDeploys:
@@ -44,12 +46,15 @@ class AppDeploys:
         self.revisions = revisions
         self._journal = journal
         self._teller = teller
-        self.deploy = _decode_deploy(document.get("deploy"))
+        self.deploy = decode_deploy(document.get("deploy"))
         self.base = str(document.get("base", ""))
         self.quarantined = str(document.get("quarantined", ""))
         self.reason = str(document.get("reason", ""))
         self.choices = decode_choices(document.get("choices"))
         self.admit: Admit = lambda wanted, base, now: None
+        self.mates: MatesPort | None = None
+        self.baked = False
+        self._companion = bool(document.get("companion", False))
         self.unsaved = False
         self._merged: tuple[str, str, DesiredApp] | None = None
         self._wanted: tuple[DesiredApp, Mapping[str, ImageState], AppRevision | None] | None = None
@@ -88,7 +93,9 @@ class AppDeploys:
             barrier = self.admit(wanted, base, now)
             if barrier is not None:
                 return barrier
-            self._begin(wanted, base, now)
+            self.begin(wanted, now)
+            if self.mates is not None and not self.choices.pinned:
+                self.mates.begin(now)
         return None
 
     def preview(self, desired: DesiredApp, states: Mapping[str, ImageState], now: float, find: Find) -> Aim:
@@ -189,7 +196,8 @@ class AppDeploys:
             text = f"the rollout of revision {_short(wanted)} is paused: {deploy.message}\nholdfast resume goes on"
             holds = (Hold("RolloutPaused", text, final=True, failing=True),)
         elif deploy.stage is Stage.BAKING:
-            holds = (Hold("Baking", f"revision {_short(wanted)} is in place and watched before it is final"),)
+            others = "waits for the others of its group" if self.baked else "watched before it is final"
+            holds = (Hold("Baking", f"revision {_short(wanted)} is in place and {others}"),)
         course = self._course(frozenset(deploy.services))
         merged = self._merge(wanted, base)
         images = {**base.states(find, states), **states}
@@ -236,8 +244,11 @@ class AppDeploys:
             name: compute_update(services[name], reverting=False) for name in deploy.services if name in services
         }
         after, due = advance(deploy, progress, configs, now)
+        waited, self.baked = self.baked, after.stage is Stage.COMMITTED
+        if self.baked and self.mates is not None and not self.mates.commit(now):
+            after = dataclasses.replace(after, stage=Stage.BAKING)
         if after == deploy:
-            return False, due
+            return self.baked is not waited, due
         self.deploy = after
         self._save()
         self._tell(deploy, after, now)
@@ -250,7 +261,10 @@ class AppDeploys:
             self.deploy = dataclasses.replace(self.deploy, began=now, baking_since=baking)
             self._save()
 
-    def _begin(self, wanted: AppRevision, base: AppRevision | None, now: float) -> None:
+    def begin(self, wanted: AppRevision, now: float) -> None:
+        """Begin to deploy a revision, in the place of one that is under way."""
+        base, self.baked = self.revisions.find(self.base), False
+        self.quarantined = "" if self.quarantined == wanted.id else self.quarantined
         if self.deploy is not None:
             self.revisions.finish(self.deploy.revision, SUPERSEDED, now, "another revision came before it was in place")
         held = frozenset({wanted.id, self.base})
@@ -281,11 +295,14 @@ class AppDeploys:
                 self._record("DeploySucceeded", f"revision {name} is in force", revision)
             case Stage.REVERTING:
                 self._record("DeployFailed", f"revision {name} is taken back: {after.message}", revision)
+                if self.mates is not None and not self.choices.pinned:
+                    self.mates.fail(after.message, now)
             case Stage.PAUSED:
                 text = f"the rollout of revision {name} is paused: {after.message}"
                 self._record("DeployPaused", text, revision)
             case Stage.REVERTED:
                 self.quarantined, self.reason, self.deploy = after.revision, after.message, None
+                self._companion = after.reason == GROUP_FAILED
                 self.revisions.finish(after.revision, ROLLED_BACK, now, after.message)
                 base = self.revisions.find(after.base)
                 where = f"revision {_short(base)} is in force again" if base is not None else "nothing is in force"
@@ -293,6 +310,30 @@ class AppDeploys:
             case _:
                 pass
         self._save()
+
+    # what the others of its group do
+
+    def would_begin(self, wanted: AppRevision) -> bool:
+        """Whether a deploy begins when others of the group begin: also of what was taken back because of them."""
+        again = self._companion and self.deploy is None and wanted.id == self.quarantined
+        return again or (
+            wanted.id not in (self.base, self.quarantined) and self._must_begin(wanted, self.revisions.find(self.base))
+        )
+
+    def commit(self, now: float) -> None:
+        """The deploy under way is final, for all of the group have proved themselves."""
+        self._turn(now, stage=Stage.COMMITTED)
+
+    def take_back(self, message: str, now: float) -> None:
+        """The deploy under way is taken back, for another one of the group has failed."""
+        self._turn(now, stage=Stage.REVERTING, reason=GROUP_FAILED, message=message)
+
+    def _turn(self, now: float, **fields: Any) -> None:
+        before = self.deploy
+        if before is not None:
+            self.deploy = dataclasses.replace(before, **fields)
+            self._save()
+            self._tell(before, self.deploy, now)
 
     # what people say
 
@@ -340,11 +381,12 @@ class AppDeploys:
             KIND,
             self._app,
             {
-                "deploy": dataclasses.asdict(self.deploy) if self.deploy is not None else None,
+                "deploy": encode_deploy(self.deploy),
                 "base": self.base,
                 "quarantined": self.quarantined,
                 "reason": self.reason,
                 "choices": encode_choices(self.choices),
+                "companion": self._companion,
             },
         )
 
@@ -352,22 +394,3 @@ class AppDeploys:
         if revision is not None:
             details |= {"revision": revision.id, "number": revision.number}
         self._teller.record("app", app=self._app, reason=reason, message=message, **details)
-
-
-def _decode_deploy(document: Mapping[str, Any] | None) -> Deploy | None:
-    """None for a document of a version of Holdfast that described deploys in another way: it begins again."""
-    if not document:
-        return None
-    try:
-        return Deploy(
-            str(document["revision"]),
-            str(document["base"]),
-            tuple(map(str, document["services"])),
-            float(document["began"]),
-            Stage(document["stage"]),
-            float(document["baking_since"]),
-            str(document["reason"]),
-            str(document["message"]),
-        )
-    except (KeyError, ValueError, TypeError):
-        return None

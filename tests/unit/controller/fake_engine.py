@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fake_capacity import FakeCapacity
+
 from agent.engine.model import (
     BuildConfig,
     ContainerConfig,
@@ -288,24 +290,6 @@ class FakeExec:
     def close(self) -> None:
         os.close(self.stdout_fd)
         os.close(self.stderr_fd)
-
-
-class FakeCapacity:
-    """A host of 8 GiB with room; ``ports`` says why some cannot be had."""
-
-    def __init__(self) -> None:
-        self.total = 8 << 30
-        self.free = 100 << 30
-        self.ports: dict[int, str] = {}
-
-    def memory(self) -> int:
-        return self.total
-
-    def room(self) -> tuple[int, int]:
-        return self.free, 200 << 30
-
-    def port_fault(self, host_ip: str, number: int, protocol: str) -> str:
-        return self.ports.get(number, "")
 
 
 class FakeEngine:

@@ -1,0 +1,25 @@
+"""What the deploys of one app ask of those that know the host and the other apps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.controller.aims import Barrier
+from agent.controller.revisions import AppRevision
+
+Admit = Callable[[AppRevision, AppRevision | None, float], Barrier | None]
+"""What keeps a revision from taking the place of another one at a moment (epoch seconds); None when nothing does."""
+
+
+class MatesPort(Protocol):
+    """The other apps whose deploys are one transaction with an app's."""
+
+    def begin(self, now: float) -> None:
+        """The app's deploy has begun: theirs begin too."""
+
+    def commit(self, now: float) -> bool:
+        """The app's deploy has proved itself: whether it is final now, and theirs with it."""
+
+    def fail(self, message: str, now: float) -> None:
+        """The app's deploy has failed: theirs are taken back."""

@@ -1,0 +1,43 @@
+"""The deploys of several apps as one transaction: all are prepared before one begins, all are final or none. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.plan.deploy import Deploy, Stage
+
+GROUP_FAILED = "GroupFailed"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One app of a group. ``hindrance`` says why what it wants cannot be deployed now, empty when it can or need not
+    be; ``baked``: its deploy would be final if it were alone."""
+
+    app: str
+    hindrance: str = ""
+    deploy: Deploy | None = None
+    baked: bool = False
+
+
+def find_hindrance(others: Iterable[Member]) -> str:
+    """Which of the others a deploy has to wait for, and why; empty when it may begin, and they with it."""
+    return next((f"app {member.app}: {member.hindrance}" for member in others if member.hindrance), "")
+
+
+def may_commit(others: Iterable[Member]) -> bool:
+    """Whether an app that has proved itself is final now, and all the others that are being deployed with it: as soon
+    as the last of them has proved itself too."""
+    return all(member.deploy is None or member.baked for member in others)
+
+
+def find_companions(others: Iterable[Member]) -> tuple[str, ...]:
+    """The apps whose deploys are taken back because one of the group failed; an app's first revision has nothing to go
+    back to and stays."""
+    forward = (Stage.ROLLING, Stage.BAKING, Stage.PAUSED)
+    return tuple(
+        member.app
+        for member in others
+        if member.deploy is not None and member.deploy.base and member.deploy.stage in forward
+    )

@@ -1,0 +1,124 @@
+"""Apps of one group are one transaction: prepared together, final together, taken back together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deploy_cases import count, images, in_force, on_bench, ready_reason, shop
+from fake_engine import FakeEngine, Files
+from loop_bench import Bench, running
+
+from agent.errors import NotFound, Problem
+from agent.plan.deploy import Deploy, Stage
+from agent.plan.group import Member, find_companions, find_hindrance, may_commit
+
+GROUP = {"group": "site"}
+
+
+def pair(front: int, back: int, **more: Any) -> tuple[Any, Any]:
+    return shop(front, name="front", deploys=GROUP, **more), shop(back, name="back", deploys=GROUP)
+
+
+def versions(bench: Bench) -> tuple[list[str], list[str]]:
+    return images(bench, "front"), images(bench, "back")
+
+
+@on_bench
+async def test_none_begins_before_all_are_prepared(bench: Bench) -> None:
+    await in_force(bench, *pair(1, 1))
+    bench.engine.images.failures["example/web:3"] = NotFound("no such image", reason="ImageNotFound")
+    bench.source.put(*pair(2, 3))
+    assert "app back: its images are not all local" in await ready_reason(bench, "GroupWaiting", "front")
+    assert versions(bench) == (["1"], ["1"])
+    bench.engine.images.failures.clear()
+    await bench.controller.sync()
+    await bench.until(lambda: versions(bench) == (["2"], ["3"]))
+    assert await bench.controller.wait_converged(10)
+
+
+@on_bench
+async def test_when_one_fails_all_that_changed_go_back_and_wait_for_a_change(bench: Bench) -> None:
+    await in_force(bench, *pair(1, 1), shop(1, name="other"))
+    bench.engine.containers.doomed["example/web:3"] = 0.02
+    bench.source.put(*pair(2, 3), shop(2, name="other"))
+    await bench.until(lambda: count(bench, "DeployRolledBack", "front") and count(bench, "DeployRolledBack", "back"))
+    await bench.until(lambda: versions(bench) == (["1"], ["1"]))
+    await bench.until(lambda: images(bench, "other") == ["2"])
+    assert "app back of its group failed" in await ready_reason(bench, "RolledBack", "front")
+    assert count(bench, "DeploySucceeded", "front") == 1
+    await in_force(bench, *pair(2, 4), shop(2, name="other"))
+    await bench.until(lambda: versions(bench) == (["2"], ["4"]))
+    assert await bench.controller.wait_converged(10), "what was taken back for the other's sake is tried again with it"
+
+
+@on_bench
+async def test_one_is_final_when_the_last_one_is(bench: Bench) -> None:
+    await in_force(bench, *pair(1, 1))
+    bench.engine.containers.holdups["back-web-1"] = threading.Event()
+    bench.source.put(*pair(2, 2))
+    await bench.until(lambda: images(bench, "front") == ["2"])
+    await bench.until(lambda: "waits for the others" in bench.condition("front", "Reconciling")["message"])
+    assert count(bench, "DeploySucceeded", "front") == 1
+    bench.engine.containers.holdups.pop("back-web-1").set()
+    await bench.until(lambda: count(bench, "DeploySucceeded", "front") == count(bench, "DeploySucceeded", "back") == 2)
+    assert await bench.controller.wait_converged(10)
+
+
+@pytest.mark.parametrize("fate", ["good", "bad"])
+def test_an_agent_that_comes_back_keeps_the_group_together(tmp_path: Path, fate: str) -> None:
+    engine = FakeEngine()
+
+    async def begin() -> None:
+        async with running(tmp_path, engine) as bench:
+            await in_force(bench, *pair(1, 1))
+            engine.containers.holdups["back-web-1"] = threading.Event()
+            bench.source.put(*pair(2, 2))
+            await bench.until(lambda: "waits for the others" in bench.condition("front", "Reconciling")["message"])
+            engine.containers.holdups.pop("back-web-1").set()
+
+    async def go_on() -> None:
+        if fate == "bad":
+            engine.containers.doomed["example/web:2"] = 0.0
+            for record in engine.containers.running():
+                if record.config.image_name == "example/web:2" and record.name == "front-web-1":
+                    engine.containers._crash(record.id)
+        async with running(tmp_path, engine) as bench:
+            bench.source.put(*pair(2, 2))
+            wanted = "2" if fate == "good" else "1"
+            end = "DeploySucceeded" if fate == "good" else "DeployRolledBack"
+            await bench.until(lambda: count(bench, end, "front") and count(bench, end, "back"))
+            await bench.until(lambda: versions(bench) == ([wanted], [wanted]))
+
+    asyncio.run(begin())
+    asyncio.run(go_on())
+
+
+@on_bench
+async def test_a_broken_file_of_one_keeps_all_from_beginning(bench: Bench) -> None:
+    await in_force(bench, *pair(1, 1))
+    broken = Files("back", "broken", None, (Problem("back.yaml", 1, 1, "what is this"),))
+    bench.source.put(pair(2, 1)[0], broken)
+    assert "app back: its files cannot be used" in await ready_reason(bench, "GroupWaiting", "front")
+    bench.source.put(*pair(2, 1))
+    await bench.until(lambda: versions(bench) == (["2"], ["1"]))
+
+
+def test_the_rules_of_a_group() -> None:
+    deploy = Deploy("new", "old", ("web",), 0.0)
+    first = Deploy("new", "", ("web",), 0.0)
+    reverting = Deploy("new", "old", ("web",), 0.0, Stage.REVERTING)
+    members = [
+        Member("a"),
+        Member("b", deploy=deploy, baked=True),
+        Member("c", deploy=first),
+        Member("d", "", reverting),
+    ]
+    assert find_hindrance(members) == ""
+    assert find_hindrance([*members, Member("e", "it is paused")]) == "app e: it is paused"
+    assert may_commit(members[:2])
+    assert not may_commit(members)
+    assert find_companions(members) == ("b",)
