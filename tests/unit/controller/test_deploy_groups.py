@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from deploy_cases import count, images, in_force, on_bench, ready_reason, shop
-from fake_engine import FakeEngine, Files
+from fake_engine import FakeEngine
 from loop_bench import Bench, running
+from memory_source import Files
 
 from agent.errors import NotFound, Problem
 from agent.plan.deploy import Deploy, Stage
