@@ -58,6 +58,13 @@ def is_same_spec(view: ServiceView, container: ObservedContainer) -> bool:
     return container.digest == view.digest or not view.digest
 
 
+def is_complete(view: ServiceView, slot: int) -> bool:
+    """Whether what is wanted of a slot has been done."""
+    ended = view.last_ended(slot)
+    as_wanted = ended is not None and bool(view.digest) and ended.digest == view.digest
+    return ended is not None and as_wanted and view.policy.judge(ended, None) is Verdict.COMPLETE
+
+
 def is_finished(view: ServiceView, slot: int, draft: Draft) -> bool:
     """Whether a slot stays empty because what was in it has done its work, or failed for good."""
     ended = view.last_ended(slot)

@@ -9,7 +9,7 @@ from agent.plan.actions import Cause, FieldChange, StartContainer
 from agent.plan.dependencies import compute_gate, compute_return_gate
 from agent.plan.diff import compute_changes
 from agent.plan.draft import SURGE, Draft, ServiceView
-from agent.plan.fill import is_held_back, may_start, needed_actions, pending_pull, start_id
+from agent.plan.fill import is_complete, is_held_back, may_start, needed_actions, pending_pull, start_id
 from agent.plan.observed import Health, ObservedContainer
 from agent.plan.pace import Pace, compute_pace, has_arrived, is_late, why_stop_first
 
@@ -45,7 +45,7 @@ def _find_candidates(view: ServiceView, draft: Draft) -> _Candidates:
         current = [container for container in serving if container.digest == view.digest]
         arrived = [container for container in current if has_arrived(container, view, draft)]
         found.arrived += arrived[:1]
-        if not serving or arrived:
+        if not serving or arrived or is_complete(view, slot):
             continue
         if any(container.health is not Health.UNHEALTHY for container in current):
             view.unsettled += 1

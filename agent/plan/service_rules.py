@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from agent.plan.actions import Cause
 from agent.plan.draft import Draft, ServiceView, is_running
-from agent.plan.fill import fill_slots
+from agent.plan.fill import fill_slots, is_complete
 from agent.plan.observed import ObservedContainer, Phase
 from agent.plan.pace import has_arrived, is_late
 from agent.plan.replace import replace_containers
@@ -43,6 +43,14 @@ def retire_replaced(view: ServiceView, draft: Draft) -> None:
         return
     for slot in view.wanted():
         serving = view.serving(slot)
+        if is_complete(view, slot):
+            for container in serving:
+                if container.digest != view.digest and is_running(container):
+                    text = (
+                        f"{_name(container, draft)} ({container.id[:12]}) is not needed: what is wanted has been done"
+                    )
+                    draft.stop(container, Cause("Superseded", text))
+            continue
         if len(serving) < 2:
             continue
         kept = _choose_kept(serving, view, draft)
@@ -80,8 +88,14 @@ def remove_ended(view: ServiceView, draft: Draft) -> None:
             continue
         if container.slot not in view.wanted():
             draft.remove(container, _surplus_cause(view, container, draft))
-        elif _has_successor(view, container):
+        elif _has_successor(view, container) and not _may_be_needed(view, container, draft):
             draft.remove(container, Cause("Replaced", f"{_name(container, draft)} has a newer container in its slot"))
+
+
+def _may_be_needed(view: ServiceView, container: ObservedContainer, draft: Draft) -> bool:
+    """Whether going back may need to know that its work was done: then it is not done again."""
+    deploying = draft.course.deploying and container.digest != view.digest
+    return deploying and view.policy.judge(container, None) is Verdict.COMPLETE
 
 
 def _has_successor(view: ServiceView, container: ObservedContainer) -> bool:

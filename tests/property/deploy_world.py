@@ -58,6 +58,7 @@ class DeployWorld(World):
     faults: dict[str, str] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
+    completed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._load()
@@ -87,6 +88,8 @@ class DeployWorld(World):
 
     def want(self, app: App | None) -> None:
         super().want(app)
+        if app is None:
+            self.completed.clear()
         for state in self.images.values():
             assert state.id is None or state.id in self.local
 
@@ -96,6 +99,8 @@ class DeployWorld(World):
         busy = bool(self.running)
         situation = Situation(self.desired, self.desired is None, self.images, self.slots, {}, (), busy)
         plan = self.planning.decide(situation, self.now)
+        if self.desired is None and not self.running and not self._own(APP):
+            self.deploys.forget()
         self.slots = dict(plan.slots)
         return plan
 
@@ -131,6 +136,12 @@ class DeployWorld(World):
     def fail(self, action: Action, retry_after: float | None) -> None:
         self.images = dict(self.images)
         super().fail(action, retry_after)
+
+    def end(self, identifier: str, how: ContainerExit, phase: Phase = Phase.EXITED) -> None:
+        found = self.containers.get(identifier)
+        if found is not None and found.alive and found.service == "job" and how.code == 0 and phase is Phase.EXITED:
+            self.completed.add(found.digest)
+        super().end(identifier, how, phase)
 
     def move_tags(self) -> None:
         """What the registry's tags stand for changes, and somebody asks for another look."""
