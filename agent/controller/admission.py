@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from agent.controller.aims import Barrier
 from agent.controller.deploys import AppDeploys
+from agent.controller.endpoints import Claim
 from agent.controller.groups import GroupApp, Groups
 from agent.controller.port import CapacityPort
-from agent.controller.prepare import check_host
+from agent.controller.prepare import Ports, check_host
 from agent.controller.revisions import AppRevision, short_name
 from agent.plan.actions import Hold
 from agent.plan.windows import compute_opening, describe_moment
@@ -19,10 +20,14 @@ LONGEST_WAIT = 3600.0
 
 
 class Admission:
-    """Lives on the loop. ``apps`` are all apps there are, by name, always as of now."""
+    """Lives on the loop. ``apps`` are all apps there are, by name, always as of now; ``claims_of`` says which of the
+    host's ports one has."""
 
-    def __init__(self, apps: Mapping[str, GroupApp], capacity: CapacityPort) -> None:
+    def __init__(
+        self, apps: Mapping[str, GroupApp], capacity: CapacityPort, claims_of: Callable[[str], Iterable[Claim]]
+    ) -> None:
         self._apps = apps
+        self._claims_of = claims_of
         self._capacity = capacity
         self._groups = Groups(apps, self.judge_alone)
         self._closed: dict[tuple[Window, ...], tuple[float, Barrier]] = {}
@@ -47,7 +52,8 @@ class Admission:
             if closed is not None:
                 return closed
         others = {name: other.deploys.engaged for name, other in self._apps.items() if name != app}
-        return check_host(wanted, base, others, self._capacity, now)
+        ports = Ports(self._claims_of(app), others)
+        return check_host(wanted, base, ports, self._capacity, now)
 
     def _wait_for_window(self, windows: tuple[Window, ...], wanted: AppRevision, now: float) -> Barrier | None:
         """Worked out again only when a window opens, an hour has passed, or the clock was set."""

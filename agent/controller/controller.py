@@ -69,7 +69,6 @@ class Controller:
         self._leaving: set[str] = set()
         self._revision: str | None = None
         self._down_at = ""
-        self._admission = Admission(self._workers, engine.capacity)
         self._targets_known = False
         self._source_fault = self._names_fault = ""
         self._change = asyncio.Event()
@@ -88,6 +87,7 @@ class Controller:
             names=HostNames(engine),
             changed=self._on_change,
         )
+        self._admission = Admission(self._workers, engine.capacity, self._shared.publisher.claims_of)
         self.deploys = DeployCommands(self._workers, self._shared, self.wait_change)
 
     # the loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from agent.controller.aims import Barrier, find_changed
 from agent.controller.endpoints import ANY_ADDRESS, Claim
@@ -15,19 +16,24 @@ SMALLEST_SHARE = 0.02
 LOOK_AGAIN = 5.0
 
 
+@dataclass(frozen=True)
+class Ports:
+    """Who has which ports of the host: the app itself (``own``), and the revisions of ``others``, by app, that are in
+    force or on their way to be."""
+
+    own: Iterable[Claim]
+    others: Mapping[str, Iterable[AppRevision]]
+
+
 def check_host(
-    wanted: AppRevision,
-    base: AppRevision | None,
-    others: Mapping[str, Iterable[AppRevision]],
-    capacity: CapacityPort,
-    now: float,
+    wanted: AppRevision, base: AppRevision | None, ports: Ports, capacity: CapacityPort, now: float
 ) -> Barrier | None:
-    """What the host lacks for a revision that is to take the place of ``base``: memory, room, or a port, which one of
-    the ``others`` (revisions in force, or on their way to be, by app) or another program has."""
+    """What the host lacks for a revision that is to take the place of ``base``: memory, room, or a port, which another
+    app or another program has."""
     fault = (
         _check_memory(wanted, capacity)
         or _check_room(wanted, base, capacity)
-        or _check_ports(wanted, base, others, capacity)
+        or _check_ports(wanted, base, ports, capacity)
     )
     return Barrier(fault, now + LOOK_AGAIN) if fault is not None else None
 
@@ -58,11 +64,10 @@ def _check_room(wanted: AppRevision, base: AppRevision | None, capacity: Capacit
     return Hold("InsufficientStorage", text, failing=True)
 
 
-def _check_ports(
-    wanted: AppRevision, base: AppRevision | None, others: Mapping[str, Iterable[AppRevision]], capacity: CapacityPort
-) -> Hold | None:
-    own = {claim[1:] for claim, _ in claims_of(base)} if base is not None else set()
-    taken = [(claim, app) for app, revisions in others.items() for found in revisions for claim, _ in claims_of(found)]
+def _check_ports(wanted: AppRevision, base: AppRevision | None, ports: Ports, capacity: CapacityPort) -> Hold | None:
+    own = {claim[1:] for claim in ports.own}
+    own.update(claim[1:] for claim, _ in (claims_of(base) if base is not None else ()))
+    taken = [(claim, app) for app, known in ports.others.items() for found in known for claim, _ in claims_of(found)]
     for claim, service in claims_of(wanted):
         name = f"{wanted.desired.name}/{service}"
         holder = next((app for other, app in taken if _overlap(claim, other)), "")

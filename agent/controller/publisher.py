@@ -67,6 +67,10 @@ class Publisher:
         """Whether everything said so far is in force."""
         return self._settled.is_set()
 
+    def claims_of(self, app: str) -> list[Claim]:
+        """The ports of the host that an app has."""
+        return [claim for claim, holder in self._held.items() if holder == app]
+
     def reset(self) -> None:
         """Forget what is in force: the next update is carried out whole."""
         self._published = None

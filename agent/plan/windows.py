@@ -11,7 +11,7 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from agent.spec.cron import Cron, parse_cron
@@ -51,7 +51,11 @@ def compute_opening(windows: Sequence[Window], now: float) -> Opening:
 
 def describe_moment(at: float, zone: str) -> str:
     """A moment in a time zone, to the minute."""
-    return f"{datetime.fromtimestamp(at, ZoneInfo(zone)):%Y-%m-%d %H:%M} {zone}"
+    return f"{datetime.fromtimestamp(at, _find_zone(zone)):%Y-%m-%d %H:%M} {zone}"
+
+
+def _find_zone(name: str) -> tzinfo:
+    return UTC if name == "UTC" else ZoneInfo(name)
 
 
 def _is_open(tables: Sequence[_Timetable], at: float) -> bool:
@@ -67,7 +71,7 @@ class _Timetable:
         self.allow = window.allow
         self.last: float | None = None
         self._cron = cron
-        self._zone = ZoneInfo(window.timezone)
+        self._zone = _find_zone(window.timezone)
         self._duration = window.duration
 
     def is_active(self, at: float) -> bool:
@@ -102,7 +106,7 @@ class _Timetable:
         return datetime.fromtimestamp(at, self._zone).date()
 
 
-def _starts_on(cron: Cron, zone: ZoneInfo, day: date) -> list[float]:
+def _starts_on(cron: Cron, zone: tzinfo, day: date) -> list[float]:
     """The moments (epoch seconds) that an expression matches on a day, in order."""
     found: set[float] = set()
     if not cron.is_on(day):

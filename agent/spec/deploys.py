@@ -63,6 +63,8 @@ def _read_window(own: Fields, node: Node, index: int) -> Window | None:
 
 
 def _parse_zone(text: str) -> str | None:
+    if text == "UTC":
+        return text
     try:
         ZoneInfo(text)
     except (ValueError, OSError, KeyError):

@@ -34,7 +34,7 @@ def write_shop(agent: Agent, colour: str, extra: str = "", top: str = "") -> Non
 
 
 def history(agent: Agent) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = Client(agent.host).get("/history", app="shop")
+    rows: list[dict[str, Any]] = Client(agent.host).get("/history")
     return rows
 
 

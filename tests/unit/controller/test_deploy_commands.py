@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -256,10 +258,25 @@ async def test_outside_of_its_windows_an_app_is_healed_and_rolled_back_only(benc
 
 
 @on_bench
-async def test_a_window_that_opens_starts_the_deploy_by_itself(bench: Bench) -> None:
-    always = {"windows": [{"allow": True, "cron": "* * * * *", "duration": 120.0}]}
-    await in_force(bench, shop(1, deploys=always))
-    assert images(bench) == ["1"]
+async def test_a_window_that_opens_begins_the_deploy_by_itself(bench: Bench) -> None:
+    opening = datetime(2028, 2, 29, tzinfo=UTC).timestamp()
+    ahead = opening - 0.3 - time.time()
+    bench.controller._shared.clock = lambda: time.time() + ahead
+    leap = {"windows": [{"allow": True, "cron": "0 0 29 2 *", "duration": 60.0}]}
+    bench.source.put(shop(1, deploys=leap))
+    await ready_reason(bench, "OutsideWindow")
+    assert images(bench) == []
+    await bench.until(lambda: images(bench) == ["1"])
+
+
+@on_bench
+async def test_a_port_of_a_deploy_under_way_is_its_apps_own(bench: Bench) -> None:
+    check = {"healthcheck": {"test": ("CMD", "true"), "interval": 60.0}, "ports": [{"published": 80, "target": 80}]}
+    await in_force(bench, shop(1))
+    bench.source.put(shop(2, **check))
+    await bench.until(lambda: [port.host_port for port in bench.engine.networks.published] == [80])
+    bench.engine.capacity.ports[80] = "port 0.0.0.0:80/tcp is in use by holdfast"
+    await in_force(bench, shop(3, ports=[{"published": 80, "target": 80}]))
 
 
 @pytest.mark.parametrize("lack", ["memory", "room", "port", "app"])
