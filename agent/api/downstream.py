@@ -9,8 +9,10 @@ from aiohttp import web
 
 from agent.api.ndjson import JsonLines
 from agent.api.parameters import read_flag
+from agent.api.peers import identify
 from agent.api.port import ControllerPort, EnginePort
 from agent.engine.model import ContainerEvent, ContainerState
+from agent.telemetry.events import EventLog
 
 _TOLD = {"exited": "stopped", "removed": "removed"}
 
@@ -18,7 +20,8 @@ _TOLD = {"exited": "stopped", "removed": "removed"}
 class DownStream:
     """The handler of down. What is begun goes on to its end even if who asked for it has gone."""
 
-    def __init__(self, controller: ControllerPort, engine: EnginePort) -> None:
+    def __init__(self, controller: ControllerPort, engine: EnginePort, events: EventLog) -> None:
+        self._events = events
         self._controller = controller
         self._engine = engine
         self._working: set[asyncio.Task[None]] = set()
@@ -36,6 +39,8 @@ class DownStream:
     async def down(self, request: web.Request) -> web.StreamResponse:
         """Answers ``{"removed": [names]}`` of all that was there. With ``progress`` lines come before that:
         ``{"stopping": [names]}``, then ``{"progress": {"container", "state"}}``, state ``stopped`` or ``removed``."""
+        caller = await asyncio.to_thread(identify, request)
+        self._events.record("agent", reason="TakenDown", message=f"holdfast down by {caller}", who=caller.as_dict())
         removed = [container["name"] for container in self._controller.containers()]
         if not read_flag(request, "progress"):
             await asyncio.shield(self._begin())

@@ -73,7 +73,7 @@ class ApiServer:
 
     def _build_api(self) -> web.Application:
         parts, threads = self._parts, self._threads
-        logs, down = LogStream(parts.engine, threads), DownStream(parts.controller, parts.engine)
+        logs, down = LogStream(parts.engine, threads), DownStream(parts.controller, parts.engine, parts.events)
         self._feed_events(logs, down)
         application = web.Application(
             client_max_size=BODY_LIMIT, middlewares=[errors_as_json, refuse_browsers, self._track]

@@ -29,6 +29,7 @@ from agent.controller.queries import render_containers, render_plans, render_sta
 from agent.controller.revisions import KIND as REVISION_KIND
 from agent.controller.revisions import Revisions, load_revision_documents
 from agent.controller.slots import load_slots
+from agent.controller.tampering import TamperWatch
 from agent.controller.targets import compute_targets
 from agent.controller.telling import Teller
 from agent.controller.worker import AppWorker
@@ -104,10 +105,12 @@ class Controller:
         self._on_names()
         self._happenings.catch_up(self._engine.containers.list())
         publishing = loop.create_task(self._shared.publisher.run(), name="publisher")
+        watching = loop.create_task(TamperWatch(self._shared, self._claim).run(), name="tampering")
         try:
             await self._follow()
         finally:
             publishing.cancel()
+            watching.cancel()
             self._shared.health.close()
             for task in self._tasks.values():
                 task.cancel()
@@ -210,6 +213,12 @@ class Controller:
         for worker in [*self._workers.values()]:
             worker.poke()
         self._on_change()
+
+    def _claim(self, app: str, container_id: str) -> None:
+        """The end of a container is our own doing, although no plan asks for it."""
+        worker = self._workers.get(app)
+        if worker is not None:
+            worker.drift.claim(container_id)
 
     def _poke(self, app: str) -> None:
         worker = self._workers.get(app)

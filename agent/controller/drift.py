@@ -55,7 +55,11 @@ class Drift:
         if isinstance(action, EnsureNetwork | EnsureVolume):
             kind = "network" if isinstance(action, EnsureNetwork) else "volume"
             self._teller.record(kind, app=self._app, reason=f"Drift{action.cause.kind}", message=action.cause.message)
-        elif isinstance(action, StopContainer) and action.cause.kind == "StopBegun":
+        elif (
+            isinstance(action, StopContainer)
+            and action.cause.kind == "StopBegun"
+            and not self.is_ours(action.container)
+        ):
             self._teller.record(
                 "container",
                 app=self._app,
@@ -69,9 +73,13 @@ class Drift:
     def begin_action(self, action: Action) -> None:
         """The agent itself is about to do something."""
         if isinstance(action, StopContainer | RemoveContainer):
-            self._ours[action.container] = None
-            while len(self._ours) > OURS_KEPT:
-                del self._ours[next(iter(self._ours))]
+            self.claim(action.container)
+
+    def claim(self, container_id: str) -> None:
+        """The agent itself is about to end or remove a container."""
+        self._ours[container_id] = None
+        while len(self._ours) > OURS_KEPT:
+            del self._ours[next(iter(self._ours))]
 
     def is_ours(self, container_id: str) -> bool:
         """Whether the agent has asked for a container's end or removal."""

@@ -19,6 +19,7 @@ from agent.engine.model import (
     ExitStatus,
     ImageRecord,
     PublishedPort,
+    Tampering,
 )
 from agent.errors import Problem
 from agent.kernel.sockdiag import Inbound
@@ -38,6 +39,9 @@ class ContainersPort(Protocol):
 
     def stop(self, container_id: str, grace: float | None = None) -> Future[ExitStatus]:
         """Signal, then SIGKILL to all after the grace (seconds); done when it has ended. Safe to repeat."""
+
+    def put_right(self, container_id: str) -> Tampering | None:
+        """Write its limits again where others have changed them; None when nobody has. Raises Conflict, NotFound."""
 
     def remove(self, container_id: str) -> None:
         """Delete an ended container. Raises Conflict while it runs, NotFound when it is gone."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from agent.engine.assembly import compute_limits
 from agent.engine.cleanup import Cleaner
 from agent.engine.containerlogs import ContainerLogs, LogRange
 from agent.engine.exits import Deadlines, ExitWaits
@@ -25,6 +26,7 @@ from agent.engine.model import (
     ContainerState,
     ContainerStats,
     ExitStatus,
+    Tampering,
 )
 from agent.engine.parts import Parts
 from agent.engine.process import parse_signal
@@ -194,6 +196,25 @@ class Containers:
             return parse_signal(record.config.process.stop_signal or image.stop_signal or "SIGTERM")
         except HoldfastError:
             return int(signal.SIGTERM)
+
+    def put_right(self, container_id: str) -> Tampering | None:
+        """Write a running container's limits again where others have changed them; None when nobody has.
+
+        Raises Conflict when it has ended, and what ``Cgroups.limit`` raises.
+        """
+        record = self._table.get(container_id)
+        if record.state is not ContainerState.RUNNING or not record.pid:
+            raise Conflict(f"{record.name} does not run", reason="NotRunning")
+        limits = compute_limits(record.config)
+        changed, inside = self._parts.cgroups.find_changes(record.id, record.pid, limits)
+        if self._table.get(container_id).state is not ContainerState.RUNNING:
+            return None
+        if not inside:
+            return Tampering("its processes were taken out of the cgroups that limit them", lost=True)
+        if not changed:
+            return None
+        self._parts.cgroups.limit(record.id, limits)
+        return Tampering("; ".join(changed))
 
     def kill(self, container_id: str, number: int) -> None:
         """Send one signal to a container's first process. Raises Conflict when it does not run."""

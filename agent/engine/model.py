@@ -172,6 +172,15 @@ class ContainerEvent:
 
 
 @dataclass(frozen=True)
+class Tampering:
+    """What others have changed of a container's cgroups. ``lost``: the container is not in them any more, which cannot
+    be put right."""
+
+    text: str
+    lost: bool = False
+
+
+@dataclass(frozen=True)
 class ExecResult:
     """A finished one-shot exec: its exit and at most the first 64 KiB of its output."""
 

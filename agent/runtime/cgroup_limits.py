@@ -18,6 +18,7 @@ MIN_MEMORY = 6 << 20
 MIN_CPUS = 0.001
 _MIN_QUOTA_US, _MAX_PERIOD_US, _MAX_QUOTA_US = 1_000, 1_000_000, 1 << 43
 _MAX_PIDS = 1 << 22
+_PAGE = 1 << 16
 _MAX_BYTES = (1 << 63) - 1
 
 
@@ -69,6 +70,13 @@ def compute_quota(cpus: float) -> tuple[int, int]:
     if cpus * period < _MIN_QUOTA_US:
         period = min(math.ceil(_MIN_QUOTA_US / cpus), _MAX_PERIOD_US)
     return max(min(round(cpus * period), _MAX_QUOTA_US), _MIN_QUOTA_US), period
+
+
+def is_same_value(written: str, found: str) -> bool:
+    """Whether a file says what was written to it; the kernel rounds bytes down to whole pages."""
+    if written.isdecimal() and found.isdecimal() and int(written) >= MIN_MEMORY:
+        return abs(int(written) - int(found)) < _PAGE
+    return written == found
 
 
 def compute_settings(limits: CgroupLimits, controller: str, version: int) -> Iterator[Setting]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.errors import Conflict, HoldfastError, Stalled, Unsupported, Waiting
 from agent.kernel.process import read_small_file
 from agent.runtime.cgroup_figures import CgroupFigures, read_figures
-from agent.runtime.cgroup_limits import CgroupLimits, Setting, check_limits, compute_settings
+from agent.runtime.cgroup_limits import CgroupLimits, Setting, check_limits, compute_settings, is_same_value
 from agent.runtime.cgroup_tree import MOUNTINFO, CgroupTree
 from agent.runtime.protocol import CgroupPlan
 
@@ -88,6 +88,23 @@ class Cgroups:
                 raise self._unsupported(controller)
             for setting in compute_settings(limits, controller, place.version):
                 self._write(place.directory / container_id, setting)
+
+    def find_changes(self, container_id: str, pid: int, limits: CgroupLimits) -> tuple[list[str], bool]:
+        """What of a running container's limits is not as it was written, and whether its first process ``pid`` is in
+        all the cgroups that have limits."""
+        changed: list[str] = []
+        inside = True
+        for controller in limits.controllers:
+            place = self._tree.find(controller)
+            if place is None:
+                continue
+            directory = place.directory / container_id
+            inside = inside and any(pid in _read_members(found) for found, _, _ in os.walk(directory))
+            for setting in compute_settings(limits, controller, place.version):
+                found_value = _read_setting(directory / setting.file)
+                if found_value is not None and not is_same_value(setting.value, found_value):
+                    changed.append(f"{setting.file} is {found_value[:40]}, not {setting.value}")
+        return changed, inside
 
     def _write(self, directory: Path, setting: Setting) -> None:
         path = directory / setting.file
@@ -212,6 +229,14 @@ def _kill_members(directory: str) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def _read_setting(path: Path) -> str | None:
+    """None where there is no such file, or not any more."""
+    try:
+        return read_small_file(str(path), 4096).decode().strip()
+    except (OSError, ValueError):
+        return None
 
 
 def _read_members(directory: str) -> list[int]:

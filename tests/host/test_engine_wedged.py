@@ -10,7 +10,7 @@ import pytest
 from enginelab import WAIT, EngineLab, open_engine
 
 from agent.engine import containers as engine_containers
-from agent.engine.model import ContainerState
+from agent.engine.model import ContainerState, ResourceConfig
 from agent.engine.wedged import ContainerWedged, describe_wedged
 
 pytestmark = pytest.mark.host
@@ -58,3 +58,24 @@ def test_what_keeps_it_is_read_from_proc(tmp_path: Path) -> None:
     text = describe_wedged((3, 1, 2, 4), tmp_path)
     assert "process 2 (a (b) 2) is in uninterruptible sleep (D) in nfs_wait; process 1 " in text
     assert describe_wedged((), tmp_path).endswith("none of its processes can be seen")
+
+
+def test_limits_that_others_change_are_written_again(lab: EngineLab) -> None:
+    limits = ResourceConfig(memory=64 << 20, pids=50)
+    record = lab.start("limited", "sleep", "1000", resources=limits)
+    containers, cgroups = lab.engine.containers, lab.engine.containers._parts.cgroups
+    assert containers.put_right(record.id) is None
+    (pids, *_) = [path for path in Path("/sys/fs/cgroup").rglob("pids.max") if path.parent.name == record.id]
+    pids.write_text("4000")
+    found = containers.put_right(record.id)
+    assert (found.text, found.lost) == ("pids.max is 4000, not 50", False) if found else pytest.fail("nothing seen")
+    assert pids.read_text() == "50\n"
+    assert containers.put_right(record.id) is None
+    for pid in cgroups.members(record.id):
+        (pids.parent.parent / "cgroup.procs").write_text(str(pid))
+    pids.parent.rmdir()
+    found = containers.put_right(record.id)
+    assert found is not None
+    assert found.lost
+    lab.engine.containers.stop(record.id, 0.0).result(WAIT)
+    lab.engine.containers.remove(record.id)

@@ -23,6 +23,7 @@ from agent.engine.model import (
     ExitStatus,
     ImageRecord,
     PublishedPort,
+    Tampering,
 )
 from agent.engine.wedged import ContainerWedged
 from agent.errors import Conflict, HoldfastError, NotFound
@@ -52,6 +53,7 @@ class FakeContainers:
         self.failures: dict[str, HoldfastError] = {}
         self.holdups: dict[str, threading.Event] = {}
         self.stubborn: set[str] = set()
+        self.tampered: dict[str, Tampering] = {}
         self.waits: dict[str, list[Future[ExitStatus]]] = {}
         self.doomed: dict[str, float] = {}
         self.connections: dict[str, int] = {}
@@ -98,6 +100,9 @@ class FakeContainers:
         if container_id not in self.stubborn:
             future.set_result(self.end(container_id, ExitStatus(None, 15)))
         return future
+
+    def put_right(self, container_id: str) -> Tampering | None:
+        return self.tampered.pop(container_id, None)
 
     def wedge(self, container_id: str, trouble: str) -> None:
         """What the engine says of a container that survives SIGKILL."""

@@ -17,8 +17,9 @@ from agent.controller.callers import Caller, Callers
 from agent.controller.gate import QUICK_THREADS, Gate
 from agent.controller.happenings import Happenings
 from agent.controller.journal import Journal
+from agent.controller.tampering import TamperWatch
 from agent.controller.telling import Teller
-from agent.engine.model import ExitStatus
+from agent.engine.model import ExitStatus, Tampering
 from agent.errors import Conflict, NotFound
 from agent.store.database import Database
 from agent.telemetry.events import EventLog
@@ -273,3 +274,18 @@ def test_fifty_services_start_in_order_and_few_at_a_time(tmp_path: Path) -> None
             assert 1 < most <= QUICK_THREADS
 
     asyncio.run(main())
+
+
+@on_bench
+async def test_limits_that_others_change_are_put_right_and_lost_cgroups_replaced(bench: Bench) -> None:
+    await in_force(bench, shop(1, memory=64 << 20))
+    victim = bench.engine.containers.named("shop-web-1").id
+    watch = TamperWatch(bench.controller._shared, bench.controller._claim)
+    await watch.look()
+    bench.engine.containers.tampered[victim] = Tampering("memory.max is max, not 67108864")
+    await watch.look()
+    bench.engine.containers.tampered[victim] = Tampering("its processes were taken out", lost=True)
+    await watch.look()
+    await bench.until(lambda: bench.names() == ["shop-web-1"])
+    assert reasons(bench, "Drift") == ["DriftLimitsChanged", "DriftCgroupLost"]
+    assert bench.engine.containers.named("shop-web-1").id != victim
