@@ -4,6 +4,9 @@ Packets to a published port are handed to a backend in turn (numgen), seen from 
 itself (output); addresses of 127.0.0.0/8 only in the latter, so that nobody outside reaches them. The client's address
 is kept unless the answer could not come back: from loopback, and back into the same network. The name servers on the
 gateways are never in the way of a published port 53, nor it in theirs.
+
+No set has intervals of a concatenation: those the kernel fills a moment after the rules that ask them are in force
+(nft_set_pipapo, seen on Linux 6.18), and what arrives then would be dropped at every change of the table.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ def render_table(state: TableState) -> str:
         [
             _render_sets(state, served, refused),
             *(_render_port(n, port) for n, port in enumerate(served)),
+            *(_render_network(n, network) for n, network in enumerate(state.networks)),
             _render_chains(f'"{state.bridges}*"'),
         ]
     )
@@ -48,7 +52,7 @@ def _render_sets(state: TableState, served: Sequence[Port], refused: Sequence[Po
     interval = " flags interval;"
     return "\n".join(
         [
-            _set("sources", "ifname . ipv4_addr", (f'"{n.bridge}" . {n.subnet}' for n in networks), interval),
+            _set("bridges", "ifname", (f'"{n.bridge}"' for n in networks)),
             _set("subnets", "ipv4_addr", (n.subnet for n in networks), interval),
             _set("outbound", "ipv4_addr", (n.subnet for n in networks if not n.internal), interval),
             _set("internal", "ifname", (f'"{n.bridge}"' for n in networks if n.internal)),
@@ -57,6 +61,8 @@ def _render_sets(state: TableState, served: Sequence[Port], refused: Sequence[Po
             _set("closed", "ifname", (f'"{name}"' for name in state.closed)),
             _set("refused_exact", "ipv4_addr . inet_proto . inet_service", map(_exact, filter(_has_ip, refused))),
             _set("refused_every", "inet_proto . inet_service", (_every(p) for p in refused if not p.host_ip)),
+            _map("origins", "ifname", (f'"{net.bridge}" : jump from_{n}' for n, net in enumerate(networks))),
+            _map("returns", "ifname", (f'"{net.bridge}" : jump back_{n}' for n, net in enumerate(networks))),
             _map("exact", "ipv4_addr . inet_proto . inet_service", (f"{_exact(p)} : goto port_{n}" for n, p in exact)),
             _map("every", "inet_proto . inet_service", (f"{_every(p)} : goto port_{n}" for n, p in every)),
         ]
@@ -99,6 +105,14 @@ def _render_port(number: int, port: Port) -> str:
     return f" chain port_{number} {{\n  ip protocol {port.protocol} {action}\n }}"
 
 
+def _render_network(number: int, network: NetworkInfo) -> str:
+    """What may come from a network, and what goes back into the one it came from."""
+    return (
+        f" chain from_{number} {{\n  ip saddr != {network.subnet} drop\n }}\n"
+        f" chain back_{number} {{\n  ip saddr {network.subnet} ct status dnat masquerade\n }}"
+    )
+
+
 def _render_chains(ours: str) -> str:
     return "\n".join((_render_arrival(ours), _render_forwarding(ours)))
 
@@ -110,7 +124,8 @@ def _render_arrival(ours: str) -> str:
     return f""" chain guard {{
   type filter hook prerouting priority raw; policy accept;
   iifname {ours} ip daddr 127.0.0.0/8 drop
-  iifname {ours} iifname . ip saddr != @sources drop
+  iifname {ours} iifname != @bridges drop
+  iifname vmap @origins
  }}
  chain admit {{
   type filter hook prerouting priority -90; policy accept;
@@ -169,7 +184,7 @@ def _render_forwarding(ours: str) -> str:
  chain postrouting {{
   type nat hook postrouting priority 100; policy accept;
   oifname {ours} ip saddr 127.0.0.0/8 masquerade
-  oifname . ip saddr @sources ct status dnat masquerade
+  oifname vmap @returns
   oifname @internal ct status dnat masquerade
   oifname {ours} accept
   ip saddr @outbound masquerade
