@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -174,8 +175,10 @@ class ProbeRunner:
             return False, "the header of the answer is too long"
         except asyncio.IncompleteReadError:
             return False, "the connection was closed without an answer"
-        except (OSError, EOFError, ValueError) as error:
-            return False, str(error) or type(error).__name__
+        except OSError as error:
+            return False, os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+        except (EOFError, ValueError) as error:
+            return False, str(error)
 
     def _note(self, container: ContainerRecord, kind: Kind, passed: bool, output: str) -> None:
         before = self._records.get(container.id)
