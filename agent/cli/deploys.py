@@ -177,7 +177,8 @@ def _check(target: str | None, everything: bool) -> str | None:
 @json_option
 @host_option
 def retry(app: str | None, as_json: bool, host: str) -> int:
-    """Deploy the revision that failed and was taken back once more: of APP, or of every app that has one.
+    """Deploy the revision that failed and was taken back once more: of APP (and of the apps of its group), or of
+    every app that has one.
 
     \b
     holdfast retry && holdfast status --wait 60

@@ -152,8 +152,9 @@ class DeployCommands:
         return [(worker.name, service)]
 
     async def retry(self, app: str | None) -> dict[str, Any]:
-        """Try the revision that was taken back again: of an app, or of every app that has one. Raises NotFound."""
-        names = [choose_app(self._apps, app)] if app else sorted(self._apps)
+        """Try the revision that was taken back again: of an app and its group, or of every app that has one. Raises
+        NotFound."""
+        names = self._name_group(choose_app(self._apps, app)) if app else sorted(self._apps)
         done = []
         for name in names:
             worker = self._apps[name]
@@ -163,6 +164,11 @@ class DeployCommands:
                 worker.forgive()
         await self._shared.journal.flush()
         return {"retried": done}
+
+    def _name_group(self, app: str) -> list[str]:
+        groups = {name: found.desired.app.deploys.group for name, found in self._apps.items() if found.desired}
+        mates = [name for name, group in groups.items() if group and group == groups.get(app)]
+        return [app, *sorted(name for name in mates if name != app)]
 
     def _tell(self, worker: AppWorker, reason: str, message: str) -> None:
         self._shared.events.record("app", app=worker.name, reason=reason, message=message)

@@ -25,7 +25,7 @@ from agent.controller.transaction import Admit, MatesPort
 from agent.plan.actions import Hold, Plan
 from agent.plan.course import Course, Progress
 from agent.plan.deploy import Deploy, Stage, advance
-from agent.plan.group import GROUP_FAILED
+from agent.plan.group import GROUP_FAILED, GROUP_SECONDS
 from agent.plan.observed import ImageState
 from agent.plan.pace import compute_update
 from agent.plan.wants import DesiredApp
@@ -246,7 +246,7 @@ class AppDeploys:
         after, due = advance(deploy, progress, configs, now)
         waited, self.baked = self.baked, after.stage is Stage.COMMITTED
         if self.baked and self.mates is not None and not self.mates.commit(now):
-            after = dataclasses.replace(after, stage=Stage.BAKING)
+            after, due = dataclasses.replace(after, stage=Stage.BAKING), now + GROUP_SECONDS
         if after == deploy:
             return self.baked is not waited, due
         self.deploy = after

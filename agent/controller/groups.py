@@ -11,7 +11,7 @@ from agent.controller.deploys import AppDeploys
 from agent.controller.images import AppImages
 from agent.controller.revisions import AppRevision, short_name
 from agent.plan.actions import Hold
-from agent.plan.group import Member, find_companions, find_hindrance, may_commit
+from agent.plan.group import GROUP_SECONDS, Member, find_companions, find_hindrance, may_commit
 from agent.plan.wants import DesiredApp
 
 Judge = Callable[[str, AppRevision, AppRevision | None, float], Barrier | None]
@@ -60,7 +60,8 @@ class Groups:
         why = find_hindrance(Member(name, self._hinder(name, other, now)) for name, other in others.items())
         if not why:
             return None
-        return Barrier(Hold("GroupWaiting", f"revision {short_name(wanted)} waits for its group: {why}", chosen=True))
+        text = f"revision {short_name(wanted)} waits for its group: {why}"
+        return Barrier(Hold("GroupWaiting", text, chosen=True), now + GROUP_SECONDS)
 
     def _hinder(self, name: str, app: GroupApp, now: float) -> str:
         if app.invalid:

@@ -108,6 +108,31 @@ async def test_a_broken_file_of_one_keeps_all_from_beginning(bench: Bench) -> No
     await bench.until(lambda: versions(bench) == (["2"], ["1"]))
 
 
+@on_bench
+async def test_whoever_is_wanted_as_it_was_is_not_waited_for(bench: Bench) -> None:
+    check = {"healthcheck": {"test": ("CMD", "true"), "interval": 60.0}}
+    await in_force(bench, *pair(1, 1))
+    front, back = pair(2, 1)
+    bench.source.put(front, shop(2, name="back", deploys=GROUP, **check))
+    await bench.until(lambda: "waits for the others" in bench.condition("front", "Reconciling")["message"])
+    bench.source.put(front, back)
+    await bench.until(lambda: versions(bench) == (["2"], ["1"]))
+    await bench.until(lambda: count(bench, "DeploySucceeded", "front") == 2)
+
+
+@on_bench
+async def test_retry_is_of_the_whole_group(bench: Bench) -> None:
+    await in_force(bench, *pair(1, 1))
+    bench.engine.containers.doomed["example/web:3"] = 0.0
+    bench.source.put(*pair(2, 3))
+    await ready_reason(bench, "RolledBack", "front")
+    await ready_reason(bench, "RolledBack", "back")
+    bench.engine.containers.doomed.clear()
+    assert await bench.controller.deploys.retry("front") == {"retried": ["front", "back"]}
+    await bench.until(lambda: versions(bench) == (["2"], ["3"]))
+    assert await bench.controller.wait_converged(10)
+
+
 def test_the_rules_of_a_group() -> None:
     deploy = Deploy("new", "old", ("web",), 0.0)
     first = Deploy("new", "", ("web",), 0.0)
