@@ -53,6 +53,7 @@ class Agent:
         self.run_root = self.base / "run"
         self.state.mkdir()
         self.metrics = f"127.0.0.1:{free_port()}"
+        self.program = [sys.executable, "-m", "agent"]
         self.arguments = arguments
         self.environment = {**os.environ, **(environment or {})}
         self.log = self.base / "agent.log"
@@ -63,7 +64,7 @@ class Agent:
         return f"unix://{self.run_root}/holdfast.sock"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "agent", "agent", "--state", str(self.state)]
+        command = [*self.program, "agent", "--state", str(self.state)]
         command += ["--data-root", str(self.data_root), "--run-root", str(self.run_root), "--metrics", self.metrics]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
