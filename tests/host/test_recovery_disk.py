@@ -101,6 +101,23 @@ def test_no_room_for_a_container_nor_a_record(agent: Agent) -> None:
     check_database(agent)
 
 
+def test_a_deploy_without_room(agent: Agent) -> None:
+    """What runs stays as it is, all of it, until there is room; then the deploy ends."""
+    before = alive(agent, "steady")
+    fill(agent)
+    write_app(agent, "steady", sleeper(2, "environment: {ROUND: '2'}\n"))
+    eventually(lambda: condition(agent, "steady") == "InsufficientStorage", 30, "the condition")
+    assert alive(agent, "steady") == before
+    agent.kill()
+    release(agent)
+    agent.start()
+    agent.converge(60)
+    after = alive(agent, "steady")
+    assert len(after) == 2
+    assert not after.keys() & before.keys()
+    check_database(agent)
+
+
 def test_killed_and_started_without_room(agent: Agent) -> None:
     """An agent that cannot start says why; with room the next start finds all as it was."""
     steady = alive(agent, "steady")
