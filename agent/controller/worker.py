@@ -252,6 +252,7 @@ class AppWorker:
     async def _drain(self, seconds: float, container_id: str) -> None:
         """Wait, within bounds, until a container that is out of traffic has nobody connected to it."""
         self._shared.health.rest(container_id)
+        self.poke()
         if seconds and not self._hurry.is_set():
             await drain(self._shared, container_id, seconds, self._hurry)
         self._stopping[container_id] = False
