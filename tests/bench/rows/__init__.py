@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.bench.model import Row
-from tests.bench.rows import build, commands, crash, idle, logs, loop, pull, push, reaction, scale, start
+from tests.bench.rows import build, commands, crash, idle, logs, loop, pull, push, reaction, rollout, scale, start
 from tests.bench.stage import Stage
 
 Measure = Callable[[Stage], Sequence[Row]]
@@ -15,6 +15,7 @@ ROWS: Mapping[str, Measure] = {
     "scale": scale.measure,
     "crash": crash.measure,
     "reaction": reaction.measure,
+    "rollout": rollout.measure,
     "loop": loop.measure,
     "pull": pull.measure,
     "push": push.measure,
