@@ -46,7 +46,7 @@ def test_nothing_said_is_no_probe(text: str) -> None:
     [
         ("{readines: {}}", 16, "unknown key; the nearest known one is 'readiness'"),
         ("{readiness: {}}", 27, "takes exactly one of exec, http, tcp, not none"),
-        ("{readiness: {tcp: {port: 1}, exec: {command: [a]}}}", 27, "takes exactly one of exec, http, tcp, not exec and"),
+        ("{readiness: {tcp: {port: 1}, exec: {command: [a]}}}", 27, "of exec, http, tcp, not exec and tcp"),
         ("{liveness: {tcp: {port: 1}, success_threshold: 2}}", 62, "must be 1 for liveness"),
         ("{liveness: {tcp: {port: 1}, failure_threshold: 0}}", 62, "is not an integer from 1 to"),
         ("{readiness: {tcp: {}}}", 33, "must be given, the port inside of the container"),
@@ -71,7 +71,8 @@ def test_refusals_say_where(text: str, column: int, message: str) -> None:
 def test_probes_do_not_decide_how_a_container_is_made() -> None:
     texts = ("{liveness: {tcp: {port: 1}}}", "{readiness: {tcp: {port: 2}}}")
     apps = [
-        load(f"services:\n  web:\n    image: a\n    x-holdfast:\n      probes: {text}\n").services["web"] for text in texts
+        load(f"services:\n  web:\n    image: a\n    x-holdfast:\n      probes: {text}\n").services["web"]
+        for text in texts
     ]
     one, other = (service_digest(service, image_id="sha256:1", contents={}) for service in apps)
     assert one == other
