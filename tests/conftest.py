@@ -11,12 +11,12 @@ import pytest
 from hypothesis import settings
 
 from tests.grouping import HostFilesTogether
-from tests.stallwatch import StallWatch
+from tests.stallwatch import PATIENCE_SECONDS, StallWatch
 
 OURS = ("agent.runtime.keeper", "agent.network.nameserver", "-m agent agent", "docker-registry", "holdfast-test-")
 PLACES = tuple(map(Path, ("/tmp", "/run", "/var/lib", "/etc")))
 BEFORE = pytest.StashKey[dict[str, frozenset[str]]]()
-WATCH = StallWatch()
+WATCH = StallWatch(PATIENCE_SECONDS + float(os.environ.get("CHAOS_SECONDS", "0")))
 
 # The same examples in every run: what a change breaks is then the change's doing. "explore" looks for new ones.
 settings.register_profile("repeatable", derandomize=True)
