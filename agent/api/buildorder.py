@@ -92,8 +92,9 @@ def _take_map(document: Mapping[str, Any], name: str) -> dict[str, str]:
 
 def _take_hosts(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     pairs = [text.partition("=") for text in take_texts(document, "hosts")]
-    if any(not name or not value or "\n" in name + value for name, _, value in pairs):
-        raise Refused("hosts is not a list of NAME=ADDRESS", reason="InvalidRequest")
+    for name, equals, value in pairs:
+        if not name or not value or "\n" in name + value:
+            raise Refused(f"hosts: {name + equals + value!r} is not NAME=ADDRESS", reason="InvalidRequest")
     return tuple((name, address) for name, _, address in pairs)
 
 

@@ -154,7 +154,8 @@ class AppDeploys:
         if base is not None and base.id == wanted.id:
             return Aim(wanted.desired, states, Course(forward=frozenset()))
         if base is not None and self.deploy is None:
-            text = f"revision {_short(wanted)} was taken back: {self.reason}\nrevision {_short(base)} is in force; "
+            failed = self.revisions.find(wanted.id) or wanted
+            text = f"revision {_short(failed)} was taken back: {self.reason}\nrevision {_short(base)} is in force; "
             hold = Hold("RolledBack", f"{text}change the files, or holdfast retry", final=True, failing=True)
             return Aim(base.desired, base.states(find, states), Course(forward=frozenset()), holds=(hold,))
         return self._aim_deploying(wanted, states, base, find)

@@ -43,7 +43,7 @@ def _find_matches(deploys: AppDeploys, name: str) -> list[AppRevision]:
 
 
 def _list_apps(apps: Mapping[str, AppDeploys]) -> str:
-    return f"there are {', '.join(sorted(apps))}" if apps else "there are none"
+    return f"the apps are: {', '.join(sorted(apps))}" if apps else "there are none"
 
 
 def find_previous(deploys: AppDeploys) -> AppRevision:

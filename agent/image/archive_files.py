@@ -31,6 +31,7 @@ from agent.oci.document import MAX_DOCUMENT
 MAX_MEMBERS = 20_000
 MAX_ENTRIES = 60_000
 MAX_NAME = 1024
+_EXPECTED = "expected is a whole docker-archive or OCI layout, as `holdfast save` and `docker save` write them"
 
 
 class InvalidArchive(Refused):
@@ -128,7 +129,7 @@ class TarFiles:
             try:
                 self._fill(chunks, check)
             except HostileLayer as error:
-                raise InvalidArchive(error.message.replace("the layer", "the archive")) from error
+                raise InvalidArchive(error.message.replace("the layer", "the archive"), hint=_EXPECTED) from error
 
     def _fill(self, chunks: Iterator[bytes], check: Callable[[], None]) -> None:
         reader = TarReader(decompress(chunks, self._limits))

@@ -18,7 +18,7 @@ from agent.image.archive_save import Format, SavedImage, make_descriptor, stream
 from agent.image.commit import Packer
 from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
-from agent.image.errors import ImageNotFound, translated_storage_errors
+from agent.image.errors import HostileLayer, ImageNotFound, translated_storage_errors
 from agent.image.layer import LayerPipeline
 from agent.image.layertar import LayerTar
 from agent.image.layout import INDEX
@@ -101,7 +101,11 @@ class ImageArchives:
         self._loader.check(names[0] if names else ARCHIVE)
         tracker = PullTracker("the archive", progress, cancel, "import")
         tracker.report("unpacking")
-        entry = self._make(_unpacked(chunks, self._limits), config, names, tracker)
+        try:
+            entry = self._make(_unpacked(chunks, self._limits), config, names, tracker)
+        except HostileLayer as error:
+            hint = "expected is the whole tar of a root file system, as `holdfast export` writes it"
+            raise HostileLayer(error.message.replace("the layer", "the tar"), hint=hint) from error
         self._flush()
         return entry
 
