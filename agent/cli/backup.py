@@ -32,7 +32,7 @@ _data_root = click.option(
 )
 
 
-@click.command(short_help="Write the agent's own state to a file; the agent may run meanwhile.")
+@click.command(short_help="Write the agent's own state to a file, also while it runs.")
 @click.argument("file", type=click.Path(path_type=Path))
 @_data_root
 @json_option
@@ -56,7 +56,7 @@ def backup(file: Path, data_root: Path, as_json: bool) -> int:
     return _show("backed up to", file, summary, as_json=as_json)
 
 
-@click.command(short_help="Put a backup of the agent's own state in the place of what there is.")
+@click.command(short_help="Put a backup of the agent's own state in place.")
 @click.argument("file", type=click.Path(path_type=Path))
 @_data_root
 @click.option("--force", is_flag=True, help="Replace the state that is there; containers, images and volumes stay.")
