@@ -19,6 +19,7 @@ from agent.image.commit import Packer
 from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import HostileLayer, ImageNotFound, translated_storage_errors
+from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.layertar import LayerTar
 from agent.image.layout import INDEX
@@ -117,6 +118,7 @@ class ImageArchives:
             try:
                 pipeline = LayerPipeline(path / "fs", self._limits)
                 diff_id = pipeline.run(packed.tee(tar), None)
+                adopt_attributes(path / "fs", pipeline.implied, ())
                 with self._stores.leases.held((packed.digest, diff_id)):
                     content.commit(packed.path, packed.digest)
                     snapshots.commit(path, diff_id, pipeline.size)

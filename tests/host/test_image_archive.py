@@ -204,6 +204,7 @@ def test_a_root_directory_becomes_an_image(store: ImageStore, tmp_path: Path) ->
     (root / "etc" / "name").write_text("y")
     assert store.archives.state(source) != state
     assert store.archives.bring(source).id != image.id
+    assert store.verify(tuple, repair=False) == ()
     shutil.rmtree(root)
     for call in (store.archives.bring, store.archives.state):
         with pytest.raises((Waiting, Stalled), match="dir:"):
