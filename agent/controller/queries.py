@@ -34,15 +34,18 @@ def _render_app(worker: AppWorker) -> dict[str, Any]:
 
 
 def _render_services(worker: AppWorker) -> Iterable[dict[str, Any]]:
-    """Counts of current containers: those being replaced serve, but what is wanted is not there before it is."""
-    if worker.desired is None:
+    """What the host is to become now: that of the files or, when that was taken back, what is in force. Counts of
+    current containers: those being replaced serve, but what is wanted is not there before it is."""
+    aim = worker.aim
+    desired = aim.desired if worker.desired is not None else None
+    if desired is None:
         return
-    digests = worker.desired.digests(worker.images.states)
+    digests = desired.digests(aim.images)
     by_service: dict[str, list[ObservedContainer]] = {}
     for container in worker.observed:
         by_service.setdefault(container.service, []).append(container)
-    for name, service in worker.desired.app.services.items():
-        policy = compute_policy(service.restart, name in worker.desired.awaited)
+    for name, service in desired.app.services.items():
+        policy = compute_policy(service.restart, name in desired.awaited)
         mine = [container for container in by_service.get(name, ()) if container.slot <= service.replicas]
         done = [
             container
@@ -57,7 +60,7 @@ def _render_services(worker: AppWorker) -> Iterable[dict[str, Any]]:
             "running": len({container.slot for container in mine if container.phase is Phase.RUNNING}),
             "ready": len({container.slot for container in (*(c for c in mine if c.ready), *done)}),
             "completed": len({container.slot for container in done}),
-            "image": worker.desired.images[worker.desired.image_keys[name]].reference,
+            "image": desired.images[desired.image_keys[name]].reference,
             "ports": [f"{p.host_ip}:{p.published}->{p.target}/{p.protocol}" for p in service.ports],
         }
 

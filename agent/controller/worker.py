@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from agent.controller.aims import Aim
 from agent.controller.apply import Scene, apply_action
 from agent.controller.clockwatch import ClockWatch
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions, is_idle_talk
@@ -138,6 +139,11 @@ class AppWorker:
         return ready is not None and ready.status == "True" and idle
 
     @property
+    def aim(self) -> Aim:
+        """What the app was to become in the last pass."""
+        return self._planning.aim
+
+    @property
     def observed(self) -> tuple[ObservedContainer, ...]:
         """The app's containers as the last pass saw them."""
         return self._planning.observed
@@ -216,7 +222,7 @@ class AppWorker:
     # acting
 
     def _begin(self, now: float) -> None:
-        aim, seconds = self._planning.aim, 0.0
+        aim, seconds = self.aim, 0.0
         for action in self.plan.ready_actions:
             resource = resource_of(action)
             if resource in self._busy or not self._faults.may_try(action, now):
@@ -308,7 +314,7 @@ class AppWorker:
                 self._shared.journal.put(SLOT_KIND, slot_key(self.name, key), document)
 
     def _publish(self) -> None:
-        aim = self._planning.aim
+        aim = self.aim
         unbegun = aim.preparing and aim.desired is self.desired and not self.observed
         if aim.desired is None or unbegun or self._shared.suspended:
             self._shared.publisher.update(self.name, AppEndpoints() if not self.removed else None)

@@ -1,4 +1,4 @@
-"""When failures in a slot are a crash loop: told as such until one of its containers has been up for a while."""
+"""When a slot that failed counts as well again: not before one of its containers has been up for a while."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ def is_crash_loop(history: SlotHistory | None) -> bool:
 
 
 def report_crash_loops(view: ServiceView, draft: Draft) -> None:
-    """Say of a container that runs again after so many failures that this is not over yet."""
+    """Say of a container that runs again after more than one failure that this is not over yet."""
     if not draft.slots:
         return
     for slot in view.wanted():
         history = draft.slots.get((view.name, slot))
-        if not is_crash_loop(history) or history is None or history.digest != view.digest:
+        if history is None or history.failures < 2 or history.reason not in _OWN_REASONS:
+            continue
+        if history.digest != view.digest:
             continue
         for container in view.serving(slot):
             if container.phase is Phase.RUNNING and not _is_steady(container, draft):
                 name = draft.name_of(view.name, slot)
                 last = history.exit or history.message or "failed"
                 text = f"{name} {last}, {history.failures} times in a row; it runs again and is watched for 10 s"
-                draft.hold(CRASH_LOOP, text, view, slot)
+                if is_crash_loop(history):
+                    draft.hold(CRASH_LOOP, text, view, slot)
+                else:
+                    draft.wait("Restarted", text, view, slot)
                 break
 
 

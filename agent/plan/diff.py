@@ -30,6 +30,10 @@ def compute_changes(old: str, new: str) -> tuple[FieldChange, ...]:
 def _walk(path: str, old: Any, new: Any) -> Iterator[FieldChange]:
     if old == new:
         return
+    if isinstance(old, Mapping) and new is _ABSENT:
+        new = {}
+    if isinstance(new, Mapping) and old is _ABSENT:
+        old = {}  # field by field as well, for what is secret is known by a field's name
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             yield from _walk(f"{path}.{key}" if path else str(key), old.get(key, _ABSENT), new.get(key, _ABSENT))

@@ -24,7 +24,8 @@ def holds(app, history: SlotHistory, now: float, **changes: object) -> list[tupl
 
 def test_it_is_not_over_before_a_container_was_up_for_a_while() -> None:
     app = desired({"web": {}})
-    assert holds(app, failing(app, 4), NOW + 1) == []
+    assert holds(app, failing(app, 1), NOW + 1) == []
+    assert holds(app, failing(app, 4), NOW + 1) == [("Restarted", False)]
     assert holds(app, failing(app, 5), NOW + 1) == [("CrashLoop", True)]
     seen = observed(app, container(app, created=NOW, started=NOW), slots={("web", 1): failing(app, 5)})
     assert compute_plan(app, seen, NOW + 1).next_check == NOW + 10
