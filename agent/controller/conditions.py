@@ -126,7 +126,9 @@ def _healthy(containers: Sequence[ObservedContainer]) -> Condition:
         return Condition(HEALTHY, "Unknown", "Starting", "healthchecks have not passed yet")
     if not checked:
         return Condition(HEALTHY, "True", "NoHealthchecks", "no container has a healthcheck")
-    return Condition(HEALTHY, "True", "Healthy", f"{len(checked)} containers pass their healthchecks")
+    count = len(checked)
+    passing = "1 container passes its healthcheck" if count == 1 else f"{count} containers pass their healthchecks"
+    return Condition(HEALTHY, "True", "Healthy", passing)
 
 
 def _join(holds: Iterable[Hold]) -> str:

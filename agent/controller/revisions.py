@@ -71,8 +71,8 @@ def compute_revision(desired: DesiredApp, states: Mapping[str, ImageState]) -> A
 
 def short_name(revision: AppRevision) -> str:
     """A revision for people: its number, if it has one yet, and the beginning of its id."""
-    number = f"{revision.number} " if revision.number else ""
-    return f"{number}({revision.id.removeprefix('sha256:')[:12]})"
+    short = revision.id.removeprefix("sha256:")[:12]
+    return f"{revision.number} ({short})" if revision.number else short
 
 
 class Revisions:

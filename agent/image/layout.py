@@ -35,7 +35,9 @@ def read_layout(files: ArchiveFiles, host: Platform, label: str = "") -> Iterato
     entries = index.manifests if isinstance(index, Index) else ()
     wanted = [entry for entry in entries if not label or label in labels_of(entry)]
     if label and not wanted:
-        raise InvalidArchive(f"the layout has no image called {render_shortened(label)}")
+        held = ", ".join(render_shortened(name) for entry in entries for name in labels_of(entry)[:1])
+        hint = f"it holds {held[:500]}" if held else "its images have no names: leave the name away"
+        raise InvalidArchive(f"the layout has no image called {render_shortened(label)}", hint=hint)
     for entry in wanted:
         yield _read_image(files, entry, host)
 

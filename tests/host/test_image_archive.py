@@ -211,6 +211,13 @@ def test_a_root_directory_becomes_an_image(store: ImageStore, tmp_path: Path) ->
             call(source)
 
 
+def test_a_name_that_a_layout_lacks_is_refused_with_those_it_has(store: ImageStore, tmp_path: Path) -> None:
+    make_layout(tmp_path / "layout", name="one")
+    with pytest.raises(HoldfastError) as caught:
+        store.archives.bring(local(f"oci:{tmp_path / 'layout'}:two"))
+    assert caught.value.hint == "it holds 'one'"
+
+
 def test_an_imported_tar_has_one_layer(store: ImageStore) -> None:
     config = ImageConfig(HOST_ARCHITECTURE, "linux", cmd=("/bin/sh",))
     image = store.archives.import_tar(chunks(gzip.compress(busybox_layer())), config, "mine:1")
