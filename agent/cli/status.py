@@ -13,6 +13,7 @@ from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, print_json, print_table, safe
 
 _GOOD = {"Ready": "True", "Healthy": "True", "Reconciling": "False", "Stalled": "False"}
+_TOLD = ("CrashLoop", "RolledBack", "RollingBack")  # `why` tells more of these
 _EXPLAINED = ("RolledBack", "RolloutPaused")  # they say themselves which command helps
 
 
@@ -71,6 +72,8 @@ def _print_conditions(app: str, conditions: Sequence[Mapping[str, Any]]) -> None
         if bad and condition.get("message") not in said:
             said.add(str(condition.get("message")))
             _print_condition(app, condition)
+    if any(condition.get("reason") in _TOLD for condition in conditions):
+        print(f"    what led to it, and its last lines: holdfast why {safe(app)}")
     stalled = [found for found in conditions if found["type"] == "Stalled" and found["status"] == "True"]
     if any(found.get("reason") not in _EXPLAINED for found in stalled):
         print("    put that right, or, if it was put right elsewhere, run: holdfast sync")
