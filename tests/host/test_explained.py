@@ -68,8 +68,9 @@ def test_an_exec_that_ends_a_container_is_named(agent: Agent) -> None:
 def test_what_the_host_does_to_a_container_is_drift(agent: Agent) -> None:
     agent.converge()
     victim = running(agent)
-    (cgroup,) = Path("/sys/fs/cgroup").rglob(f"unified/holdfast/*/{victim['id']}") or Path("/sys/fs/cgroup").rglob(
-        f"holdfast/*/{victim['id']}"
+    (path,) = re.findall(r"^0::/(\S+)$", Path(f"/proc/{victim['pid']}/cgroup").read_text(), re.M)
+    (cgroup,) = (
+        tree / path for tree in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")) if (tree / path).exists()
     )
     (cgroup / "cgroup.kill").write_text("1")
     (event,) = eventually(lambda: [e for e in events(agent, "DriftKilled") if e["details"]["id"] == victim["id"]])
