@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -75,11 +76,16 @@ def restore(file: Path, data_root: Path, force: bool, as_json: bool) -> int:
 
     _need_root()
     layout = DataLayout(data_root.absolute())
+    fresh = not layout.root.exists()
     try:
         layout.create()
         held = hold_lock(layout.lock, "the data root")
         try:
             summary = restore_backup(layout, file.absolute(), force=force)
+        except BaseException:
+            if fresh:
+                shutil.rmtree(layout.root, ignore_errors=True)
+            raise
         finally:
             os.close(held)
     except OSError as error:

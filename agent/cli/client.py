@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -15,6 +16,7 @@ from agent.errors import HoldfastError
 
 PREFIX = "/holdfast/v1"
 _CHUNK = 256 << 10
+_RETRY_SECONDS = 0.1
 _START_HINT = (
     "start one with `holdfast agent --state DIR` (or `systemctl start holdfast`), "
     "or name another with --host or HOLDFAST_HOST"
@@ -55,6 +57,22 @@ class Client:
 
     def __init__(self, host: str) -> None:
         self.host = host
+
+    def await_agent(self, seconds: float) -> float:
+        """Return the seconds that are left as soon as an agent listens, which one that is starting does soon.
+
+        Raises AgentUnreachable when none does in time.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                open_socket(self.host).close()
+            except AgentUnreachable:
+                if time.monotonic() + _RETRY_SECONDS > end:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return max(0.0, end - time.monotonic())
 
     def get(self, path: str, **parameters: Any) -> Any:
         """The JSON answer of a question. Raises AgentUnreachable, AgentError."""

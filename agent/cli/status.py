@@ -18,7 +18,9 @@ _EXPLAINED = ("RolledBack", "RolloutPaused")  # they say themselves which comman
 
 
 @click.command(short_help="Show apps, services and whether all is as wanted.")
-@click.option("--wait", metavar="SECONDS", type=click.FloatRange(0, 86400), help="Wait so long until it is.")
+@click.option(
+    "--wait", metavar="SECONDS", type=click.FloatRange(0, 86400), help="Wait so long until it is, also for the agent."
+)
 @json_option
 @host_option
 def status(wait: float | None, as_json: bool, host: str) -> int:
@@ -29,7 +31,8 @@ def status(wait: float | None, as_json: bool, host: str) -> int:
     holdfast status --wait 60 && echo up
     holdfast status --json | jq '.apps[].conditions'
     """
-    found = Client(host).get("/status", wait=wait)
+    client = Client(host)
+    found = client.get("/status", wait=wait if not wait else client.await_agent(wait))
     if as_json:
         print_json(found)
     else:

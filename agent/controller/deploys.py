@@ -74,7 +74,7 @@ class AppDeploys:
             self.quarantined = self.reason = ""
             self._save()
         states = pinned.states(find, states) if pinned is not None else states
-        barrier = self._advance_to(wanted, base, now)
+        barrier, base = self._advance_to(wanted, base, now), self.revisions.find(self.base)
         if barrier is not None or (self.choices.stands_still and self.current not in ("", wanted.id)):
             aim = self._aim_meanwhile(wanted, states, base, find)
             if barrier is not None:
@@ -238,6 +238,9 @@ class AppDeploys:
             return False, None
         progress = plan.progress
         if not deploy.base:
+            running = self.revisions.find(deploy.revision)
+            if running is None or running.desired.content != aim.desired.content:
+                return False, None
             settled = not plan.actions and not plan.holds and not busy
             progress = {name: Progress(settled) for name in aim.desired.app.services}
         services = aim.desired.app.services
@@ -264,6 +267,8 @@ class AppDeploys:
 
     def begin(self, wanted: AppRevision, now: float) -> None:
         """Begin to deploy a revision, in the place of one that is under way."""
+        if self.deploy is not None and not self.deploy.base and self.deploy.stage is Stage.BAKING:
+            self._turn(now, stage=Stage.COMMITTED)  # it serves, and there is nothing better to go back to
         base, self.baked = self.revisions.find(self.base), False
         self.quarantined = "" if self.quarantined == wanted.id else self.quarantined
         if self.deploy is not None:
@@ -371,10 +376,6 @@ class AppDeploys:
         if self.unsaved:
             await self._journal.flush()
             self.unsaved = False
-
-    def needed_images(self) -> set[str]:
-        """The ids of the images of every revision that is kept. From any thread."""
-        return {image for revision in self.revisions.all for image in revision.images.values()}
 
     def _save(self) -> None:
         self.unsaved = True

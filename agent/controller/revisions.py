@@ -90,6 +90,11 @@ class Revisions:
         """All of them, oldest first. From any thread."""
         return tuple(revision for _, revision in sorted(self._known.items()))
 
+    @property
+    def images(self) -> set[str]:
+        """The ids of the images of all of them. From any thread."""
+        return {image for revision in self.all for image in revision.images.values()}
+
     def find(self, name: str) -> AppRevision | None:
         """The newest revision of an id, of the beginning of one (at least 4 digits), or of a number."""
         for revision in reversed(self.all):

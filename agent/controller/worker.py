@@ -330,7 +330,7 @@ class AppWorker:
     def needed_images(self) -> set[str]:
         """The references and ids of the images it needs. From any thread."""
         desired = self.desired
-        return self.images.needed(desired) | self.deploys.needed_images() if desired is not None else set()
+        return self.images.needed(desired) | self.deploys.revisions.images if desired is not None else set()
 
     def findings(self) -> Findings:
         """What the conditions are made from."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.plan.draft import Draft, ServiceView
-from agent.plan.history import CLOCK_SLACK, STEADY_SECONDS, SlotHistory
+from agent.plan.history import CLOCK_SLACK, FLAPPING_FAILURES, STEADY_SECONDS, SlotHistory
 from agent.plan.observed import Health, ObservedContainer, Phase
 
 CRASH_LOOP = "CrashLoop"
@@ -23,7 +23,7 @@ def report_crash_loops(view: ServiceView, draft: Draft) -> None:
         return
     for slot in view.wanted():
         history = draft.slots.get((view.name, slot))
-        if history is None or history.failures < 2 or history.reason not in _OWN_REASONS:
+        if history is None or history.failures < FLAPPING_FAILURES or history.reason not in _OWN_REASONS:
             continue
         if history.digest != view.digest:
             continue

@@ -15,6 +15,7 @@ STEADY_SECONDS = 10.0
 JITTER = 0.25
 CLOCK_SLACK = 1.0
 COUNTED_LIMIT = 16
+FLAPPING_FAILURES = 2
 
 
 @dataclass(frozen=True)
@@ -121,5 +122,9 @@ def ignore_container(history: SlotHistory, identifier: str) -> SlotHistory:
 
 
 def forgive(history: SlotHistory) -> SlotHistory:
-    """The history after somebody said that trying again is worth it: no backoff, nothing stalled."""
-    return replace(history, failures=0, attempts=0, not_before=0.0, stalled=False, reason="", message="")
+    """The history after somebody said that trying again is worth it: no backoff, nothing stalled.
+
+    What failed again and again still has to stay up for a while before it counts as well.
+    """
+    failures = min(history.failures, FLAPPING_FAILURES) if not history.reason else 0
+    return replace(history, failures=failures, attempts=0, not_before=0.0, stalled=False, reason="", message="")

@@ -7,8 +7,16 @@ lies elsewhere is looked at with every revision and every ``holdfast sync``.
 
 from __future__ import annotations
 
+import re
+
 from agent.oci.source import InvalidSource, LocalImage, parse_local_image
 from agent.spec.fields import Fields
+
+_MEANT = re.compile(r"(oci|docker-archive|dir):(?=[^/.~])")
+
+
+def _with_dot(match: re.Match[str]) -> str:
+    return f"{match[0]}./"
 
 
 def read_local_image(service: Fields, text: str) -> LocalImage | None:
@@ -18,6 +26,10 @@ def read_local_image(service: Fields, text: str) -> LocalImage | None:
     except InvalidSource:
         return None
     if source is None:
+        if _MEANT.match(text):
+            service.complain(
+                "image", f"to mean a file begin its path with / or ./, as in {_MEANT.sub(_with_dot, text)}"
+            )
         return None
     if service.node_of("build"):
         service.complain("image", "the image that is built needs a name, not a file")

@@ -169,6 +169,17 @@ async def test_the_first_revision_has_nothing_to_go_back_to(bench: Bench) -> Non
     await bench.until(lambda: reasons(bench) == ["DeployStarted", "DeploySucceeded"])
 
 
+@on_bench
+async def test_a_first_revision_that_is_still_watched_is_something_to_go_back_to(bench: Bench) -> None:
+    slow = {"update": {"monitor": 60.0}}
+    await bench.want(make_app(services={"web": {**service(1), **slow}}))
+    bench.engine.containers.doomed["example/web:2"] = 0.0
+    bench.source.put(shop(2))
+    await bench.until(lambda: reasons(bench)[-1:] == ["DeployRolledBack"])
+    assert images(bench) == ["example/web:1"]
+    assert reasons(bench)[1] == "DeploySucceeded"
+
+
 @pytest.mark.parametrize("fate", ["good", "bad"])
 def test_an_agent_that_comes_back_goes_on_with_the_deploy(tmp_path: Path, fate: str) -> None:
     engine = FakeEngine()
