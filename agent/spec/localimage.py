@@ -12,7 +12,7 @@ import re
 from agent.oci.source import InvalidSource, LocalImage, parse_local_image
 from agent.spec.fields import Fields
 
-_MEANT = re.compile(r"(oci|docker-archive|dir):(?=[^/.~])")
+_MEANT = re.compile(r"(docker-archive|dir):(?=[^/.~])")
 
 
 def _with_dot(match: re.Match[str]) -> str:

@@ -18,12 +18,15 @@ from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.samples import ServiceSample, Snapshot
 
+QUICK = {"update": {"monitor": 0.05}, "rollback": {"monitor": 0.05, "failure_action": "continue"}}
+GO_ON = {"update": {"monitor": 0.05, "failure_action": "continue"}}
+
 
 def make_app(name: str = "shop", services: dict[str, Any] | None = None, **extra: Any) -> App:
-    """An app; every service gets a name and an image unless it has them."""
+    """An app; every service gets a name and an image unless it has them, and is not watched for long."""
     wanted = services if services is not None else {"web": {}}
     filled = {
-        key: {"name": key, **({} if "build" in value else {"image": f"example/{key}:1"}), **value}
+        key: {"name": key, **QUICK, **({} if "build" in value else {"image": f"example/{key}:1"}), **value}
         for key, value in wanted.items()
     }
     return App.model_validate(

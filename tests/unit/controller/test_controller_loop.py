@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_engine import image_id
-from loop_bench import Bench, make_app, running
+from loop_bench import GO_ON, Bench, make_app, running
 from memory_source import Files
 
 from agent.engine.model import ExitStatus
@@ -69,9 +69,9 @@ async def test_changed_spec_is_replaced_start_first(bench: Bench) -> None:
 @on_bench
 async def test_plan_shows_the_fields_that_changed_without_secrets(bench: Bench) -> None:
     bench.engine.images.local["example/web:1"] = image_id("one")
-    await bench.want(make_app(services={"web": {"environment": {"COLOUR": "red", "DB_PASSWORD": "tiger"}}}))
+    await bench.want(make_app(services={"web": {**GO_ON, "environment": {"COLOUR": "red", "DB_PASSWORD": "tiger"}}}))
     bench.engine.containers.failures["shop-web-1"] = Stalled("no such command", reason="StartFailed")
-    bench.source.put(make_app(services={"web": {"environment": {"COLOUR": "blue", "DB_PASSWORD": "lion"}}}))
+    bench.source.put(make_app(services={"web": {**GO_ON, "environment": {"COLOUR": "blue", "DB_PASSWORD": "lion"}}}))
     await bench.until(lambda: bench.condition("shop", "Stalled")["reason"] == "StartFailed")
     del bench.engine.containers.failures["shop-web-1"]
     worker = bench.controller._workers["shop"]

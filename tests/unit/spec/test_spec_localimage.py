@@ -37,6 +37,7 @@ def test_paths_start_at_the_compose_file(text: str, resolved: str) -> None:
         ("oci:./absent", "", "there is no such directory"),
         ("oci:../../outside", "", "outside of the state directory"),
         ("oci:layout/v1", "", "not an image reference"),
+        ("dir:tree", "", "to mean a file begin its path with / or ./, as in dir:./tree"),
         ("oci:./layout:", "", "'oci:./layout:' is not an image reference: to mean a file write"),
         ("oci:./layout", "    build: .\n", "needs a name, not a file"),
         ("oci:./layout", "    pull_policy: never\n", "never pulled"),
