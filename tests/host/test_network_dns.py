@@ -18,15 +18,24 @@ APP, OTHER, SECRET = "shop_default", "blog_default", "shop_secret"
 NX_DOMAIN, SERVER_FAILURE = 3, 2
 
 
+def bind_both() -> tuple[socket.socket, socket.socket]:
+    """A UDP and a TCP socket on one port; that of the one may be taken for the other."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        try:
+            return udp, socket.create_server(udp.getsockname())
+        except OSError:
+            udp.close()
+
+
 class Upstream:
     """A name server beyond ours: answers 192.0.2.7 to everything over UDP and TCP, and remembers who asked for what."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(("127.0.0.1", 0))
+        self._udp, self._tcp = bind_both()
         self.address = self._udp.getsockname()
-        self._tcp = socket.create_server(self.address)
         for serve in (self._serve_udp, self._serve_tcp):
             threading.Thread(target=serve, daemon=True).start()
 
