@@ -10,6 +10,7 @@ from agent.controller.deploys import AppDeploys
 from agent.controller.inventory import Pending
 from agent.controller.parts import Shared
 from agent.plan.actions import EnsureImage, Hold, Plan
+from agent.plan.app_rules import unnetwork_id
 from agent.plan.history import SlotHistory
 from agent.plan.observed import ImageState, ObservedApp, ObservedContainer, SlotKey
 from agent.plan.planner import compute_plan, compute_preparation
@@ -31,6 +32,7 @@ class Situation:
     stopping: Mapping[str, bool]
     pending: tuple[Pending, ...]
     busy: bool
+    actions: frozenset[str] = frozenset()
 
 
 class AppPlanning:
@@ -103,13 +105,14 @@ class AppPlanning:
     def _observe(self, situation: Situation) -> ObservedApp:
         shared = self._shared
         owned = shared.owners.of_app(self._app)
+        staying = frozenset(name for name in owned if unnetwork_id(name) not in situation.actions)
         return ObservedApp(
             name=self._app,
             containers=shared.inventory.observe(
                 self._app, shared.health.reading, situation.stopping, situation.pending
             ),
             images=situation.images,
-            networks=owned if situation.removed else owned & shared.names.networks,
+            networks=owned if situation.removed else staying & shared.names.networks,
             volumes=shared.names.volumes,
             slots=situation.slots,
             documents=shared.specs.texts,

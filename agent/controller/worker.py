@@ -208,7 +208,8 @@ class AppWorker:
     def _situation(self) -> Situation:
         pending = tuple(self._pending.values())
         images, busy = self.images.states, bool(self._busy)
-        return Situation(self.desired, self.removed, images, self.slots, self._stopping, pending, busy)
+        actions = frozenset(task.get_name() for task in self._busy.values())
+        return Situation(self.desired, self.removed, images, self.slots, self._stopping, pending, busy, actions)
 
     def compute_whole(self, now: float) -> Plan:
         """The plan as of now for all that is wanted, and beside what it holds back all else that keeps the app from

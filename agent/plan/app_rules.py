@@ -79,6 +79,11 @@ def ensure_volumes(draft: Draft) -> None:
             draft.actions.append(EnsureVolume(id=f"volume/{name}", cause=cause, name=name, key=key))
 
 
+def unnetwork_id(name: str) -> str:
+    """The id of the action that removes a network: one under way is as good as gone."""
+    return f"unnetwork/{name}"
+
+
 def remove_networks(draft: Draft) -> None:
     """Remove the app's networks that no service uses, after the last container has left them."""
     wanted = frozenset(draft.desired.network_names.values()) if draft.desired else frozenset()
@@ -93,7 +98,7 @@ def remove_networks(draft: Draft) -> None:
             continue
         cause = Cause("NetworkUnused", f"no service of app {draft.observed.name} uses network {name} any more")
         after = tuple(removals[member] for member in members)
-        draft.actions.append(RemoveNetwork(id=f"unnetwork/{name}", cause=cause, after=after, name=name))
+        draft.actions.append(RemoveNetwork(id=unnetwork_id(name), cause=cause, after=after, name=name))
 
 
 def _own_containers(draft: Draft) -> list[ObservedContainer]:

@@ -92,7 +92,7 @@ async def test_exited_container_is_restarted_at_once(bench: Bench) -> None:
     row = next(row for row in bench.controller.containers() if row["slot"] == 1)
     assert row["id"] != victim.id
     assert row["restarts"] == 1
-    assert 'holdfast_service_restarts_total{app="shop",service="web"} 1.0' in bench.metrics_text()
+    await bench.until(lambda: 'holdfast_service_restarts_total{app="shop",service="web"} 1.0' in bench.metrics_text())
 
 
 @on_bench
