@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deploy_cases import on_bench
 from fake_engine import FakeEngine
 from loop_bench import Bench, make_app, running
 
 from agent.errors import NotFound
 
 QUICK = {"monitor": 0.05}
-
-
-def on_bench(test: Callable[[Bench], Awaitable[None]]) -> Callable[[Path], None]:
-    @wraps(test)
-    def run(tmp_path: Path) -> None:
-        async def main() -> None:
-            async with running(tmp_path) as bench:
-                await test(bench)
-
-        asyncio.run(main())
-
-    del run.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for a fixture called bench
-    return run
 
 
 def service(version: int, *, name: str = "web", **more: Any) -> dict[str, Any]:
