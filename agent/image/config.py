@@ -33,7 +33,8 @@ class RegistryConfig:
     ``registries`` is the registries file (see ``image.registryfile``), read anew for each pull and push.
     ``attempts`` counts tries that bring less than ``slow_bytes``. Those in ``slow_seconds`` are the least a download
     must bring, or it is cut and resumed. Blobs over ``upload_chunk`` bytes are uploaded in chunks of that size.
-    ``proxies`` lead to hosts of which the registries file does not say how they are reached.
+    Layers of ``apart_from`` packed bytes and more are unpacked in processes of their own (to start one takes as long
+    as two MiB do). ``proxies`` lead to hosts of which the registries file does not say how they are reached.
     """
 
     insecure_registries: tuple[str, ...] = ()
@@ -50,4 +51,5 @@ class RegistryConfig:
     backoff: float = 0.2
     backoff_limit: float = 10.0
     parallel_layers: int = 3
+    apart_from: int = 4 << 20
     limits: UnpackLimits = UnpackLimits()

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
-from agent.image.budget import ImageBudget
 from agent.image.channel import Channel, ChannelBroken
 from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
@@ -19,14 +19,42 @@ from agent.oci.digest import Digest, digest_of_hex
 _SHORT = 256 << 10
 
 
+class Budget(Protocol):
+    """What a layer's image may unpack to, shared with its other layers."""
+
+    def count(self, size: int) -> None:
+        """Note ``size`` more bytes. Raises HostileLayer when it is too much."""
+
+
+class Pipeline(Protocol):
+    """One layer's way, wherever it is gone."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of file data that were written."""
+
+    @property
+    def implied(self) -> frozenset[bytes]:
+        """Directories that the layer uses but does not describe."""
+
+    def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
+        """Take ``source`` to its end and return the diff ID of what came out. Raises what goes wrong."""
+
+
+def check_diff_id(actual: Digest, wanted: Digest | None) -> Digest:
+    """``actual``, if it is what was wanted. Raises DigestMismatch."""
+    if wanted is not None and actual != wanted:
+        raise DigestMismatch(f"the layer unpacks to {actual}, the image config says {wanted}")
+    return actual
+
+
 class LayerPipeline:
     """Unpacks one stream beneath ``root``: the caller's thread feeds, a second inflates and hashes, a third writes.
 
     Nothing may be trusted before ``run`` has returned: only then do both digests stand.
     """
 
-    def __init__(self, root: Path, limits: UnpackLimits, budget: ImageBudget | None = None) -> None:
-        """``budget`` is what the layer's image may unpack to, shared with its other layers."""
+    def __init__(self, root: Path, limits: UnpackLimits, budget: Budget | None = None) -> None:
         self._limits = limits
         self._budget = budget
         self._packed = Channel()
@@ -60,10 +88,7 @@ class LayerPipeline:
                 self._run_together(_prepend(head, source))
         finally:
             self._unpacker.close()
-        actual = digest_of_hex(self._hash.hexdigest())
-        if diff_id is not None and actual != diff_id:
-            raise DigestMismatch(f"the layer unpacks to {actual}, the image config says {diff_id}")
-        return actual
+        return check_diff_id(digest_of_hex(self._hash.hexdigest()), diff_id)
 
     def _run_alone(self, packed: list[bytes]) -> None:
         """A short stream: to start threads for it takes longer than to unpack it."""

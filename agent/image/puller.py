@@ -19,7 +19,7 @@ from agent.image.errors import DigestMismatch, InsufficientStorage
 from agent.image.flight import Flights, Leases
 from agent.image.implied import adopt_attributes
 from agent.image.indexes import IndexRecords
-from agent.image.layer import LayerPipeline
+from agent.image.layer import Pipeline
 from agent.image.platforms import host_platform, is_made_for, platform_of
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import LayerMeter, PullTracker
@@ -27,6 +27,7 @@ from agent.image.records import ImageEntry, ImageRecords
 from agent.image.registry import RegistryClient
 from agent.image.snapshots import SnapshotStore, compute_chain_names
 from agent.image.unpack import check_space
+from agent.image.unpackers import Unpackers
 from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.document import InvalidDocument, decode_document
@@ -131,6 +132,7 @@ class Pull:
         self._tracker = tracker
         self._client = RegistryClient(reference, config, tracker)
         self._budget: ImageBudget | None = None
+        self._unpackers = Unpackers(config.limits, config.apart_from)
 
     def run(self) -> ImageEntry:
         """Pull. Raises what goes wrong; then nothing refused stays, and what can be resumed does."""
@@ -265,10 +267,12 @@ class Pull:
         except BaseException:
             self._tracker.abandon()
             self._client.transport.abort()
+            self._unpackers.abort()
             self._stores.flights.wake()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            self._unpackers.close()
 
     def _await(self, futures: list[Future[None]]) -> None:
         """Wait for all, or for the first error or the caller's cancel; report progress on the way."""
@@ -301,13 +305,13 @@ class Pull:
                 raise
             layer.meter.finish()
 
-    def _unpack(self, path: Path, layer: WantedLayer) -> LayerPipeline:
+    def _unpack(self, path: Path, layer: WantedLayer) -> Pipeline:
         """Fill ``path/fs``. Fetched again from the start, once each, when it is refused and what was left from before
         may be damaged, or a mirror sent of it."""
         content, digest = self._stores.content, layer.descriptor.digest
         left_over = content.size(digest) is not None or content.has_ingest(digest)
         while True:
-            pipeline = LayerPipeline(path / "fs", self._config.limits, self._budget)
+            pipeline = self._unpackers.pipeline(path / "fs", layer.descriptor.size, self._budget)
             try:
                 pipeline.run(self._source(layer), layer.diff_id)
             except Refused:

@@ -37,10 +37,12 @@ def registry() -> Iterator[Registry]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ImageStore]:
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ImageStore]:
+    """Short layers are unpacked in this process; with the parameter ``apart``, each in one of its own."""
+    apart_from = 0 if getattr(request, "param", "") == "apart" else 1 << 40
     (tmp_path / "data").mkdir()
     limits = UnpackLimits(layer_bytes=64 << 20, ratio=50, ratio_floor=8 << 20, image_floor=64 << 20, entries=5000)
-    config = RegistryConfig(limits=limits, backoff=0.01, attempts=2)
+    config = RegistryConfig(limits=limits, backoff=0.01, attempts=2, apart_from=apart_from)
     opened = ImageStore(tmp_path / "data", Database(tmp_path / "data" / "db"), config)
     yield opened
     opened.close()
@@ -193,7 +195,7 @@ def bomb(size: int, kind: str) -> bytes:
     return bytes(pack(info.tobuf()) + pack(bytes(64 << 20)) * (size >> 26) + pack(bytes(10240)))
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize(("kind", "store"), [("gzip", ""), ("zstd", ""), ("gzip", "apart")], indirect=["store"])
 def test_bomb_is_bounded(registry: Registry, store: ImageStore, kind: str) -> None:
     reference = push_blob(registry, f"bomb:{kind}", bomb(10 << 30, kind), "sha256:" + "0" * 64, kind)
     with pytest.raises(Refused, match=r"unpacks to more than"):
@@ -203,6 +205,7 @@ def test_bomb_is_bounded(registry: Registry, store: ImageStore, kind: str) -> No
     assert (store.lowerdirs(good.id)[0] / "f").exists(), "a refused layer leaves no lock behind"
 
 
+@pytest.mark.parametrize("store", ["", "apart"], indirect=True)
 def test_a_layer_listed_often_is_a_bomb(registry: Registry, store: ImageStore) -> None:
     zeros = make_tar([entry("f", bytes(7 << 20))])
     with pytest.raises(Refused, match="the image unpacks to more than 64 MiB"):

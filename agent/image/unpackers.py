@@ -1,0 +1,181 @@
+"""The agent's side of its unpacking processes: one for each large layer that is unpacked at the same time."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import closing, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from agent.errors import HoldfastError
+from agent.image.config import UnpackLimits
+from agent.image.errors import (
+    DigestMismatch,
+    HostileLayer,
+    ImagePullFailed,
+    InsufficientStorage,
+    StorageFailed,
+    translated_storage_errors,
+)
+from agent.image.layer import Budget, LayerPipeline, Pipeline, check_diff_id
+from agent.image.unpackwire import MAX_ANSWER, Disconnected, Kind, receive, send
+from agent.oci.digest import Digest, parse_digest
+
+_BOOT = "import sys; sys.path[:] = {path!r}; from agent.image.unpackprocess import main; main({descriptor})"
+_PATIENCE = 1.0
+_FAILURES = {kind.__name__: kind for kind in (DigestMismatch, HostileLayer, InsufficientStorage, StorageFailed)}
+
+
+class Unpackers:
+    """The processes of one pull, started when they are needed. Thread-safe."""
+
+    def __init__(self, limits: UnpackLimits, apart_from: int) -> None:
+        self._limits = limits
+        self._apart_from = apart_from
+        self._lock = threading.Lock()
+        self._aborted = False
+        self._all: list[_Unpacker] = []
+        self._idle: list[_Unpacker] = []
+
+    def pipeline(self, root: Path, packed: int, budget: Budget | None) -> Pipeline:
+        """The way of a layer of ``packed`` bytes to ``root``, which must exist and be empty."""
+        if packed < self._apart_from:
+            return LayerPipeline(root, self._limits, budget)
+        return _PipelineApart(self, root, self._limits, budget)
+
+    def abort(self) -> None:
+        """Make all that is under way fail at once, from any thread."""
+        with self._lock:
+            self._aborted = True
+            for unpacker in self._all:
+                unpacker.kill()
+
+    def close(self) -> None:
+        """End the processes; none may have a job."""
+        for unpacker in self._all:
+            unpacker.close()
+
+    def take(self) -> _Unpacker:
+        """A process that waits for a job. Raises ImagePullFailed after ``abort``, or when none can be started."""
+        with self._lock:
+            if self._aborted:
+                raise ImagePullFailed("the pull was given up")
+            if self._idle:
+                return self._idle.pop()
+            try:
+                self._all.append(_Unpacker())
+            except OSError as error:
+                raise ImagePullFailed(f"no process for unpacking can be started: {error.strerror}") from error
+            return self._all[-1]
+
+    def give_back(self, unpacker: _Unpacker) -> None:
+        """It has done its job, and waits for another."""
+        with self._lock:
+            self._idle.append(unpacker)
+
+
+class _Unpacker:
+    """One process, and the connection to it."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = _start(theirs.fileno())
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self, patience: float = 0) -> int:
+        """End it, when it has not within ``patience`` seconds; returns the exit status."""
+        self.connection.close()
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(patience)
+        self._process.kill()
+        return self._process.wait()
+
+
+def _start(descriptor: int) -> subprocess.Popen[bytes]:
+    code = _BOOT.format(path=[str(Path(entry).resolve()) for entry in sys.path], descriptor=descriptor)
+    return subprocess.Popen(
+        [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(descriptor,),
+        start_new_session=True,
+        cwd="/",
+        env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+    )
+
+
+class _PipelineApart:
+    """Feeds one layer to a process."""
+
+    def __init__(self, owner: Unpackers, root: Path, limits: UnpackLimits, budget: Budget | None) -> None:
+        self._owner = owner
+        self._job = {"root": str(root), "limits": asdict(limits)}
+        self._budget = budget
+        self.size = 0
+        self.implied: frozenset[bytes] = frozenset()
+
+    def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
+        with closing(source):
+            unpacker = self._owner.take()
+            try:
+                actual = self._feed(unpacker.connection, source)
+            except Disconnected as error:
+                status = unpacker.close()
+                raise ImagePullFailed(
+                    f"the process that unpacks the layer ended early, with status {status}"
+                ) from error
+            except BaseException:
+                unpacker.close()
+                raise
+            self._owner.give_back(unpacker)
+        return check_diff_id(actual, diff_id)
+
+    def _feed(self, connection: socket.socket, source: Generator[bytes, None, None]) -> Digest:
+        answers = select.poll()
+        answers.register(connection, select.POLLIN)
+        try:
+            send(connection, Kind.JOB, json.dumps(self._job).encode())
+            with translated_storage_errors():
+                for chunk in source:
+                    send(connection, Kind.DATA, chunk)
+                    if answers.poll(0):
+                        self._take_answer(connection)
+            send(connection, Kind.END)
+        except Disconnected:
+            pass  # why, its last answer says
+        while (actual := self._take_answer(connection)) is None:
+            pass
+        return actual
+
+    def _take_answer(self, connection: socket.socket) -> Digest | None:
+        """Count what came out; the diff ID once all has. Raises what went wrong there."""
+        kind, payload = receive(connection, MAX_ANSWER)
+        if kind is Kind.COUNT:
+            if self._budget is not None:
+                self._budget.count(int(payload))
+            return None
+        head, *implied = payload.split(b"\0")
+        answer = json.loads(head)
+        if kind is Kind.FAILED:
+            raise _recover(answer)
+        self.size, self.implied = int(answer["size"]), frozenset(implied)
+        return parse_digest(answer["diff_id"])
+
+
+def _recover(failure: dict[str, str]) -> HoldfastError:
+    kind = _FAILURES.get(failure["error"], ImagePullFailed)
+    return kind(failure["message"])
