@@ -14,6 +14,8 @@ from agent.cli.options import host_option, json_option
 from agent.cli.output import print_json, safe
 from agent.cli.status import print_status
 
+START_SECONDS = 10.0
+
 
 @click.command(short_help="Read the state directory and reconcile now.")
 @click.option(
@@ -22,7 +24,7 @@ from agent.cli.status import print_status
     type=click.FloatRange(0, 86400),
     default=60.0,
     show_default=True,
-    help="Wait so long until everything is as wanted; 0 does not wait.",
+    help="Wait so long until everything is as wanted, and up to 10 s for an agent that is starting; 0 does not wait.",
 )
 @json_option
 @host_option
@@ -33,7 +35,9 @@ def sync(wait: float, as_json: bool, host: str) -> int:
     holdfast sync
     holdfast sync --wait 0
     """
-    found = Client(host).post("/sync", wait=wait)
+    client = Client(host)
+    patience = min(wait, START_SECONDS)
+    found = client.post("/sync", wait=wait - patience + client.await_agent(patience))
     if as_json:
         print_json(found)
     else:

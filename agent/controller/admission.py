@@ -51,8 +51,10 @@ class Admission:
             closed = self._wait_for_window(policy.windows, wanted, now)
             if closed is not None:
                 return closed
+        companions = self._groups.companions(app)
+        own = [claim for name in (app, *companions) for claim in self._claims_of(name)]
         others = {name: other.deploys.engaged for name, other in self._apps.items() if name != app}
-        ports = Ports(self._claims_of(app), others)
+        ports = Ports(own, {**others, **{name: [new] for name, new in companions.items()}})
         return check_host(wanted, base, ports, self._capacity, now)
 
     def _wait_for_window(self, windows: tuple[Window, ...], wanted: AppRevision, now: float) -> Barrier | None:

@@ -37,6 +37,7 @@ class DeployCommands:
         self._shared = shared
         self._wait_change = wait_change
         self._shown: dict[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {}
+        self._applied: dict[str, Mapping[str, str]] = {}
 
     # looking
 
@@ -204,18 +205,42 @@ class DeployCommands:
 
     def _hash(self, plan: Mapping[str, Any]) -> str:
         worker = self._apps[plan["name"]]
+        return compute_plan_hash(worker.name, self._wanted_id(worker), plan["actions"])
+
+    @staticmethod
+    def _wanted_id(worker: AppWorker) -> str:
+        """The id of the revision that is wanted; empty while that is not known."""
         wanted = worker.deploys.find_wanted(worker.desired, worker.images.states) if worker.desired else None
-        return compute_plan_hash(worker.name, wanted.id if wanted else "", plan["actions"])
+        return wanted.id if wanted else ""
+
+    def _is_in_hand(self, name: str) -> bool:
+        """Whether the plan of a hash was approved, and what it leads to is still wanted, and is in force or on its way
+        to be."""
+        applied = self._applied.get(name)
+        if applied is None or not applied.keys() <= self._apps.keys():
+            return False
+        wanted = {app: self._wanted_id(self._apps[app]) for app in applied}
+        deploys = {app: self._apps[app].deploys for app in applied}
+        return wanted == applied and all(
+            wanted[app] in (known.base, known.current) and not known.choices.stands_still
+            for app, known in deploys.items()
+        )
 
     async def approve(self, name: str, plans: Mapping[str, Any]) -> dict[str, Any]:
         """Approve the plan of a hash, which must be that of an app or of all in ``plans``, the ones as of now: apps
-        that are paused are resumed, revisions that wait for an approval have it. Raises Conflict when the plan is
-        another one by now."""
+        that are paused are resumed, revisions that wait for an approval have it. One that was approved, and is carried
+        out or under way, is not approved again. Raises Conflict when the plan is another one by now."""
         now = {plan["hash"]: [plan["name"]] for plan in plans["apps"]}
         now[plans["hash"]] = [plan["name"] for plan in plans["apps"]]
+        if name not in now and self._is_in_hand(name):
+            return {"approved": []}
         if name not in now:
             raise self._explain_change(name, plans)
         done = [app for app in now[name] if self._approve(self._apps[app])]
+        if done:
+            self._applied[name] = {app: self._wanted_id(self._apps[app]) for app in now[name]}
+            for key in list(self._applied)[:-PLANS_REMEMBERED]:
+                del self._applied[key]
         await self._shared.journal.flush()
         return {"approved": done}
 

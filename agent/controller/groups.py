@@ -36,6 +36,7 @@ class Groups:
     def __init__(self, apps: Mapping[str, GroupApp], judge: Judge) -> None:
         self._apps = apps
         self._judge = judge
+        self._seen: dict[str, tuple[object, ...]] = {}
 
     def mates_of(self, app: str) -> Mates:
         """What an app's deploys are given to speak to the others."""
@@ -47,6 +48,23 @@ class Groups:
         if not group:
             return {}
         return {name: other for name, other in self._apps.items() if name != app and self._group_of(other) == group}
+
+    def companions(self, app: str) -> dict[str, AppRevision]:
+        """The others of its group whose deploys begin with that of an app, and what they will be."""
+        found = {name: (other, _wanted_of(other)) for name, other in self.others(app).items()}
+        return {name: new for name, (other, new) in found.items() if new is not None and other.deploys.would_begin(new)}
+
+    def note(self, app: str) -> None:
+        """An app has been looked at: the others of its group, and of the one it was in, look again if that may change
+        what they wait for."""
+        state = _state_of(self._apps[app], self._group_of(self._apps[app]))
+        before = self._seen.get(app, ("",))
+        if state == before:
+            return
+        self._seen = {name: known for name, known in self._seen.items() if name in self._apps} | {app: state}
+        for name, other in self._apps.items():
+            if name != app and self._group_of(other) in {before[0], state[0]} - {""}:
+                other.poke()
 
     @staticmethod
     def _group_of(app: GroupApp) -> str:
@@ -86,11 +104,14 @@ class Mates:
 
     def begin(self, now: float) -> None:
         """The app's deploy has begun: theirs begin too."""
-        for other in self._groups.others(self._app).values():
-            wanted = _wanted_of(other)
-            if wanted is not None and other.deploys.would_begin(wanted):
-                other.deploys.begin(wanted, now)
-                other.poke()
+        others = self._groups.others(self._app)
+        for name, wanted in self._groups.companions(self._app).items():
+            others[name].deploys.begin(wanted, now)
+            others[name].poke()
+
+    def note(self) -> None:
+        """The app has been looked at: who of them waits for it looks again, if there is reason to."""
+        self._groups.note(self._app)
 
     def commit(self, now: float) -> bool:
         """The app's deploy has proved itself: whether it is final now, and theirs with it."""
@@ -113,6 +134,15 @@ class Mates:
 
 def _describe(apps: Mapping[str, GroupApp]) -> list[Member]:
     return [Member(name, "", app.deploys.deploy, app.deploys.baked) for name, app in apps.items()]
+
+
+def _state_of(app: GroupApp, group: str) -> tuple[object, ...]:
+    """What of an app others of its group may wait for; its group comes first."""
+    wanted, deploys = _wanted_of(app), app.deploys
+    begins = wanted is not None and deploys.would_begin(wanted)
+    stage = deploys.deploy.stage if deploys.deploy is not None else ""
+    standing = (deploys.choices.stands_still, deploys.choices.approved, deploys.current, stage, deploys.baked)
+    return (group, bool(app.invalid), wanted.id if wanted is not None else "", begins, *standing)
 
 
 def _wanted_of(app: GroupApp) -> AppRevision | None:

@@ -70,6 +70,8 @@ class AppPlanning:
             turned, due = deploys.advance(plan, self.aim, now, busy=situation.busy)
             if not turned:
                 break
+        if deploys.mates is not None:
+            deploys.mates.note()
         if deploys.choices.stands_still:
             return Plan(self._app, (), (PAUSED,), slots=situation.slots)
         return replace(plan, next_check=_soonest((plan.next_check, due, self.aim.due)))

@@ -18,8 +18,9 @@ LOOK_AGAIN = 5.0
 
 @dataclass(frozen=True)
 class Ports:
-    """Who has which ports of the host: the app itself (``own``), and the revisions of ``others``, by app, that are in
-    force or on their way to be."""
+    """Who has which ports of the host: the app itself and those that are deployed with it (``own``), and the revisions
+    of ``others``, by app, that are in force or on their way to be; of those that are deployed with it, what they will
+    be: apps of one group may swap their ports."""
 
     own: Iterable[Claim]
     others: Mapping[str, Iterable[AppRevision]]

@@ -76,7 +76,8 @@ def short_name(revision: AppRevision) -> str:
 
 
 class Revisions:
-    """The newest ``KEPT`` revisions of one app, and those that are held for other reasons, by number."""
+    """The newest ``KEPT`` revisions of one app, and those that are held for other reasons, by number. The last two good
+    ones are never forgotten: many that were not may come after them, and a rollback leads to one of these."""
 
     def __init__(self, app: str, journal: Journal, documents: Mapping[int, Mapping[str, Any]]) -> None:
         self._app = app
@@ -110,8 +111,9 @@ class Revisions:
         self._last += 1
         numbered = replace(revision, number=self._last, created=now, status=DEPLOYING, finished=0.0, message="")
         self._put(numbered)
+        good = [known.number for known in self.all if known.status == GOOD]
         for old in self.all[:-KEPT]:
-            if old.id not in held:
+            if old.id not in held and old.number not in good[-2:]:
                 self._known = {number: known for number, known in self._known.items() if number != old.number}
                 self._journal.put(KIND, self._key(old.number), None)
         return numbered

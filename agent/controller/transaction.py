@@ -18,6 +18,9 @@ class MatesPort(Protocol):
     def begin(self, now: float) -> None:
         """The app's deploy has begun: theirs begin too."""
 
+    def note(self) -> None:
+        """The app has been looked at: who of them waits for it looks again, if there is reason to."""
+
     def commit(self, now: float) -> bool:
         """The app's deploy has proved itself: whether it is final now, and theirs with it."""
 

@@ -13,7 +13,7 @@ from agent.telemetry.events import Event
 
 NTFY_LIMIT = 3500
 _TOLD_OTHERWISE = frozenset({"RolledBack", "CrashLoop"})
-_TROUBLE = frozenset({"rolled-back", "stalled", "crash-loop"})
+TROUBLES = frozenset({"rolled-back", "stalled", "crash-loop"})
 _TITLES = {
     "succeeded": "deployed",
     "rolled-back": "rolled back",
@@ -48,7 +48,7 @@ class Notice:
     @property
     def is_trouble(self) -> bool:
         """Whether somebody will want to know when it is over."""
-        return self.kind in _TROUBLE
+        return self.kind in TROUBLES
 
     @property
     def title(self) -> str:

@@ -1,4 +1,8 @@
-"""What is still to be told, on disk: bounded, in order for each receiver, each thing once within its period."""
+"""What is still to be told, on disk: bounded, in order for each receiver, each thing once within its period.
+
+A recovery ends the period of the troubles before it, and a trouble that of the recoveries: whoever was told of the one
+has to hear of the other.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from agent.notify.notices import Notice
+from agent.notify.notices import TROUBLES, Notice
 
 NOTICE_KIND, MARK_KIND, STATE_KIND = "notice", "notice_mark", "notice_state"
 QUEUE_LIMIT = 256
@@ -46,13 +50,28 @@ class Entry:
     due: float = 0.0
 
 
+@dataclass(frozen=True)
+class Mark:
+    """That a receiver was told: when (epoch seconds), of which app, and what kind of notice it was."""
+
+    at: float
+    app: str = ""
+    kind: str = ""
+
+    def is_over(self, notice: Notice) -> bool:
+        """Whether a later notice is news of the opposite: of a recovery after trouble, or of trouble after that."""
+        if notice.app != self.app:
+            return False
+        return self.kind in TROUBLES if notice.kind == "recovered" else notice.is_trouble and self.kind == "recovered"
+
+
 class NoticeQueue:
     """Used by one thread. What cannot be written is raised as HoldfastError, and nothing has changed then."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._entries = {key: _decode(key, document) for key, document in store.all(NOTICE_KIND).items()}
-        self._marks = {key: float(document["at"]) for key, document in store.all(MARK_KIND).items()}
+        self._marks = {key: _decode_mark(document) for key, document in store.all(MARK_KIND).items()}
         state = store.all(STATE_KIND)
         self.cursor: int | None = state.get("cursor", {}).get("number")
         self.troubles = {
@@ -70,12 +89,15 @@ class NoticeQueue:
         the same within that time. Returns the receivers whose oldest notice had to be given up for want of room."""
         fresh = [name for name, period in receivers.items() if self._is_new(name, notice, period, now)]
         marks = {_mark(name, notice): name for name in fresh}
+        mark = Mark(now, notice.app, notice.kind)
+        over = [key for key, known in self._marks.items() if key not in marks and known.is_over(notice)]
         entries = [Entry(f"{self._next + index:016d}", name, notice, now) for index, name in enumerate(marks.values())]
         lost = self._overflow(entries)
-        stale = sorted(self._marks, key=lambda key: self._marks[key])[: max(0, len(self._marks) - MARK_LIMIT)]
+        oldest = sorted(self._marks, key=lambda key: self._marks[key].at)[: max(0, len(self._marks) - MARK_LIMIT)]
+        stale = {*over, *oldest}
         with self._store.transaction():
             self._store.put_many(NOTICE_KIND, [(entry.key, _encode(entry)) for entry in entries])
-            self._store.put_many(MARK_KIND, [(key, {"at": now}) for key in marks])
+            self._store.put_many(MARK_KIND, [(key, asdict(mark)) for key in marks])
             self._store.delete(NOTICE_KIND, *(entry.key for entry in lost))
             self._store.delete(MARK_KIND, *stale)
             self._store.put_many(STATE_KIND, [("cursor", {"number": number})])
@@ -85,7 +107,7 @@ class NoticeQueue:
         self._entries.update({entry.key: entry for entry in entries})
         for entry in lost:
             self._entries.pop(entry.key, None)
-        self._marks.update(dict.fromkeys(marks, now))
+        self._marks.update(dict.fromkeys(marks, mark))
         for key in stale:
             del self._marks[key]
         return [entry.receiver for entry in lost]
@@ -100,7 +122,7 @@ class NoticeQueue:
 
     def _is_new(self, receiver: str, notice: Notice, period: float, now: float) -> bool:
         before = self._marks.get(_mark(receiver, notice))
-        return before is None or not 0 <= now - before < period
+        return before is None or not 0 <= now - before.at < period
 
     def _overflow(self, fresh: list[Entry]) -> list[Entry]:
         """The oldest that have to go: of a receiver with too many, and of all."""
@@ -141,6 +163,11 @@ class NoticeQueue:
 def _mark(receiver: str, notice: Notice) -> str:
     words = "\n".join((receiver, notice.app, notice.kind, notice.reason, notice.revision))
     return hashlib.sha256(words.encode()).hexdigest()[:32]
+
+
+def _decode_mark(document: Mapping[str, Any]) -> Mark:
+    """Earlier versions wrote down only when it was."""
+    return Mark(float(document["at"]), str(document.get("app", "")), str(document.get("kind", "")))
 
 
 def _encode(entry: Entry) -> dict[str, Any]:

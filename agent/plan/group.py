@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from agent.plan.deploy import Deploy, Stage
 
 GROUP_FAILED = "GroupFailed"
-GROUP_SECONDS = 1.0
-"""After how long whoever waits for its group looks at it again."""
+GROUP_SECONDS = 60.0
+"""After how long whoever waits for its group looks at it again though none of it has told of a change."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
     if not services and not images and not reading.problems.found:
         reading.complain(tree, "there is nothing in this file: it needs services:, or images: to keep pulled")
     check_claims(reading, scope.claims)
-    check_dependencies(reading, scope.wishes, {key: service.healthcheck for key, service in services.items()})
+    probed = frozenset(key for key, service in services.items() if service.probes is not None)
+    check_dependencies(reading, scope.wishes, {key: service.healthcheck for key, service in services.items()}, probed)
     if any(DEFAULT_NETWORK in service.networks for service in services.values()):
         networks.setdefault(DEFAULT_NETWORK, Network(name=f"{name}_{DEFAULT_NETWORK}"))
     return App(

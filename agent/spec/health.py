@@ -91,13 +91,17 @@ def _read_dependency(reading: Reading, key: Scalar, node: Node, path: str) -> Wi
 
 
 def check_dependencies(
-    reading: Reading, wishes: Mapping[str, list[Wish]], health: Mapping[str, Healthcheck | None]
+    reading: Reading,
+    wishes: Mapping[str, list[Wish]],
+    health: Mapping[str, Healthcheck | None],
+    probed: frozenset[str] = frozenset(),
 ) -> None:
-    """Note dependencies on services that are not there, on health that is never checked, and circles."""
+    """Note dependencies on services that are not there, on health that is never checked, and circles; ``probed`` are
+    the services whose probes say how they are."""
     for name, wanted in wishes.items():
         path = f"services.{name}.depends_on"
         for wish in wanted:
-            check = health.get(wish.name)
+            check = health.get(wish.name) if wish.name not in probed else None
             if wish.name not in wishes and wish.dependency.required:
                 reading.complain(wish.node, f"{path}: there is no service {show_name(wish.node, wish.name)}")
             elif wish.dependency.condition == "service_healthy" and check is not None and check.disable:

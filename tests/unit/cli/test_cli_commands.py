@@ -134,6 +134,18 @@ def test_sync_and_down(agent: FakeAgent) -> None:
     assert agent.controller.calls == ["sync", "sync", "down", "down"]
 
 
+def test_sync_waits_for_an_agent_that_is_starting() -> None:
+    agent = FakeAgent()
+    environment = {**os.environ, "HOLDFAST_HOST": agent.host}
+    command = [sys.executable, "-m", "agent", "sync"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as run:
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(1.0)
+        with agent:
+            agent.controller.told.set()
+            assert run.wait(20) == 0
+
+
 def test_logs_prefix_only_when_there_are_several(agent: FakeAgent) -> None:
     one = agent.add("shop-web-1", slot=1)
     agent.engine.containers.lines[one.id] = [Line(1, 1.0, b"a\n"), Line(2, 2.0, b"oops\n"), Line(1, 3.0, b"\xff\n")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,6 +88,21 @@ async def test_rollback_pins_the_good_revision_before_until_resume(bench: Bench)
     await bench.until(lambda: images(bench) == ["4"])
     assert await bench.controller.wait_converged(10)
     assert await commands.resume("shop") == {"resumed": []}
+
+
+@on_bench
+async def test_many_quick_edits_leave_a_good_revision_to_go_back_to(bench: Bench) -> None:
+    await in_force(bench, shop(1))
+    await in_force(bench, shop(2))
+    bench.engine.containers.holdups["shop-web-1"] = hold = threading.Event()
+    for version in range(10, 22):
+        bench.source.put(shop(version))
+        await bench.until(lambda version=version: f"example/web:{version}" in bench.engine.images.local)
+        await bench.until(lambda: bench.controller.deploys.history("shop")[-1]["status"] == "deploying")
+    hold.set()
+    assert await bench.controller.wait_converged(10)
+    found = await bench.controller.deploys.rollback("shop", None)
+    assert found["revision"]["number"] == 2
 
 
 @on_bench
@@ -219,13 +235,19 @@ async def test_a_manual_app_waits_for_the_approval_of_exactly_its_plan(bench: Be
     with pytest.raises(Conflict, match="no plan of this agent"):
         await commands.approve("0123456789abcdef", bench.controller.pending_plan())
     plan = bench.controller.pending_plan()
-    assert await commands.approve(plan["apps"][0]["hash"], plan) == {"approved": ["shop"]}
+    name = plan["apps"][0]["hash"]
+    assert await commands.approve(name, plan) == {"approved": ["shop"]}
     assert await bench.controller.wait_converged(10)
     assert images(bench) == ["2"]
+    assert await commands.approve(name, bench.controller.pending_plan()) == {"approved": []}, "it was carried out"
     bench.engine.containers._crash(bench.engine.containers.named("shop-web-1").id)
     await bench.until(lambda: images(bench) == ["2"])
     plan = bench.controller.pending_plan()
     assert await commands.approve(plan["hash"], plan) == {"approved": []}
+    bench.source.put(shop(3, deploys=manual))
+    await ready_reason(bench, "ApprovalNeeded")
+    with pytest.raises(Conflict, match="another one by now"):
+        await commands.approve(name, bench.controller.pending_plan())
 
 
 @on_bench

@@ -57,6 +57,32 @@ async def test_when_one_fails_all_that_changed_go_back_and_wait_for_a_change(ben
 
 
 @on_bench
+async def test_apps_of_one_group_swap_their_ports(bench: Bench) -> None:
+    def ported(front: int, back: int, version: int) -> tuple[Any, Any]:
+        numbers = {"front": front, "back": back}
+        return tuple(  # type: ignore[return-value]
+            shop(version, name=name, deploys=GROUP, ports=[{"published": number, "target": 80}])
+            for name, number in numbers.items()
+        )
+
+    await in_force(bench, *ported(80, 81, 1))
+    bench.engine.capacity.ports |= dict.fromkeys((80, 81), "port 0.0.0.0:80/tcp is in use by holdfast")
+    await in_force(bench, *ported(81, 80, 2))
+    assert versions(bench) == (["2"], ["2"])
+    assert await bench.controller.wait_converged(10)
+    front = bench.engine.containers.named("front-web-1").ip
+    published = {port.host_port: port.backends for port in bench.engine.networks.published}
+    assert published[81] == ((front, 80),)
+    bench.engine.containers.doomed["example/web:3"] = 0.02
+    bench.source.put(*ported(80, 81, 3))
+    await ready_reason(bench, "RolledBack", "front")
+    await ready_reason(bench, "RolledBack", "back")
+    await bench.until(lambda: {port.host_port for port in bench.engine.networks.published} == {80, 81})
+    published = {port.host_port: port.backends for port in bench.engine.networks.published}
+    assert published[81] == ((front, 80),), "and have them back"
+
+
+@on_bench
 async def test_one_is_final_when_the_last_one_is(bench: Bench) -> None:
     await in_force(bench, *pair(1, 1))
     bench.engine.containers.holdups["back-web-1"] = threading.Event()

@@ -167,6 +167,17 @@ def test_the_same_is_told_once_and_recovery_after_trouble(database: Database, in
     assert inbox.arrived.empty()
 
 
+def test_what_comes_again_after_a_recovery_is_told_again(database: Database, inbox: Inbox) -> None:
+    with notifying(database, {"webhook": inbox.url, "period": "10m"}) as events:
+        for _ in range(2):
+            stall(events)
+            stall(events)
+            ready(events)
+        told = [json.loads(inbox.next().body)["kind"] for _ in range(4)]
+    assert told == ["stalled", "recovered"] * 2
+    assert inbox.arrived.empty()
+
+
 def test_a_dead_receiver_delays_no_other(database: Database, inbox: Inbox) -> None:
     with receiving() as slow:
         slow.held.clear()

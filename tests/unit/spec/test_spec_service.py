@@ -169,6 +169,20 @@ def test_dependencies_in_short_form() -> None:
     assert app.services["a"].depends_on == {"b": Dependency()}
 
 
+def test_probes_say_how_a_service_is_whose_healthcheck_is_disabled() -> None:
+    app = load(
+        """\
+        services:
+          a: {image: x, depends_on: {b: {condition: service_healthy}}}
+          b:
+            image: x
+            healthcheck: {disable: true}
+            x-holdfast: {probes: {readiness: {tcp: {port: 80}}}}
+        """
+    )
+    assert app.services["a"].depends_on["b"].condition == "service_healthy"
+
+
 def test_dependencies_that_cannot_be() -> None:
     assert problems_of(
         """\
