@@ -67,6 +67,8 @@ class AppPlanning:
             observed = self._observe(situation)
             self.observed = observed.containers
             plan = self._compute(situation, replace(observed, slots=plan.slots), now)
+            if self._shared.suspended:  # what ends now is taken down: no failure of a deploy, nor of a slot
+                return replace(plan, slots=situation.slots)
             turned, due = deploys.advance(plan, self.aim, now, busy=situation.busy)
             if not turned:
                 break

@@ -74,6 +74,7 @@ class DeployWorld(World):
         inventory = SimpleNamespace(of_app=self._own, observe=lambda *_: self.observe().containers)
         shared: Any = SimpleNamespace(
             engine=engine,
+            suspended=False,
             inventory=inventory,
             health=SimpleNamespace(reading=None),
             specs=SimpleNamespace(texts={}),

@@ -332,7 +332,10 @@ class FakeEngine:
         self.containers.callbacks.append(callback)
 
     def down(self) -> None:
-        for record in self.containers.list():
-            self.containers.end(record.id, ExitStatus(None, 15))
+        found = self.containers.list()
+        for record in found:
+            self.containers.end(record.id, ExitStatus(0))
+        time.sleep(0.05 if found else 0.0)  # the agent sees them in that state
+        for record in found:
             self.containers.drop(record.id)
         self.networks.names.clear()

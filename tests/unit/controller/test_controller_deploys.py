@@ -108,6 +108,19 @@ async def test_a_newer_revision_comes_before_one_that_cannot_get_healthy(bench: 
 
 
 @on_bench
+async def test_what_down_stops_is_no_failure_of_a_deploy(bench: Bench) -> None:
+    await in_force(bench, shop(1, replicas=3))
+    bench.source.put(shop(2, replicas=3, update={"monitor": 0.3, "parallelism": 2}))
+    await bench.until(lambda: "example/web:2" in images(bench))
+    await bench.controller.down()
+    await bench.until(lambda: not bench.names())
+    await bench.controller.sync()
+    assert await bench.controller.wait_converged(10), bench.condition("shop", "Ready")
+    assert images(bench) == ["example/web:2"] * 3
+    assert "DeployFailed" not in reasons(bench)
+
+
+@on_bench
 async def test_services_that_are_gone_stay_until_the_revision_is_final(bench: Bench) -> None:
     await in_force(bench, make_app(services={"web": service(1), "old": service(1, name="old")}))
     bench.engine.containers.doomed["example/web:2"] = 0.0
