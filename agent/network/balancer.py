@@ -1,4 +1,5 @@
-"""Keeps our nftables table as it should be: rendered from what is known, replaced whole, put back when touched."""
+"""Keeps our nftables table as it should be: computed from what is known, changed where it differs, put back whole when
+touched."""
 
 from __future__ import annotations
 
@@ -18,14 +19,13 @@ from agent.network.claims import Claims
 from agent.network.identity import Identity
 from agent.network.model import NetworkFailed, NetworkInfo, Port, PortConflict, PortLike
 from agent.network.records import NetworkRecords
-from agent.network.ruleset import TableState, render_table
+from agent.network.ruleset import TableState, compute_table
+from agent.network.table import Table, render_change, render_table
 from agent.telemetry.logging import get_logger
 
 log = get_logger("network")
 _UDP = 17
 RESTORES_PER_SECOND = 10
-
-_UNKNOWN = "?"
 
 
 class Balancer:
@@ -49,7 +49,8 @@ class Balancer:
         self._closed: tuple[str, ...] = ()
         self._wanted: tuple[Port, ...] = ()
         self._ports: tuple[Port, ...] = ()
-        self._text = ""
+        self._table: Table | None = None
+        self._left_over = False
         self._own_transactions = 0
         self._down = False
         self._broken = False
@@ -61,7 +62,7 @@ class Balancer:
         """Put in force what was published last, less the backends whose addresses are not in ``live``."""
         with self._lock:
             self._networks, self._closed = tuple(networks), tuple(closed)
-            self._text = self._text or _UNKNOWN  # an earlier process may have left the table
+            self._left_over = self._table is None  # an earlier process may have left the table
             self._wanted = tuple(
                 Port(port.host_ip, port.host_port, port.protocol, tuple(b for b in port.backends if b[0] in live))
                 for port in self._records.load_ports()
@@ -99,19 +100,33 @@ class Balancer:
                 self._apply()
 
     def _apply(self) -> None:
-        if not (self._text or self._wanted or self._networks):
+        if not (self._table or self._left_over or self._wanted or self._networks):
             return
         ports, self.conflicts = self._claims.update(self._wanted)
         state = TableState(self._identity.table, self._identity.bridges, self._networks, ports, self._closed)
-        text = render_table(state)
+        table = compute_table(state)
         before = self._ports
-        if text != self._text or self._broken:
-            self._run(text)
-            self._broken = False
-            self._text, self._ports = text, ports
+        if table != self._table or self._broken:
+            self._put(table)
+            self._broken = self._left_over = False
+            self._table, self._ports = table, ports
             self._forget_flows(before, ports)
 
+    def _put(self, table: Table) -> None:
+        """Change what differs from what is in force; if the kernel does not have that, replace it whole."""
+        change = render_change(self._table, table) if self._table is not None and not self._broken else None
+        if change is not None:
+            try:
+                self._run(change)
+            except NetworkFailed as error:
+                log.warning("nftables table replaced, it was not as we left it", table=table.name, error=str(error))
+            else:
+                return
+        self._run(render_table(table))
+
     def _run(self, text: str) -> None:
+        if not text:
+            return
         self._own_transactions += 1
         try:
             self._nftables.run(text)
@@ -123,21 +138,23 @@ class Balancer:
             ) from error
 
     def observe(self, transactions: Iterable[Transaction]) -> None:
-        """React to what happened to our table: whatever we did not do ourselves is undone."""
+        """React to what happened to our table: whatever we did not do ourselves is undone. Which transactions are whose
+        nobody says, but one too many is seen in any order.
+        """
         for transaction in transactions:
             if not transaction.touched:
                 continue
             with self._lock:
-                if transaction.created and self._own_transactions:
+                if self._own_transactions:
                     self._own_transactions -= 1
-                elif not self._down and self._text:
+                elif not self._down and self._table:
                     self._restore("somebody changed our nftables table")
 
     def observe_loss(self) -> None:
         """Changes went by unseen: put the table in force again."""
         with self._lock:
             self._own_transactions = 0
-            if not self._down and self._text:
+            if not self._down and self._table:
                 self._restore("changes of nftables went by unseen")
 
     def _restore(self, why: str) -> None:
@@ -147,8 +164,9 @@ class Balancer:
             self._broken = True
             return
         self._restored.append(now)
+        assert self._table is not None
         try:
-            self._run(self._text)
+            self._run(render_table(self._table))
         except NetworkFailed as error:
             log.error("the table could not be restored", table=self._identity.table, error=str(error))
             self._broken = True
@@ -178,7 +196,7 @@ class Balancer:
         with self._lock:
             if self._wanted:
                 return False
-            if self._text:
+            if self._table or self._left_over:
                 self.remove()
             return True
 
@@ -186,7 +204,7 @@ class Balancer:
         """Take the table out of the kernel; it stays out until the next ``recover`` or ``publish``."""
         with self._lock:
             table = self._identity.table
-            self._text, self._ports, self._wanted = "", (), ()
+            self._table, self._left_over, self._ports, self._wanted = None, False, (), ()
             self._run(f"table ip {table}\ndelete table ip {table}\n")
             self._claims.close()
             self.conflicts = ()

@@ -1,4 +1,4 @@
-"""The whole nftables table of one agent, as text. Pure; replacing the table is one transaction.
+"""The whole nftables table of one agent. Pure; ``table`` makes text of it, whole or only what has changed.
 
 Packets to a published port are handed to a backend in turn (numgen), seen from outside (prerouting) and from the host
 itself (output); addresses of 127.0.0.0/8 only in the latter, so that nobody outside reaches them. The client's address
@@ -6,7 +6,9 @@ is kept unless the answer could not come back: from loopback, and back into the 
 gateways are never in the way of a published port 53, nor it in theirs.
 
 No set has intervals of a concatenation: those the kernel fills a moment after the rules that ask them are in force
-(nft_set_pipapo, seen on Linux 6.18), and what arrives then would be dropped at every change of the table.
+(nft_set_pipapo, seen on Linux 6.18), and what arrives then would be dropped at every change of the table. For the same
+reason a port is looked for twice, by chains of two priorities: a packet that is under way in a chain while a change
+comes into force follows the old rules, whose sets are empty already; the second chain has the new ones.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from dataclasses import dataclass
 from agent.network.identity import ADMITTED_MARK
 from agent.network.model import NetworkInfo, Port
 from agent.network.nameserver.message import DNS_PORT
+from agent.network.table import Elements, Table
+
+_FIRST, _AGAIN = -100, -99
 
 
 @dataclass(frozen=True)
@@ -30,162 +35,134 @@ class TableState:
     closed: tuple[str, ...] = ()
 
 
-def render_table(state: TableState) -> str:
-    """Commands that replace the table, whether it is there or not."""
+def compute_table(state: TableState) -> Table:
+    """The table as it should be. What belongs to one port or network is called after it, so that it stays as it is when
+    others come and go."""
     served = [port for port in state.ports if port.backends]
     refused = [port for port in state.ports if not port.backends]
-    body = "\n".join(
-        [
-            _render_sets(state, served, refused),
-            *(_render_port(n, port) for n, port in enumerate(served)),
-            *(_render_network(n, network) for n, network in enumerate(state.networks)),
-            _render_chains(f'"{state.bridges}*"'),
-        ]
-    )
-    return f"table ip {state.table}\ndelete table ip {state.table}\ntable ip {state.table} {{\n{body}\n}}\n"
+    chains = {_port_chain(port): (_share_out(port),) for port in served}
+    for network in state.networks:
+        chains[f"from_{network.bridge}"] = (f"ip saddr != {network.subnet} drop",)
+        chains[f"back_{network.bridge}"] = (f"ip saddr {network.subnet} ct status dnat masquerade",)
+    sets = {**_list_networks(state), **_list_ports(served, refused)}
+    return Table(state.table, sets, {**chains, **_list_hooks(f'"{state.bridges}*"')})
 
 
-def _render_sets(state: TableState, served: Sequence[Port], refused: Sequence[Port]) -> str:
+def _list_networks(state: TableState) -> dict[str, Elements]:
     networks = state.networks
-    exact = [(n, port) for n, port in enumerate(served) if port.host_ip]
-    every = [(n, port) for n, port in enumerate(served) if not port.host_ip]
-    interval = " flags interval;"
-    return "\n".join(
-        [
-            _set("bridges", "ifname", (f'"{n.bridge}"' for n in networks)),
-            _set("subnets", "ipv4_addr", (n.subnet for n in networks), interval),
-            _set("outbound", "ipv4_addr", (n.subnet for n in networks if not n.internal), interval),
-            _set("internal", "ifname", (f'"{n.bridge}"' for n in networks if n.internal)),
-            _set("gateways", "ipv4_addr", (n.gateway for n in networks)),
-            _set("same", "ifname . ifname", (f'"{n.bridge}" . "{n.bridge}"' for n in networks)),
-            _set("closed", "ifname", (f'"{name}"' for name in state.closed)),
-            _set("refused_exact", "ipv4_addr . inet_proto . inet_service", map(_exact, filter(_has_ip, refused))),
-            _set("refused_every", "inet_proto . inet_service", (_every(p) for p in refused if not p.host_ip)),
-            _map("origins", "ifname", (f'"{net.bridge}" : jump from_{n}' for n, net in enumerate(networks))),
-            _map("returns", "ifname", (f'"{net.bridge}" : jump back_{n}' for n, net in enumerate(networks))),
-            _map("exact", "ipv4_addr . inet_proto . inet_service", (f"{_exact(p)} : goto port_{n}" for n, p in exact)),
-            _map("every", "inet_proto . inet_service", (f"{_every(p)} : goto port_{n}" for n, p in every)),
-        ]
-    )
+    return {
+        "bridges": _set("ifname", (f'"{n.bridge}"' for n in networks)),
+        "subnets": _set("ipv4_addr", (n.subnet for n in networks), "interval"),
+        "outbound": _set("ipv4_addr", (n.subnet for n in networks if not n.internal), "interval"),
+        "internal": _set("ifname", (f'"{n.bridge}"' for n in networks if n.internal)),
+        "gateways": _set("ipv4_addr", (n.gateway for n in networks)),
+        "same": _set("ifname . ifname", (f'"{n.bridge}" . "{n.bridge}"' for n in networks)),
+        "closed": _set("ifname", (f'"{name}"' for name in state.closed)),
+        "origins": _map("ifname", (f'"{n.bridge}" : jump from_{n.bridge}' for n in networks)),
+        "returns": _map("ifname", (f'"{n.bridge}" : jump back_{n.bridge}' for n in networks)),
+    }
 
 
-def _has_ip(port: Port) -> bool:
-    return bool(port.host_ip)
+def _list_ports(served: Sequence[Port], refused: Sequence[Port]) -> dict[str, Elements]:
+    every, exact = "inet_proto . inet_service", "ipv4_addr . inet_proto . inet_service"
+    return {
+        "refused_exact": _set(exact, (_key(port) for port in refused if port.host_ip)),
+        "refused_every": _set(every, (_key(port) for port in refused if not port.host_ip)),
+        "exact": _map(exact, (f"{_key(port)} : goto {_port_chain(port)}" for port in served if port.host_ip)),
+        "every": _map(every, (f"{_key(port)} : goto {_port_chain(port)}" for port in served if not port.host_ip)),
+    }
 
 
-def _exact(port: Port) -> str:
-    return f"{port.host_ip} . {port.protocol} . {port.host_port}"
+def _key(port: Port) -> str:
+    host = f"{port.host_ip} . " if port.host_ip else ""
+    return f"{host}{port.protocol} . {port.host_port}"
 
 
-def _every(port: Port) -> str:
-    return f"{port.protocol} . {port.host_port}"
+def _port_chain(port: Port) -> str:
+    return "_".join(filter(None, ("port", port.host_ip, port.protocol, str(port.host_port))))
 
 
-def _set(name: str, kind: str, elements: Iterable[str], flags: str = "") -> str:
-    return f" set {name} {{ type {kind};{flags}{_elements(elements)} }}"
+def _set(kind: str, elements: Iterable[str], flags: str = "") -> Elements:
+    return Elements("set", kind, flags, tuple(elements))
 
 
-def _map(name: str, kind: str, elements: Iterable[str]) -> str:
-    return f" map {name} {{ type {kind} : verdict;{_elements(elements)} }}"
+def _map(kind: str, elements: Iterable[str]) -> Elements:
+    return Elements("map", f"{kind} : verdict", "", tuple(elements))
 
 
-def _elements(elements: Iterable[str]) -> str:
-    text = ", ".join(elements)
-    return f" elements = {{ {text} }};" if text else ""
-
-
-def _render_port(number: int, port: Port) -> str:
+def _share_out(port: Port) -> str:
+    """Every connection to the next backend."""
     backends = [f"{address} . {target}" for address, target in port.backends]
     if len(backends) == 1:
         address, target = port.backends[0]
-        action = f"dnat to {address}:{target}"
-    else:
-        choices = ", ".join(f"{n} : {backend}" for n, backend in enumerate(backends))
-        action = f"dnat ip to numgen inc mod {len(backends)} map {{ {choices} }}"
-    return f" chain port_{number} {{\n  ip protocol {port.protocol} {action}\n }}"
+        return f"ip protocol {port.protocol} dnat to {address}:{target}"
+    choices = ", ".join(f"{n} : {backend}" for n, backend in enumerate(backends))
+    return f"ip protocol {port.protocol} dnat ip to numgen inc mod {len(backends)} map {{ {choices} }}"
 
 
-def _render_network(number: int, network: NetworkInfo) -> str:
-    """What may come from a network, and what goes back into the one it came from."""
-    return (
-        f" chain from_{number} {{\n  ip saddr != {network.subnet} drop\n }}\n"
-        f" chain back_{number} {{\n  ip saddr {network.subnet} ct status dnat masquerade\n }}"
-    )
-
-
-def _render_chains(ours: str) -> str:
-    return "\n".join((_render_arrival(ours), _render_forwarding(ours)))
-
-
-def _render_arrival(ours: str) -> str:
-    """What happens to a packet before it is known where it goes, and when it is for the host itself."""
+def _list_hooks(ours: str) -> dict[str, tuple[str, ...]]:
+    """The chains that are the same whatever there is; ``ours`` matches the agent's bridges."""
     admit = f"meta mark set meta mark | {ADMITTED_MARK:#x}"
     names = f"iifname {ours} ip daddr @gateways meta l4proto {{ tcp, udp }} th dport {DNS_PORT} accept"
-    return f""" chain guard {{
-  type filter hook prerouting priority raw; policy accept;
-  iifname {ours} ip daddr 127.0.0.0/8 drop
-  iifname {ours} iifname != @bridges drop
-  iifname vmap @origins
- }}
- chain admit {{
-  type filter hook prerouting priority -90; policy accept;
-  ip daddr @subnets ct state established,related {admit}
-  ip daddr @subnets ct status dnat {admit}
- }}
- chain published {{
-  ip daddr . meta l4proto . th dport vmap @exact
-  meta l4proto . th dport vmap @every
- }}
- chain prerouting {{
-  type nat hook prerouting priority -100; policy accept;
-  ip daddr 127.0.0.0/8 accept
-  iifname @internal accept
-  {names}
-  fib daddr type local jump published
- }}
- chain output {{
-  type nat hook output priority -100; policy accept;
-  fib daddr type local jump published
- }}
- chain input {{
-  type filter hook input priority -10; policy accept;
-  {names}
-  ct state new ip daddr . meta l4proto . th dport @refused_exact goto refuse
-  ct state new meta l4proto . th dport @refused_every goto refuse
- }}
- chain refuse {{
-  meta l4proto tcp reject with tcp reset
-  reject
- }}"""
+    return {**_list_arrival(ours, admit, names), **_list_forwarding(ours)}
 
 
-def _render_forwarding(ours: str) -> str:
+def _list_arrival(ours: str, admit: str, names: str) -> dict[str, tuple[str, ...]]:
+    """What happens to a packet before it is known where it goes, and when it is for the host itself."""
+    found = "fib daddr type local jump published"
+    arriving = ("ip daddr 127.0.0.0/8 accept", "iifname @internal accept", names, found)
+    return {
+        "guard": (
+            "type filter hook prerouting priority raw; policy accept;",
+            f"iifname {ours} ip daddr 127.0.0.0/8 drop",
+            f"iifname {ours} iifname != @bridges drop",
+            "iifname vmap @origins",
+        ),
+        "admit": (
+            "type filter hook prerouting priority -90; policy accept;",
+            f"ip daddr @subnets ct state established,related {admit}",
+            f"ip daddr @subnets ct status dnat {admit}",
+        ),
+        "published": ("ip daddr . meta l4proto . th dport vmap @exact", "meta l4proto . th dport vmap @every"),
+        "prerouting": (f"type nat hook prerouting priority {_FIRST}; policy accept;", *arriving),
+        "prerouting_again": (f"type nat hook prerouting priority {_AGAIN}; policy accept;", *arriving),
+        "output": (f"type nat hook output priority {_FIRST}; policy accept;", found),
+        "output_again": (f"type nat hook output priority {_AGAIN}; policy accept;", found),
+        "input": (
+            "type filter hook input priority -10; policy accept;",
+            names,
+            "ct state new ip daddr . meta l4proto . th dport @refused_exact goto refuse",
+            "ct state new meta l4proto . th dport @refused_every goto refuse",
+        ),
+        "refuse": ("meta l4proto tcp reject with tcp reset", "reject"),
+    }
+
+
+def _list_forwarding(ours: str) -> dict[str, tuple[str, ...]]:
     """What may pass between networks, and what address it leaves with."""
-    return f""" chain forward {{
-  type filter hook forward priority filter; policy accept;
-  iifname @closed oifname @closed drop
-  iifname {ours} jump leaving
-  oifname {ours} jump entering
- }}
- chain leaving {{
-  ct state established,related accept
-  iifname . oifname @same accept
-  ct state invalid drop
-  iifname @internal drop
-  oifname {ours} ct status dnat accept
-  oifname {ours} drop
-  accept
- }}
- chain entering {{
-  ct state established,related accept
-  ct status dnat accept
-  drop
- }}
- chain postrouting {{
-  type nat hook postrouting priority 100; policy accept;
-  oifname {ours} ip saddr 127.0.0.0/8 masquerade
-  oifname vmap @returns
-  oifname @internal ct status dnat masquerade
-  oifname {ours} accept
-  ip saddr @outbound masquerade
- }}"""
+    return {
+        "forward": (
+            "type filter hook forward priority filter; policy accept;",
+            "iifname @closed oifname @closed drop",
+            f"iifname {ours} jump leaving",
+            f"oifname {ours} jump entering",
+        ),
+        "leaving": (
+            "ct state established,related accept",
+            "iifname . oifname @same accept",
+            "ct state invalid drop",
+            "iifname @internal drop",
+            f"oifname {ours} ct status dnat accept",
+            f"oifname {ours} drop",
+            "accept",
+        ),
+        "entering": ("ct state established,related accept", "ct status dnat accept", "drop"),
+        "postrouting": (
+            "type nat hook postrouting priority 100; policy accept;",
+            f"oifname {ours} ip saddr 127.0.0.0/8 masquerade",
+            "oifname vmap @returns",
+            "oifname @internal ct status dnat masquerade",
+            f"oifname {ours} accept",
+            "ip saddr @outbound masquerade",
+        ),
+    }
