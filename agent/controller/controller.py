@@ -73,6 +73,7 @@ class Controller:
         self._targets_known = False
         self._source_fault = self._names_fault = ""
         self._change = asyncio.Event()
+        self._taking_down = asyncio.Lock()
         self._shared = Shared(
             engine=engine,
             gate=self._gate,
@@ -250,8 +251,9 @@ class Controller:
 
     async def sync(self) -> None:
         """Read the desired state and reconcile every app now, trying again whatever failed; returns after that pass."""
-        if self._shared.suspended:
-            self._resume()
+        async with self._taking_down:
+            if self._shared.suspended:
+                self._resume()
         await self._source.refresh()
         self._shared.names.forget()
         before = {name: worker.passes for name, worker in self._workers.items()}
@@ -266,7 +268,11 @@ class Controller:
 
     async def down(self) -> None:
         """Stop and remove every container and network, keep volumes and images, and stay down: also after a restart,
-        until the desired state changes or ``sync`` is called."""
+        until the desired state changes or ``sync`` is called. What changes before it has ended is taken down too."""
+        async with self._taking_down:
+            await self._take_down()
+
+    async def _take_down(self) -> None:
         self._shared.suspended, self._down_at = True, self._revision or ""
         await self._gate.run(self._records.put, AGENT_KIND, SUSPENDED_KEY, {"revision": self._down_at})
         for worker in [*self._workers.values()]:
@@ -285,7 +291,7 @@ class Controller:
 
     def _resume_after(self, revision: str) -> None:
         """A revision ends the suspension, unless it is the one that was taken down, or the first to be read at all."""
-        if not self._down_at:
+        if not self._down_at or self._taking_down.locked():
             self._note_suspension(revision)
         elif self._down_at != revision:
             self._resume()

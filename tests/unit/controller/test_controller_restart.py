@@ -1,4 +1,4 @@
-"""The loop across restarts of the agent, on an engine in memory."""
+"""The loop across restarts of the agent and across `down`, on an engine in memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deploy_cases import on_bench
 from fake_engine import FakeEngine, image_id
-from loop_bench import make_app, running
+from loop_bench import Bench, make_app, running
 from memory_source import Files
 
 from agent.engine.model import ExitStatus
@@ -197,3 +198,28 @@ def test_what_apps_need_is_known_for_the_last_good_version_too(tmp_path: Path) -
     broken = Files("shop", "broken", None, (Problem("shop.yaml", 1, 1, "broken"),))
     assert asyncio.run(use(broken)) == names | {engine.images.local[name] for name in names}
     assert asyncio.run(use()) == frozenset()
+
+
+@on_bench
+async def test_a_change_while_down_is_under_way_is_taken_down_too(bench: Bench) -> None:
+    await bench.want(make_app())
+    begun, may_end, down = threading.Event(), threading.Event(), bench.engine.down
+
+    def slowly() -> None:
+        begun.set()
+        may_end.wait(10)
+        down()
+
+    bench.engine.down = slowly  # type: ignore[method-assign]
+    task = asyncio.create_task(bench.controller.down())
+    await bench.until(begun.is_set)
+    bench.source.put(make_app(), make_app("other"))
+    await bench.controller.look()
+    assert "start other-web-1" not in bench.engine.containers.calls
+    may_end.set()
+    await task
+    assert bench.names() == []
+    assert bench.condition("other", "Ready")["reason"] in ("", "Suspended")
+    await bench.controller.sync()
+    assert await bench.controller.wait_converged(10)
+    assert bench.names() == ["other-web-1", "shop-web-1"]
