@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tests.bench.command import time_command
 from tests.bench.model import HOLDFAST, Budget, Row, Sample, interleave
 from tests.bench.payload import collect_files, pack_layers
-from tests.bench.processes import read_peak, read_rss, read_spent, reset_peak
+from tests.bench.processes import Helpers, read_peak, read_rss, read_spent, reset_peak
 from tests.bench.stage import Stage
 
 ROUNDS = 3
@@ -57,7 +57,7 @@ class _Puller:
 
 class _Costs:
     """What each contender's pulls took: processor time, its command line's included, and the most memory that its
-    daemons held above what they held before."""
+    daemons and the processes that they started held above what was held before."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -69,10 +69,13 @@ class _Costs:
         pids = self._stage.agent.processes() if who == HOLDFAST else self._stage.peers[who].processes()
         before = {pid: read_rss(pid) for pid in pids if reset_peak(pid)}
         spent = self._read_spent(pids)
-        yield
+        with Helpers(pids) as helpers:
+            yield
         self._processor.setdefault(who, []).append(self._read_spent(pids) - spent)
         if before:  # podman has no daemon
-            self._memory.setdefault(who, []).append(sum(read_peak(pid) - rss for pid, rss in before.items()))
+            self._memory.setdefault(who, []).append(
+                sum(read_peak(pid) - rss for pid, rss in before.items()) + helpers.peak
+            )
 
     def _read_spent(self, pids: set[int]) -> float:
         commands = resource.getrusage(resource.RUSAGE_CHILDREN)
