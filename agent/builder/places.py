@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from agent.builder.faults import BuildFailed, InvalidDockerfile
 from agent.builder.instructions import Instruction
 from agent.errors import NotFound, Refused, Stalled, Unsupported
-from agent.image.errors import InsufficientStorage
+from agent.image.errors import ImagePullFailed, InsufficientStorage, RegistryUnreachable
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TEXT_LIMIT = 200
@@ -19,21 +19,32 @@ def fail_at(
     file: str, instruction: Instruction, message: str, *, exit_code: int | None = None, output: str = ""
 ) -> BuildFailed:
     """The error for an instruction of ``file`` that cannot be carried out."""
-    place = f"{file}:{instruction.line}:{instruction.column}"
     return BuildFailed(
-        f"{place}: {instruction.text[:_TEXT_LIMIT]}: {message}",
+        _render(file, instruction, message),
         step=instruction.text,
-        place=place,
+        place=_locate(file, instruction),
         exit_code=exit_code,
         output=output,
     )
 
 
+def _locate(file: str, instruction: Instruction) -> str:
+    return f"{file}:{instruction.line}:{instruction.column}"
+
+
+def _render(file: str, instruction: Instruction, message: str) -> str:
+    return f"{_locate(file, instruction)}: {instruction.text[:_TEXT_LIMIT]}: {message}"
+
+
 @contextmanager
 def placed(file: str, instruction: Instruction) -> Iterator[None]:
-    """Say of every lasting fault which instruction it belongs to; what a change of a context brings about passes."""
+    """Say of every lasting fault, and of every image that cannot be had now, which instruction it belongs to; what a
+    change of a context brings about passes."""
     try:
         yield
+    except (ImagePullFailed, RegistryUnreachable) as error:
+        error.message = _render(file, instruction, error.message)
+        raise
     except (BuildFailed, InvalidDockerfile):
         raise
     except (NotFound, Refused, Stalled, Unsupported) as error:

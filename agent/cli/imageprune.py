@@ -35,8 +35,10 @@ def prune(everything: bool, unused_for: str | None, dry_run: bool, as_json: bool
     for image in outcome["images"]:
         names = ", ".join(map(safe, image["names"])) or "<none>"
         print(f"{'would remove' if dry_run else 'removed'} {image['id'][7:19]}  {names}")
+    count = len(outcome["images"])
+    images = f"{count} image{'' if count == 1 else 's'}"
     if dry_run:
-        print(f"{len(outcome['images'])} images would go, {render_size(outcome['freed'])} of packed layers at most")
+        print(f"{images} would go, {render_size(outcome['freed'])} of packed layers at most")
     else:
-        print(f"{len(outcome['images'])} images removed, {render_size(outcome['freed'])} freed")
+        print(f"{images} removed, {render_size(outcome['freed'])} freed")
     return DONE

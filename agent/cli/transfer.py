@@ -69,7 +69,7 @@ def _describe(report: dict[str, Any]) -> str:
 def _amount(part: dict[str, Any]) -> str:
     """``1.2 MB of 3.4 MB, 5.6 MB/s, 3s left`` of a whole transfer or one layer."""
     texts = [f"{render_size(part['bytes_done'])} of {render_size(part['bytes_total'])}"]
-    if part["rate"]:
+    if part["rate"] and part["bytes_done"] < part["bytes_total"]:
         texts.append(f"{render_size(part['rate'])}/s")
     if part["bytes_done"] < part["bytes_total"] and (left := render_left(part.get("eta"))):
         texts.append(left)

@@ -37,8 +37,10 @@ def run(settings: Settings) -> int:
         settle()
         agent.events.record("agent", reason="AgentStarted", message=f"holdfast {__version__} started")
         asyncio.run(_serve(settings, agent))
-        agent.events.record("agent", reason="AgentEnded", message="holdfast ended, containers go on")
-        log.info("holdfast ends, containers go on", containers=len(agent.engine.containers.list()))
+        running = len(agent.engine.containers.list())
+        end = "holdfast ended, containers go on" if running else "holdfast ended"
+        agent.events.record("agent", reason="AgentEnded", message=end)
+        log.info(end, containers=running)
     return 0
 
 
