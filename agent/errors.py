@@ -8,7 +8,7 @@ do next) and whether trying again later can help.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class HoldfastError(Exception):
@@ -74,8 +74,7 @@ class Refused(HoldfastError):
     reason = "Refused"
 
 
-@dataclass(frozen=True, order=True)
-class Problem:
+class Problem(NamedTuple):
     """One fault in a file that a user wrote. ``line`` and ``column`` count from 1; 0 means the whole file."""
 
     file: str

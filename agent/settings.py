@@ -8,7 +8,6 @@ from pathlib import Path
 
 DEFAULT_DATA_ROOT = Path("/var/lib/holdfast")
 DEFAULT_RUN_ROOT = Path("/run/holdfast")
-DEFAULT_HOST = "unix:///run/holdfast/holdfast.sock"
 DEFAULT_METRICS = "127.0.0.1:9180"
 DEFAULT_REGISTRIES = Path("/etc/holdfast/registries.yaml")
 DEFAULT_POLICY = Path("/etc/holdfast/policy.yaml")

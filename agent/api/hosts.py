@@ -1,4 +1,4 @@
-"""The addresses the API listens on: parsing them, and opening their sockets safely."""
+"""The sockets the API listens on, opened safely."""
 
 from __future__ import annotations
 
@@ -8,77 +8,18 @@ import ipaddress
 import os
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from agent.api.hostnames import TcpHost, UnixHost, parse_host
 from agent.errors import Conflict, Refused
 
 _BACKLOG = 128
-_UNIX_PATH_LIMIT = 107
-
-
-@dataclass(frozen=True)
-class UnixHost:
-    """A unix socket by its absolute path."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
-class TcpHost:
-    """An address and port; ``address`` is a literal IP address."""
-
-    address: str
-    port: int
-
-
-def parse_host(text: str) -> UnixHost | TcpHost:
-    """``unix:///path`` or ``tcp://address:port``. Raises Refused for anything else."""
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        raise Refused(f"not a host: {text!r}", reason="InvalidHost", hint="write unix:///path or tcp://127.0.0.1:PORT")
-    if scheme == "unix":
-        return _parse_unix(rest)
-    if scheme == "tcp":
-        return parse_address(rest)
-    raise Refused(f"unknown scheme {scheme!r} in {text!r}", reason="InvalidHost", hint="use unix:// or tcp://")
-
-
-def _parse_unix(rest: str) -> UnixHost:
-    if not rest.startswith("/"):
-        raise Refused(f"the socket's path is not absolute: {rest!r}", reason="InvalidHost", hint="unix:///path")
-    if len(os.fsencode(rest)) > _UNIX_PATH_LIMIT:
-        raise Refused(
-            f"the socket's path is longer than {_UNIX_PATH_LIMIT} bytes: {rest}",
-            reason="InvalidHost",
-            hint="use a shorter --run-root or --host",
-        )
-    return UnixHost(Path(rest))
-
-
-def parse_address(text: str) -> TcpHost:
-    """``address:port`` with a literal address or ``localhost``; IPv6 in brackets. Raises Refused."""
-    address, separator, port = text.rpartition(":")
-    address = address.strip("[]") or "127.0.0.1"
-    address = "127.0.0.1" if address == "localhost" else address
-    try:
-        if not separator:
-            raise ValueError("no port")
-        ipaddress.ip_address(address)
-        number = int(port)
-        if not 0 <= number <= 65535:
-            raise ValueError("no such port")
-    except ValueError as error:
-        raise Refused(
-            f"not ADDRESS:PORT: {text!r} ({error})", reason="InvalidHost", hint="such as 127.0.0.1:9180"
-        ) from None
-    return TcpHost(address, number)
 
 
 def open_api_socket(text: str) -> socket.socket:
     """A listening socket for the API. Raises Refused or Conflict."""
     host = check_host(text)
-    return _open_unix(host.path) if isinstance(host, UnixHost) else open_tcp(host, "the API")
+    return _open_unix(Path(host.path)) if isinstance(host, UnixHost) else open_tcp(host, "the API")
 
 
 def check_host(text: str) -> UnixHost | TcpHost:

@@ -19,7 +19,8 @@ from agent.api.downstream import DownStream
 from agent.api.eventstream import EventStream
 from agent.api.exec import ExecStream
 from agent.api.failures import errors_as_json
-from agent.api.hosts import UnixHost, inode_of, open_api_socket, open_tcp, parse_address, parse_host
+from agent.api.hostnames import UnixHost, parse_address, parse_host
+from agent.api.hosts import inode_of, open_api_socket, open_tcp
 from agent.api.images import ImageSite
 from agent.api.logstream import LogStream
 from agent.api.metricsite import MetricSite
@@ -68,7 +69,8 @@ class ApiServer:
         listener = open_api_socket(host)
         place = parse_host(host)
         if isinstance(place, UnixHost):
-            self._places.append((place.path, inode_of(place.path)))
+            path = Path(place.path)
+            self._places.append((path, inode_of(path)))
         return listener
 
     def _build_api(self) -> web.Application:

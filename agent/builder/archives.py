@@ -21,7 +21,8 @@ from agent.image.config import UnpackLimits
 from agent.image.decompress import OUTPUT, decompress
 from agent.image.errors import HostileLayer
 from agent.image.rooted import render_path
-from agent.image.tarheader import BLOCK, ZERO, TarEntry, parse_header
+from agent.image.tarheader import ZERO, TarEntry, parse_header
+from agent.image.tarwriter import BLOCK
 from agent.image.unpack import Unpacker
 
 CHUNK = 1 << 20

@@ -7,7 +7,7 @@ all its states at once: in time linear in the path, whatever the pattern.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.builder.globclasses import BadPattern, next_class
 
@@ -21,8 +21,7 @@ def is_odd(pattern: str) -> bool:
     return "[" in rest or any("**" in part and part != "**" for part in pattern.split("/"))
 
 
-@dataclass(frozen=True)
-class _Class:
+class _Class(NamedTuple):
     characters: re.Pattern[str]
 
 

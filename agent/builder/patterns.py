@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.builder.globclasses import BadPattern, next_class
 from agent.builder.oddpatterns import OddPattern, is_odd
@@ -55,8 +55,7 @@ def _next_piece(glob: str, index: int) -> tuple[str, int]:
     return re.escape(character), index + 1
 
 
-@dataclass(frozen=True)
-class _Rule:
+class _Rule(NamedTuple):
     """``segments`` match one component each, None any number of them; ``odd`` is what cannot be split into such."""
 
     negated: bool

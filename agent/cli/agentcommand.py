@@ -6,9 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-import click
-
-from agent.cli.options import notify_option, policy_option, registries_option
+from agent.cli.declare import command, of_type, option
+from agent.cli.fileoptions import notify_option, policy_option, registries_option
 from agent.errors import Refused
 from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, Settings
 
@@ -29,35 +28,33 @@ def parse_watermarks(text: str) -> tuple[float, float]:
     return marks
 
 
-@click.command(short_help="Run the agent: make the host what the state directory says.")
-@click.option("--state", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The desired state.")
-@click.option(
+@command(short_help="Run the agent: make the host what the state directory says.")
+@option("--state", metavar="DIR", required=True, type=of_type("Path", path_type=Path), help="The desired state.")
+@option(
     "--data-root",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=of_type("Path", path_type=Path),
     default=DEFAULT_DATA_ROOT,
     show_default=True,
     help="Images, volumes and containers.",
 )
-@click.option(
+@option(
     "--run-root",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=of_type("Path", path_type=Path),
     default=DEFAULT_RUN_ROOT,
     show_default=True,
     help="Sockets and what is void after a reboot.",
 )
-@click.option(
+@option(
     "--host",
     "hosts",
     metavar="URL",
     multiple=True,
     help="Listen on unix:///path or tcp://127.0.0.1:PORT; repeatable.  [default: holdfast.sock in the run root]",
 )
-@click.option(
-    "--metrics", metavar="HOST:PORT", default=DEFAULT_METRICS, show_default=True, help="/metrics; `off` for none."
-)
-@click.option(
+@option("--metrics", metavar="HOST:PORT", default=DEFAULT_METRICS, show_default=True, help="/metrics; `off` for none.")
+@option(
     "--insecure-registry",
     "insecure",
     metavar="HOST[:PORT]",
@@ -67,7 +64,7 @@ def parse_watermarks(text: str) -> tuple[float, float]:
 @registries_option
 @policy_option
 @notify_option
-@click.option(
+@option(
     "--image-watermarks",
     "watermarks",
     metavar="HIGH:LOW",
@@ -75,15 +72,18 @@ def parse_watermarks(text: str) -> tuple[float, float]:
     show_default=True,
     help="When the data root's file system is HIGH % full, remove unneeded images until it is below LOW %; or `off`.",
 )
-@click.option(
+@option(
     "--keeper",
-    type=click.Choice(["start", "await"]),
+    type=of_type("Choice", ["start", "await"]),
     default="start",
     show_default=True,
     help="`await` the parent of all containers where a service manager runs it; else start it.",
 )
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+@option(
+    "--log-level",
+    type=of_type("Choice", ["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
 )
 def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **options: object) -> int:
     """Make the host run what the state directory says, and keep it so, until SIGTERM or Ctrl-C.

@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from agent import __version__
+from agent.cli.declare import argument, command, of_type, option
 from agent.cli.main import DONE
 from agent.cli.options import json_option
 from agent.cli.output import print_json, render_size, safe
@@ -23,18 +22,18 @@ if TYPE_CHECKING:
 
 _LEFT_OUT = "not in it: volumes (back up their files), images (pulled or built again), credentials of registries"
 
-_data_root = click.option(
+_data_root = option(
     "--data-root",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=of_type("Path", path_type=Path),
     default=DEFAULT_DATA_ROOT,
     show_default=True,
     help="The agent's data root.",
 )
 
 
-@click.command(short_help="Write the agent's own state to a file, also while it runs.")
-@click.argument("file", type=click.Path(path_type=Path))
+@command(short_help="Write the agent's own state to a file, also while it runs.")
+@argument("file", type=of_type("Path", path_type=Path))
 @_data_root
 @json_option
 def backup(file: Path, data_root: Path, as_json: bool) -> int:
@@ -57,10 +56,10 @@ def backup(file: Path, data_root: Path, as_json: bool) -> int:
     return _show("backed up to", file, summary, as_json=as_json)
 
 
-@click.command(short_help="Put a backup of the agent's own state in place.")
-@click.argument("file", type=click.Path(path_type=Path))
+@command(short_help="Put a backup of the agent's own state in place.")
+@argument("file", type=of_type("Path", path_type=Path))
 @_data_root
-@click.option("--force", is_flag=True, help="Replace the state that is there; containers, images and volumes stay.")
+@option("--force", is_flag=True, help="Replace the state that is there; containers, images and volumes stay.")
 @json_option
 def restore(file: Path, data_root: Path, force: bool, as_json: bool) -> int:
     """Put the state in FILE into the data root of an agent that does not run. Everything is checked first.

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import click
-
+from agent.cli.declare import argument, command, of_type, option, usage_error
 from agent.cli.main import DONE
 from agent.cli.options import host_option
 from agent.cli.output import render_size, safe
@@ -20,24 +19,24 @@ from agent.errors import HoldfastError, Refused
 _MANY: dict[str, Any] = {"multiple": True}
 
 
-@click.command()
-@click.argument("context", metavar="PATH|URL|-")
-@click.option("-f", "--file", "dockerfile", metavar="FILE", help="The Dockerfile; - is standard input.")
-@click.option("-t", "--tag", "tags", metavar="NAME", **_MANY, help="Name the image; repeatable.")
-@click.option("--target", metavar="STAGE", help="Build up to that stage.")
-@click.option("--build-arg", "args", metavar="NAME[=VALUE]", **_MANY, help="A value for ARG, or the variable's own.")
-@click.option("--secret", "secrets", metavar="id=ID,src=FILE|env=NAME", **_MANY, help="For RUN --mount=type=secret.")
-@click.option("--ssh", metavar="default|ID=SOCKET", **_MANY, help="An ssh agent for RUN --mount=type=ssh; root only.")
-@click.option("--label", "labels", metavar="NAME=VALUE", **_MANY, help="Label the image; repeatable.")
-@click.option("--build-context", "contexts", metavar="NAME=PLACE", **_MANY, help="A further directory, git URL, image.")
-@click.option("--add-host", "hosts", metavar="NAME=ADDRESS", **_MANY, help="A further name in RUN steps; repeatable.")
-@click.option("--platform", "platforms", metavar="OS/ARCH", **_MANY, help="Only this machine's own is there.")
-@click.option("--no-cache", is_flag=True, help="Carry every step out.")
-@click.option("--pull", is_flag=True, help="Ask registries for newer base images.")
-@click.option("--network", type=click.Choice(["default", "none", "host"]), default="default", help="Of RUN steps.")
-@click.option("--progress", type=click.Choice(["auto", "plain", "tty", "json"]), default="auto", show_default=True)
-@click.option("-q", "--quiet", is_flag=True, help="Print the image's id only.")
-@click.option("--json", "as_json", is_flag=True, help="The same as --progress json: one JSON object a line.")
+@command()
+@argument("context", metavar="PATH|URL|-")
+@option("-f", "--file", "dockerfile", metavar="FILE", help="The Dockerfile; - is standard input.")
+@option("-t", "--tag", "tags", metavar="NAME", **_MANY, help="Name the image; repeatable.")
+@option("--target", metavar="STAGE", help="Build up to that stage.")
+@option("--build-arg", "args", metavar="NAME[=VALUE]", **_MANY, help="A value for ARG, or the variable's own.")
+@option("--secret", "secrets", metavar="id=ID,src=FILE|env=NAME", **_MANY, help="For RUN --mount=type=secret.")
+@option("--ssh", metavar="default|ID=SOCKET", **_MANY, help="An ssh agent for RUN --mount=type=ssh; root only.")
+@option("--label", "labels", metavar="NAME=VALUE", **_MANY, help="Label the image; repeatable.")
+@option("--build-context", "contexts", metavar="NAME=PLACE", **_MANY, help="A further directory, git URL, image.")
+@option("--add-host", "hosts", metavar="NAME=ADDRESS", **_MANY, help="A further name in RUN steps; repeatable.")
+@option("--platform", "platforms", metavar="OS/ARCH", **_MANY, help="Only this machine's own is there.")
+@option("--no-cache", is_flag=True, help="Carry every step out.")
+@option("--pull", is_flag=True, help="Ask registries for newer base images.")
+@option("--network", type=of_type("Choice", ["default", "none", "host"]), default="default", help="Of RUN steps.")
+@option("--progress", type=of_type("Choice", ["auto", "plain", "tty", "json"]), default="auto", show_default=True)
+@option("-q", "--quiet", is_flag=True, help="Print the image's id only.")
+@option("--json", "as_json", is_flag=True, help="The same as --progress json: one JSON object a line.")
 @host_option
 def build(context: str, dockerfile: str | None, host: str, **options: Any) -> int:
     """Build an image from a Dockerfile. Ctrl-C cancels and leaves nothing.
@@ -108,7 +107,7 @@ def _read_options(options: dict[str, Any]) -> dict[str, Any]:
 def _split(text: str, option: str, *, empty: bool = False) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not (empty or (equals and value)):
-        raise click.UsageError(f"{option}: {text!r} is not NAME=VALUE")
+        raise usage_error(f"{option}: {text!r} is not NAME=VALUE")
     return name, value
 
 
@@ -131,7 +130,7 @@ def _read_secret(text: str) -> tuple[str, str]:
     kind = fields.pop("type", "")
     path, variable = fields.pop("src", fields.pop("source", "")), fields.pop("env", "")
     if not name or fields or kind not in ("", "file", "env") or (path and variable):
-        raise click.UsageError(f"--secret: {text!r} is not id=ID,src=FILE or id=ID,env=NAME")
+        raise usage_error(f"--secret: {text!r} is not id=ID,src=FILE or id=ID,env=NAME")
     if not path and (variable or kind == "env" or name in os.environ):
         variable = variable or name
         if variable not in os.environ:
@@ -144,7 +143,7 @@ def _read_ssh(text: str) -> tuple[str, str]:
     name, _, path = text.partition("=")
     path = path or (os.environ.get("SSH_AUTH_SOCK", "") if name == "default" else "")
     if not name or not path:
-        raise click.UsageError(f"--ssh: {text!r} names no socket, and SSH_AUTH_SOCK is not set")
+        raise usage_error(f"--ssh: {text!r} names no socket, and SSH_AUTH_SOCK is not set")
     return name, os.path.abspath(path)  # noqa: PTH100 - a link is the agent's to follow
 
 

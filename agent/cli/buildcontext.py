@@ -7,12 +7,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.builder.limits import MAX_DOCKERFILE
-from agent.cli.buildstdin import StandardInput
 from agent.cli.contexttar import ContextTar
 from agent.errors import NotFound, Refused
 from agent.image.tarwriter import encode_end, encode_member
@@ -26,33 +23,34 @@ _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
 class Sources:
     """What the command line names: the context, the Dockerfile (None: the context's), further contexts by name; and the
     token and the ssh agent that git servers are shown."""
 
-    context: str
-    dockerfile: str | None
-    contexts: Mapping[str, str]
-    token: str = field(default="", repr=False)
-    agent: str = ""
+    def __init__(
+        self, context: str, dockerfile: str | None, contexts: Mapping[str, str], token: str = "", agent: str = ""
+    ) -> None:
+        self.context = context
+        self.dockerfile = dockerfile
+        self.contexts = contexts
+        self.token = token
+        self.agent = agent
 
 
-@dataclass(frozen=True)
-class Parcel:
+class Parcel(NamedTuple):
     """``header``: the fields by which the agent makes sense of the tar in ``chunks``."""
 
     header: Mapping[str, Any]
     chunks: Iterable[bytes]
 
 
-@dataclass
 class _Tree:
     """A context to send: an open directory, called ``path`` in messages."""
 
-    root: int
-    path: Path
-    rules: IgnoreRules | None = None
+    def __init__(self, root: int, path: str) -> None:
+        self.root = root
+        self.path = path
+        self.rules: IgnoreRules | None = None
 
 
 class Packer:
@@ -75,6 +73,8 @@ class Packer:
         sources = self._sources
         if sources.dockerfile == "-":
             raise Refused("standard input cannot be the context and the Dockerfile", reason="InvalidArguments")
+        from agent.cli.buildstdin import StandardInput
+
         given = StandardInput()
         if not given.is_tar:
             if sources.dockerfile is not None:
@@ -118,7 +118,7 @@ class Packer:
             from agent.cli.buildgit import open_repository
 
             root = self._owned.enter_context(open_repository(location, self._sources.token, self._sources.agent))
-            return _Tree(root, Path(location))
+            return _Tree(root, location)
         try:
             return self._own(os.open(location, _DIRECTORY), location)
         except OSError as error:
@@ -126,7 +126,7 @@ class Packer:
 
     def _own(self, root: int, path: str) -> _Tree:
         self._owned.callback(os.close, root)
-        return _Tree(root, Path(path))
+        return _Tree(root, path.rstrip("/") or "/")
 
     def _read_dockerfile(self, tree: _Tree) -> tuple[str, bytes]:
         """Its name for messages and its bytes; and the rules that its context is filtered by."""
@@ -147,7 +147,7 @@ class Packer:
 
 def _read(path: str, limit: int) -> bytes:
     try:
-        with Path(path).open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb") as file:
             return file.read(limit)
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror}", reason="DockerfileNotFound") from None
@@ -185,6 +185,8 @@ def _is_remote(location: str) -> bool:
 
 
 def _read_own_rules(path: str) -> IgnoreRules | None:
+    from pathlib import Path
+
     return _parse_rules(_read(path, MAX_IGNORE), path) if Path(path).exists() else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from agent.cli.main import LazyGroup
+from agent.cli.group import LazyGroup
 
 _PLACES = {"prune": "builderprune:prune"}
 

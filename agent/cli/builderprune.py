@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-import click
-
+from agent.cli.declare import command, option
 from agent.cli.documents import post_document
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
@@ -17,12 +16,12 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\Z", re.ASCII | re.IGNOR
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-@click.command()
-@click.option("-a", "--all", "everything", is_flag=True, help="Layers that images have too, and all cache mounts.")
-@click.option("--unused-for", metavar="DURATION", help="Only what was unused for so long, such as 90m, 12h or 7d.")
-@click.option("--filter", "filters", metavar="until=DURATION", multiple=True, help="The same, as docker has it.")
-@click.option("--keep-storage", metavar="SIZE", help="Leave so much of what was used last, such as 512MB or 10GB.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only print how much would go.")
+@command()
+@option("-a", "--all", "everything", is_flag=True, help="Layers that images have too, and all cache mounts.")
+@option("--unused-for", metavar="DURATION", help="Only what was unused for so long, such as 90m, 12h or 7d.")
+@option("--filter", "filters", metavar="until=DURATION", multiple=True, help="The same, as docker has it.")
+@option("--keep-storage", metavar="SIZE", help="Leave so much of what was used last, such as 512MB or 10GB.")
+@option("-n", "--dry-run", is_flag=True, help="Only print how much would go.")
 @json_option
 @host_option
 def prune(

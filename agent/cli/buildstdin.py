@@ -10,7 +10,7 @@ from typing import IO, Any
 from agent.builder.limits import MAX_DOCKERFILE
 from agent.cli.contexttar import CHUNK
 from agent.errors import Refused
-from agent.image.tarheader import BLOCK
+from agent.image.tarwriter import BLOCK
 
 _PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 _BZIP2, _XZ = b"BZh", b"\xfd7zXZ\0"

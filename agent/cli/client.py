@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
-from urllib.parse import urlencode
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from agent.api.framing import Channel, FrameDecoder
-from agent.api.hosts import UnixHost, parse_host
+from agent.api.hostnames import UnixHost, parse_host
 from agent.cli.http import Answer, BrokenAnswer, ask
 from agent.errors import HoldfastError
+
+if TYPE_CHECKING:
+    from agent.api.framing import Channel
 
 PREFIX = "/holdfast/v1"
 _CHUNK = 256 << 10
@@ -39,7 +40,7 @@ def open_socket(host: str) -> socket.socket:
     family = socket.AF_UNIX if isinstance(place, UnixHost) else socket.AF_INET
     if not isinstance(place, UnixHost) and ":" in place.address:
         family = socket.AF_INET6
-    target: Any = str(place.path) if isinstance(place, UnixHost) else (place.address, place.port)
+    target: Any = place.path if isinstance(place, UnixHost) else (place.address, place.port)
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.connect(target)
@@ -105,6 +106,8 @@ class Client:
 
     def frames(self, path: str, **parameters: Any) -> Iterator[tuple[Channel, bytes]]:
         """The frames of a log answer up to its end. Raises AgentUnreachable, AgentError, also in the middle."""
+        from agent.api.framing import Channel, FrameDecoder
+
         decoder = FrameDecoder()
         with self._send("GET", path, {**parameters, "format": "frames"}, None) as answer:
             try:
@@ -121,7 +124,7 @@ class Client:
 
     def _send(self, method: str, path: str, parameters: Mapping[str, Any], body: Mapping[str, Any] | None) -> Answer:
         present = {name: _render(value) for name, value in parameters.items() if value is not None}
-        query = f"?{urlencode(present)}" if present else ""
+        query = f"?{encode_query(tuple(present.items()))}" if present else ""
         payload = json.dumps(body).encode() if body is not None else None
         connection = open_socket(self.host)
         try:
@@ -141,6 +144,13 @@ class Client:
 
 def _render(value: Any) -> str:
     return ("1" if value else "0") if isinstance(value, bool) else str(value)
+
+
+def encode_query(parameters: Sequence[tuple[str, str]]) -> str:
+    """``name=value&...``, quoted."""
+    from urllib.parse import urlencode
+
+    return urlencode(parameters)
 
 
 def read_error(answer: Answer) -> Any:

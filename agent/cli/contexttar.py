@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import Conflict, Refused
@@ -28,7 +27,7 @@ class ContextTar:
     """
 
     def __init__(
-        self, root: int, what: Path, prefix: str, rules: IgnoreRules | None, warn: Callable[[str], None]
+        self, root: int, what: str, prefix: str, rules: IgnoreRules | None, warn: Callable[[str], None]
     ) -> None:
         self._root = root
         self._what = what
@@ -47,6 +46,9 @@ class ContextTar:
                 yield bytes(held)
                 held.clear()
         yield bytes(held)
+
+    def _show(self, path: Sequence[str]) -> str:
+        return "/".join((self._what.rstrip("/"), *path))
 
     def _name(self, path: Sequence[str]) -> bytes:
         return os.fsencode("/".join((self._prefix, *path)))
@@ -79,7 +81,7 @@ class ContextTar:
             elif not excluded:
                 yield from self._send(parent, name, path, status)
         except OSError as error:
-            shown = self._what.joinpath(*path)
+            shown = self._show(path)
             raise Refused(
                 f"{shown}: {error.strerror}", reason="ContextUnreadable", hint="leave it out, with .dockerignore"
             ) from None
@@ -91,7 +93,7 @@ class ContextTar:
         elif stat.S_ISREG(status.st_mode):
             yield from self._send_file(parent, name, path, status)
         else:
-            self._warn(f"{self._what.joinpath(*path)} is no file, directory or link and is left out")
+            self._warn(f"{self._show(path)} is no file, directory or link and is left out")
 
     def _send_file(self, parent: int, name: str, path: tuple[str, ...], status: os.stat_result) -> Iterator[bytes]:
         key = (status.st_dev, status.st_ino)
@@ -109,7 +111,7 @@ class ContextTar:
         finally:
             os.close(fd)
         if left:
-            raise Conflict(f"{self._what.joinpath(*path)} became shorter while it was sent", hint="build again")
+            raise Conflict(f"{self._show(path)} became shorter while it was sent", hint="build again")
         yield encode_padding(status.st_size)
         self._links[key] = os.fsdecode(self._name(path))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import argument, command, of_type, option, usage_error
 from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, print_json, print_table, render_time, safe
@@ -16,8 +15,8 @@ _COLOURS = {"good": "green", "deploying": "yellow", "rolled-back": "red", "super
 _MARKS = (("in_force", "in force"), ("deploying", "deploying"), ("pinned", "pinned"), ("quarantined", "quarantined"))
 
 
-@click.command(short_help="Show the revisions of apps and how each ended.")
-@click.argument("app", required=False)
+@command(short_help="Show the revisions of apps and how each ended.")
+@argument("app", required=False)
 @json_option
 @host_option
 def history(app: str | None, as_json: bool, host: str) -> int:
@@ -55,9 +54,9 @@ def _short(revision: Mapping[str, Any]) -> str:
     return str(revision["id"]).removeprefix("sha256:")[:12]
 
 
-@click.command(short_help="Show what differs between two revisions.")
-@click.argument("one", metavar="REV1")
-@click.argument("other", metavar="[REV2]", required=False)
+@command(short_help="Show what differs between two revisions.")
+@argument("one", metavar="REV1")
+@argument("other", metavar="[REV2]", required=False)
 @json_option
 @host_option
 def diff(one: str, other: str | None, as_json: bool, host: str) -> int:
@@ -96,13 +95,13 @@ def _describe_change(change: Mapping[str, Any]) -> str:
     return f"{paint('~', 'yellow')} {path}: {paint(old, 'red')} -> {paint(str(new), 'green')}"
 
 
-@click.command(short_help="Put an earlier revision in force until `resume`.")
-@click.argument("app", required=False)
-@click.argument("revision", metavar="[REV]", required=False)
-@click.option(
+@command(short_help="Put an earlier revision in force until `resume`.")
+@argument("app", required=False)
+@argument("revision", metavar="[REV]", required=False)
+@option(
     "--wait",
     metavar="SECONDS",
-    type=click.FloatRange(0, 86400),
+    type=of_type("FloatRange", 0, 86400),
     default=60.0,
     show_default=True,
     help="Wait so long until it is in force; 0 does not wait.",
@@ -132,9 +131,9 @@ def rollback(app: str | None, revision: str | None, wait: float, as_json: bool, 
     return DONE if found["reached"] else PENDING
 
 
-@click.command(short_help="Leave an app or a service alone.")
-@click.argument("target", metavar="[APP[/SERVICE]]", required=False)
-@click.option("--all", "everything", is_flag=True, help="All apps.")
+@command(short_help="Leave an app or a service alone.")
+@argument("target", metavar="[APP[/SERVICE]]", required=False)
+@option("--all", "everything", is_flag=True, help="All apps.")
 @json_option
 @host_option
 def pause(target: str | None, everything: bool, as_json: bool, host: str) -> int:
@@ -150,9 +149,9 @@ def pause(target: str | None, everything: bool, as_json: bool, host: str) -> int
     return _answer(found, found["paused"], as_json, "paused", "paused already")
 
 
-@click.command(short_help="End a pause or a pin, or go on with a rollout.")
-@click.argument("target", metavar="[APP[/SERVICE]]", required=False)
-@click.option("--all", "everything", is_flag=True, help="All apps.")
+@command(short_help="End a pause or a pin, or go on with a rollout.")
+@argument("target", metavar="[APP[/SERVICE]]", required=False)
+@option("--all", "everything", is_flag=True, help="All apps.")
 @json_option
 @host_option
 def resume(target: str | None, everything: bool, as_json: bool, host: str) -> int:
@@ -168,12 +167,12 @@ def resume(target: str | None, everything: bool, as_json: bool, host: str) -> in
 
 def _check(target: str | None, everything: bool) -> str | None:
     if target and everything:
-        raise click.UsageError("either an app or --all")
+        raise usage_error("either an app or --all")
     return target
 
 
-@click.command(short_help="Try a revision that was taken back again.")
-@click.argument("app", required=False)
+@command(short_help="Try a revision that was taken back again.")
+@argument("app", required=False)
 @json_option
 @host_option
 def retry(app: str | None, as_json: bool, host: str) -> int:

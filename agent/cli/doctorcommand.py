@@ -6,27 +6,27 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-import click
-
+from agent.cli.declare import command, of_type, option
+from agent.cli.fileoptions import registries_option
 from agent.cli.main import DONE, ERROR
-from agent.cli.options import json_option, registries_option
+from agent.cli.options import json_option
 from agent.cli.output import paint, print_json, safe
 from agent.settings import DEFAULT_DATA_ROOT
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command(short_help="Check that this host has what is needed, and say what to do.")
-@click.option(
+@command(short_help="Check that this host has what is needed, and say what to do.")
+@option(
     "--state",
     metavar="DIR",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=of_type("Path", exists=True, file_okay=False, path_type=Path),
     help="Also ask the registries that its apps name.",
 )
-@click.option(
+@option(
     "--data-root",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=of_type("Path", path_type=Path),
     default=DEFAULT_DATA_ROOT,
     show_default=True,
     help="Where images and containers will be.",

@@ -6,9 +6,8 @@ import json
 import time
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import command, of_type, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, render_time, safe
@@ -17,10 +16,10 @@ from agent.cli.since import parse_since
 _BAD = ("Failed", "Killed", "Unhealthy", "Stalled", "Invalid", "Lost", "OutOfMemory", "Died")
 
 
-@click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on as they happen.")
-@click.option("--tail", metavar="N", type=click.IntRange(0), default=100, show_default=True, help="The last N first.")
-@click.option("--since", metavar="TIME", help="Only from then on: 10m, 2h, RFC 3339 or unix time.")
+@command()
+@option("-f", "--follow", is_flag=True, help="Go on as they happen.")
+@option("--tail", metavar="N", type=of_type("IntRange", 0), default=100, show_default=True, help="The last N first.")
+@option("--since", metavar="TIME", help="Only from then on: 10m, 2h, RFC 3339 or unix time.")
 @json_option
 @host_option
 def events(follow: bool, tail: int, since: str | None, as_json: bool, host: str) -> int:

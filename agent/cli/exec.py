@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-import click
-
+from agent.cli.declare import argument, command, option
 from agent.cli.main import print_error
 from agent.cli.options import host_option
 from agent.errors import HoldfastError, Refused
@@ -15,19 +14,19 @@ FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _CODES = {"CommandNotExecutable": NOT_EXECUTABLE, "CommandNotFound": NOT_FOUND}
 
 
-@click.command(
+@command(
     "exec",
     short_help="Run a command in a running container.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
-@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
-@click.option("-e", "--env", metavar="KEY=VALUE", multiple=True, help="Add to its environment; repeatable.")
-@click.option("-u", "--user", metavar="USER[:GROUP]", help="Run as that user of the container.")
-@click.option("-w", "--workdir", metavar="DIR", help="Run in that directory of the container.")
+@option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
+@option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@option("-e", "--env", metavar="KEY=VALUE", multiple=True, help="Add to its environment; repeatable.")
+@option("-u", "--user", metavar="USER[:GROUP]", help="Run as that user of the container.")
+@option("-w", "--workdir", metavar="DIR", help="Run in that directory of the container.")
 @host_option
-@click.argument("target", metavar="CONTAINER|SERVICE")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
+@argument("target", metavar="CONTAINER|SERVICE")
+@argument("command", nargs=-1, required=True, metavar="COMMAND [ARGS]...")
 def exec_command(target: str, command: tuple[str, ...], env: tuple[str, ...], host: str, **options: object) -> int:
     """Run a command in a running container; of a service in its first running replica.
 

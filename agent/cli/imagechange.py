@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 
-import click
-
 from agent.cli.client import AgentError
+from agent.cli.declare import argument, command, option
 from agent.cli.documents import post_document
 from agent.cli.main import DONE, ERROR, print_error
 from agent.cli.options import host_option, json_option
 from agent.cli.output import print_json, render_size, safe
 
 
-@click.command()
-@click.argument("image", metavar="IMAGE")
-@click.argument("name", metavar="NAME[:TAG]")
+@command()
+@argument("image", metavar="IMAGE")
+@argument("name", metavar="NAME[:TAG]")
 @json_option
 @host_option
 def tag(image: str, name: str, as_json: bool, host: str) -> int:
@@ -30,9 +29,9 @@ def tag(image: str, name: str, as_json: bool, host: str) -> int:
     return DONE
 
 
-@click.command("rm")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("-f", "--force", is_flag=True, help="Take all names; keep a nameless image for those that need it.")
+@command("rm")
+@argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@option("-f", "--force", is_flag=True, help="Take all names; keep a nameless image for those that need it.")
 @json_option
 @host_option
 def remove(images: tuple[str, ...], force: bool, as_json: bool, host: str) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import argument, command, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
 from agent.cli.output import print_json, print_table, render_age, render_size, safe
@@ -14,8 +13,8 @@ from agent.cli.output import print_json, print_table, render_age, render_size, s
 _COMMAND_WIDTH = 60
 
 
-@click.command()
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@command()
+@argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @json_option
 @host_option
 def inspect(images: tuple[str, ...], as_json: bool, host: str) -> int:
@@ -63,9 +62,9 @@ def _show(details: dict[str, Any]) -> None:
         last = name
 
 
-@click.command()
-@click.argument("image", metavar="IMAGE")
-@click.option("--no-trunc", "whole", is_flag=True, help="Print commands in full.")
+@command()
+@argument("image", metavar="IMAGE")
+@option("--no-trunc", "whole", is_flag=True, help="Print commands in full.")
 @json_option
 @host_option
 def history(image: str, whole: bool, as_json: bool, host: str) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
+from agent.cli.declare import command, option
 from agent.cli.documents import post_document
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
@@ -11,10 +10,10 @@ from agent.cli.output import print_json, render_size, safe
 from agent.cli.since import parse_duration
 
 
-@click.command()
-@click.option("-a", "--all", "everything", is_flag=True, help="Images with a name too, when nobody needs them.")
-@click.option("--unused-for", metavar="DURATION", help="Only images unused for so long, such as 90m, 12h or 7d.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only print which images would go.")
+@command()
+@option("-a", "--all", "everything", is_flag=True, help="Images with a name too, when nobody needs them.")
+@option("--unused-for", metavar="DURATION", help="Only images unused for so long, such as 90m, 12h or 7d.")
+@option("-n", "--dry-run", is_flag=True, help="Only print which images would go.")
 @json_option
 @host_option
 def prune(everything: bool, unused_for: str | None, dry_run: bool, as_json: bool, host: str) -> int:

@@ -7,17 +7,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import command, option
 from agent.cli.main import DONE, ERROR
 from agent.cli.options import host_option
 from agent.cli.output import paint, safe
 
 
-@click.command()
-@click.option("--no-repair", is_flag=True, help="Only tell what is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the findings.")
+@command()
+@option("--no-repair", is_flag=True, help="Only tell what is wrong.")
+@option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the findings.")
 @host_option
 def verify(no_repair: bool, as_json: bool, host: str) -> int:
     """Hash every blob again and compare every unpacked layer with its blob; pull or unpack again what is damaged.

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from agent.cli.declare import command, of_type, option
 from agent.cli.main import DONE, ERROR
 from agent.errors import Conflict
 from agent.settings import DEFAULT_RUN_ROOT
@@ -22,10 +21,10 @@ _ATTEMPTS = 100
 _PAUSE_SECONDS = 0.1
 
 
-@click.command(hidden=True)
-@click.option("--run-root", type=click.Path(path_type=Path), default=DEFAULT_RUN_ROOT, show_default=True)
-@click.option("--upgrade", is_flag=True, help="Make the keeper that runs go on as this version, and return.")
-@click.option("--halt", is_flag=True, help="End all containers, for the host shuts down; the next boot has them again.")
+@command(hidden=True)
+@option("--run-root", type=of_type("Path", path_type=Path), default=DEFAULT_RUN_ROOT, show_default=True)
+@option("--upgrade", is_flag=True, help="Make the keeper that runs go on as this version, and return.")
+@option("--halt", is_flag=True, help="End all containers, for the host shuts down; the next boot has them again.")
 def keeper(run_root: Path, upgrade: bool, halt: bool) -> int:
     """Run the keeper of one run root. An agent starts one by itself where none runs."""
     if upgrade or halt:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from agent import __version__
 from agent.cli.client import AgentUnreachable, Client
+from agent.cli.declare import argument, command, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, print_json, print_table, render_age, render_size, safe
@@ -17,9 +16,9 @@ _STATE_COLOURS = {"running": "green", "exited": "grey", "stopping": "yellow", "l
 _HEALTH_COLOURS = {"healthy": "green", "unhealthy": "red", "starting": "yellow"}
 
 
-@click.command()
-@click.argument("names", nargs=-1, metavar="[APP|SERVICE|CONTAINER]...")
-@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
+@command()
+@argument("names", nargs=-1, metavar="[APP|SERVICE|CONTAINER]...")
+@option("-q", "--quiet", is_flag=True, help="Print ids only.")
 @json_option
 @host_option
 def ps(names: tuple[str, ...], quiet: bool, as_json: bool, host: str) -> int:
@@ -71,8 +70,8 @@ def _describe_container(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-@click.command()
-@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
+@command()
+@option("-q", "--quiet", is_flag=True, help="Print ids only.")
 @json_option
 @host_option
 def images(quiet: bool, as_json: bool, host: str) -> int:
@@ -102,7 +101,7 @@ def _pulled(record: dict[str, Any]) -> str:
     return age if age == "-" else f"{age} ago"
 
 
-@click.command(short_help="Print the version of this command and of the agent.")
+@command(short_help="Print the version of this command and of the agent.")
 @json_option
 @host_option
 def version(as_json: bool, host: str) -> int:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
+from agent.cli.declare import argument, command, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option
 from agent.cli.output import render_size, safe
@@ -21,14 +20,12 @@ def _send(host: str, path: str, parameters: Parameters, source: str | None, as_j
         yield from upload(host, path, parameters, read_source(source, count))
 
 
-@click.command()
-@click.option(
-    "-i", "--input", "source", metavar="FILE", help="A tar, or an OCI layout's directory; else standard input."
-)
-@click.option("--name", "names", metavar="NAME", multiple=True, help="Give the image this name; repeatable.")
-@click.option("--all-names", is_flag=True, help="Give all images all the names that the archive has for them.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the images' ids only.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the images.")
+@command()
+@option("-i", "--input", "source", metavar="FILE", help="A tar, or an OCI layout's directory; else standard input.")
+@option("--name", "names", metavar="NAME", multiple=True, help="Give the image this name; repeatable.")
+@option("--all-names", is_flag=True, help="Give all images all the names that the archive has for them.")
+@option("-q", "--quiet", is_flag=True, help="Print the images' ids only.")
+@option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the images.")
 @host_option
 def load(source: str | None, names: tuple[str, ...], all_names: bool, quiet: bool, as_json: bool, host: str) -> int:
     """Bring in images from a docker-archive or OCI layout.
@@ -63,10 +60,10 @@ def _describe(loaded: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command("import")
-@click.argument("source", metavar="FILE|-")
-@click.argument("name", required=False)
-@click.option(
+@command("import")
+@argument("source", metavar="FILE|-")
+@argument("name", required=False)
+@option(
     "-c",
     "--change",
     "changes",
@@ -74,8 +71,8 @@ def _describe(loaded: dict[str, Any]) -> str:
     multiple=True,
     help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER or WORKDIR as in a Dockerfile; repeatable.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print the image's id only.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the image.")
+@option("-q", "--quiet", is_flag=True, help="Print the image's id only.")
+@option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the image.")
 @host_option
 def import_command(
     source: str, name: str | None, changes: tuple[str, ...], quiet: bool, as_json: bool, host: str

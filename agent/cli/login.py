@@ -8,28 +8,30 @@ from pathlib import Path
 
 import click
 
+from agent.cli.declare import argument, command, of_type, option
+from agent.cli.fileoptions import registries_option
 from agent.cli.main import DONE
-from agent.cli.options import json_option, registries_option
+from agent.cli.options import json_option
 from agent.cli.output import print_json, safe
 from agent.errors import Refused
 
 DOCKER_HUB = "docker.io"
 _MAX_PASSWORD = 64 << 10
 
-_config_option = click.option(
+_config_option = option(
     "--config",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=of_type("Path", path_type=Path, dir_okay=False),
     default=lambda: Path.home() / ".docker" / "config.json",
     help="Where credentials are kept. The agent reads that of its own user.  [default: ~/.docker/config.json]",
 )
 
 
-@click.command(short_help="Keep the credentials of a registry, once it has accepted them.")
-@click.argument("registry", default=DOCKER_HUB)
-@click.option("-u", "--username", metavar="NAME", help="Asked for on the terminal when not given.")
-@click.option("--password-stdin", is_flag=True, help="Read the password (or a token) from standard input.")
-@click.option(
+@command(short_help="Keep the credentials of a registry, once it has accepted them.")
+@argument("registry", default=DOCKER_HUB)
+@option("-u", "--username", metavar="NAME", help="Asked for on the terminal when not given.")
+@option("--password-stdin", is_flag=True, help="Read the password (or a token) from standard input.")
+@option(
     "--insecure-registry",
     "insecure",
     metavar="HOST[:PORT]",
@@ -88,8 +90,8 @@ def _unchecked(registry: str, place: str) -> str:
     return f"{safe(registry)} did not ask for a password, so nobody knows whether it is right; it is kept in {place}"
 
 
-@click.command(short_help="Forget the credentials of a registry.")
-@click.argument("registry", default=DOCKER_HUB)
+@command(short_help="Forget the credentials of a registry.")
+@argument("registry", default=DOCKER_HUB)
 @_config_option
 @registries_option
 @json_option

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
-import click
-
 from agent.api.framing import Channel
 from agent.cli.client import Client
+from agent.cli.declare import argument, command, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option
 from agent.cli.output import is_coloured
@@ -24,14 +23,14 @@ from agent.errors import Refused
 _PALETTE = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
 
 
-@click.command()
-@click.argument("target", metavar="SERVICE|CONTAINER")
-@click.option("-f", "--follow", is_flag=True, help="Go on as it is written, also with new replicas of a service.")
-@click.option("-n", "--tail", metavar="N", default="all", show_default=True, help="The last N lines of each container.")
-@click.option("--since", metavar="TIME", help="Only from then on: 10m, 2h, RFC 3339 or unix time.")
-@click.option("-t", "--timestamps", is_flag=True, help="Put the time in front of each line.")
-@click.option("--no-prefix", is_flag=True, help="Never put the container's name in front.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; what is not UTF-8 also as base64.")
+@command()
+@argument("target", metavar="SERVICE|CONTAINER")
+@option("-f", "--follow", is_flag=True, help="Go on as it is written, also with new replicas of a service.")
+@option("-n", "--tail", metavar="N", default="all", show_default=True, help="The last N lines of each container.")
+@option("--since", metavar="TIME", help="Only from then on: 10m, 2h, RFC 3339 or unix time.")
+@option("-t", "--timestamps", is_flag=True, help="Put the time in front of each line.")
+@option("--no-prefix", is_flag=True, help="Never put the container's name in front.")
+@option("--json", "as_json", is_flag=True, help="One JSON object a line; what is not UTF-8 also as base64.")
 @host_option
 def logs(target: str, follow: bool, tail: str, since: str | None, host: str, **look: bool) -> int:
     """Show what a container or all replicas of a service have written.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import command, option
 from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option
 from agent.cli.output import describe_change, paint, print_json, render_problem, safe
@@ -15,8 +14,8 @@ from agent.cli.output import describe_change, paint, print_json, render_problem,
 _SIGNS = {"Start": ("+", "green"), "Ensure": ("+", "green"), "Stop": ("-", "red"), "Remove": ("-", "red")}
 
 
-@click.command(short_help="Show what is to be done, why, and what cannot be done.")
-@click.option("--apply", "approved", metavar="HASH", help="Approve the plan of this hash, if it still is the plan.")
+@command(short_help="Show what is to be done, why, and what cannot be done.")
+@option("--apply", "approved", metavar="HASH", help="Approve the plan of this hash, if it still is the plan.")
 @json_option
 @host_option
 def plan(approved: str | None, as_json: bool, host: str) -> int:

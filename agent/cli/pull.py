@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import argument, command, of_type, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option
 from agent.cli.output import render_size, safe
 from agent.cli.transfer import follow
 
 
-@click.command()
-@click.argument("reference", metavar="IMAGE")
-@click.option(
+@command()
+@argument("reference", metavar="IMAGE")
+@option(
     "--policy",
-    type=click.Choice(["always", "missing"]),
+    type=of_type("Choice", ["always", "missing"]),
     default="always",
     show_default=True,
     help="Ask the registry, or only when the image is not local.",
 )
-@click.option(
+@option(
     "--platform",
     metavar="OS/ARCH[/VARIANT]",
     help="Of an image for several platforms, the one for this one.  [default: this host's]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print the image's id only.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the image.")
+@option("-q", "--quiet", is_flag=True, help="Print the image's id only.")
+@option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then the image.")
 @host_option
 def pull(reference: str, policy: str, platform: str | None, quiet: bool, as_json: bool, host: str) -> int:
     """Fetch an image from its registry. Ctrl-C cancels; what was fetched is kept for the next time.

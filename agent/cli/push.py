@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import argument, command, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option
 from agent.cli.output import render_size, safe
 from agent.cli.transfer import follow
 
 
-@click.command(short_help="Bring a local image to a registry.")
-@click.argument("image", metavar="IMAGE")
-@click.argument("target", metavar="[REGISTRY/REPOSITORY:TAG]", required=False)
-@click.option(
-    "--all-platforms", is_flag=True, help="All that is local of IMAGE, and the index that it came by or a new one."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print the digest only.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then what was pushed.")
+@command(short_help="Bring a local image to a registry.")
+@argument("image", metavar="IMAGE")
+@argument("target", metavar="[REGISTRY/REPOSITORY:TAG]", required=False)
+@option("--all-platforms", is_flag=True, help="All that is local of IMAGE, and the index that it came by or a new one.")
+@option("-q", "--quiet", is_flag=True, help="Print the digest only.")
+@option("--json", "as_json", is_flag=True, help="One JSON object a line: progress, then what was pushed.")
 @host_option
 def push(image: str, target: str | None, all_platforms: bool, quiet: bool, as_json: bool, host: str) -> int:
     """Bring a local image to a registry: where its name says, or to another place.

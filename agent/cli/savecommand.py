@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
+from agent.cli.declare import argument, command, of_type, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option
 from agent.cli.tarfiles import write_layout, write_target
@@ -13,13 +12,13 @@ from agent.cli.transferbar import counted, transfer_bar
 _DIRECTORY = "oci-dir"
 
 
-@click.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="FILE", help="Write to a file (or directory), not to standard output.")
-@click.option(
+@command()
+@argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@option("-o", "--output", metavar="FILE", help="Write to a file (or directory), not to standard output.")
+@option(
     "--format",
     "form",
-    type=click.Choice(["docker-archive", "oci", _DIRECTORY]),
+    type=of_type("Choice", ["docker-archive", "oci", _DIRECTORY]),
     default="docker-archive",
     show_default=True,
     help="`docker-archive` is read by docker load, podman and skopeo, and is an OCI layout as well; `oci` is only "
@@ -43,9 +42,9 @@ def save(images: tuple[str, ...], output: str | None, form: str, host: str) -> i
     return DONE
 
 
-@click.command()
-@click.argument("container")
-@click.option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
+@command()
+@argument("container")
+@option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
 @host_option
 def export(container: str, output: str | None, host: str) -> int:
     """Write the root file system of a container to a tar.

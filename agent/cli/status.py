@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import command, of_type, option
 from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, print_json, print_table, safe
@@ -17,9 +16,12 @@ _TOLD = ("CrashLoop", "RolledBack", "RollingBack")  # `why` tells more of these
 _EXPLAINED = ("RolledBack", "RolloutPaused")  # they say themselves which command helps
 
 
-@click.command(short_help="Show apps, services and whether all is as wanted.")
-@click.option(
-    "--wait", metavar="SECONDS", type=click.FloatRange(0, 86400), help="Wait so long until it is, also for the agent."
+@command(short_help="Show apps, services and whether all is as wanted.")
+@option(
+    "--wait",
+    metavar="SECONDS",
+    type=of_type("FloatRange", 0, 86400),
+    help="Wait so long until it is, also for the agent.",
 )
 @json_option
 @host_option

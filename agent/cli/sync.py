@@ -6,9 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import command, of_type, option
 from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option
 from agent.cli.output import print_json, safe
@@ -17,11 +16,11 @@ from agent.cli.status import print_status
 START_SECONDS = 10.0
 
 
-@click.command(short_help="Read the state directory and reconcile now.")
-@click.option(
+@command(short_help="Read the state directory and reconcile now.")
+@option(
     "--wait",
     metavar="SECONDS",
-    type=click.FloatRange(0, 86400),
+    type=of_type("FloatRange", 0, 86400),
     default=60.0,
     show_default=True,
     help="Wait so long until everything is as wanted, and up to 10 s for an agent that is starting; 0 does not wait.",
@@ -45,7 +44,7 @@ def sync(wait: float, as_json: bool, host: str) -> int:
     return DONE if found["converged"] else PENDING
 
 
-@click.command(short_help="Stop and remove all containers and networks, keep volumes.")
+@command(short_help="Stop and remove all containers and networks, keep volumes.")
 @json_option
 @host_option
 def down(as_json: bool, host: str) -> int:

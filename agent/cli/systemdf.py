@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import command, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
 from agent.cli.output import print_json, print_table, render_size, safe
@@ -20,8 +19,8 @@ _KINDS = (
 )
 
 
-@click.command()
-@click.option("-v", "--verbose", is_flag=True, help="Each image and each volume too.")
+@command()
+@option("-v", "--verbose", is_flag=True, help="Each image and each volume too.")
 @json_option
 @host_option
 def df(verbose: bool, as_json: bool, host: str) -> int:

@@ -7,9 +7,8 @@ import select
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
-from agent.cli.client import PREFIX, AgentUnreachable, make_error, open_socket, read_error
+from agent.cli.client import PREFIX, AgentUnreachable, encode_query, make_error, open_socket, read_error
 from agent.cli.http import Answer, BrokenAnswer, ask
 
 CHUNK = 256 << 10
@@ -42,7 +41,8 @@ def upload(host: str, path: str, parameters: Parameters, chunks: Iterable[bytes]
 
 
 def _begin(host: str, method: str, path: str, parameters: Parameters, chunks: Iterable[bytes]) -> Answer:
-    target = f"{PREFIX}{path}?{urlencode(parameters)}"
+    query = f"?{encode_query(parameters)}" if parameters else ""
+    target = f"{PREFIX}{path}{query}"
     connection = open_socket(host)
     try:
         request = f"{method} {target}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from agent.cli.declare import argument, command, of_type
 from agent.cli.main import DONE, ERROR
 from agent.cli.options import json_option
 from agent.cli.output import paint, print_json, render_problem, safe
@@ -17,8 +15,8 @@ if TYPE_CHECKING:
     from agent.spec.model import App
 
 
-@click.command(short_help="Check a state directory and print problems as file:line:column.")
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@command(short_help="Check a state directory and print problems as file:line:column.")
+@argument("directory", type=of_type("Path", exists=True, file_okay=False, path_type=Path))
 @json_option
 def validate(directory: Path, as_json: bool) -> int:
     """Check every app of a state directory and the Dockerfiles it builds from, and print all problems as
@@ -42,7 +40,7 @@ def validate(directory: Path, as_json: bool) -> int:
 
 
 def _describe(key: str, files: Any) -> dict[str, Any]:
-    problems = [asdict(found) for found in (*files.problems, *_check_builds(files.app))]
+    problems = [found._asdict() for found in (*files.problems, *_check_builds(files.app))]
     name = files.app.name if files.app is not None else key
     services = sorted(files.app.services) if files.app is not None else []
     return {
@@ -51,7 +49,7 @@ def _describe(key: str, files: Any) -> dict[str, Any]:
         "valid": not problems and files.app is not None,
         "services": services,
         "problems": problems,
-        "warnings": [asdict(found) for found in files.warnings],
+        "warnings": [found._asdict() for found in files.warnings],
     }
 
 
@@ -74,7 +72,7 @@ def _place(problem: Problem, app: App) -> Problem:
     return (
         problem
         if problem.file.startswith("/")
-        else replace(problem, file=app.file, line=0, column=0, message=str(problem))
+        else problem._replace(file=app.file, line=0, column=0, message=str(problem))
     )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import click
-
 from agent.cli.client import Client
+from agent.cli.declare import argument, command
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
 from agent.cli.output import describe_change, paint, print_json, render_time, safe
@@ -15,8 +14,8 @@ from agent.cli.output import describe_change, paint, print_json, render_time, sa
 _COLOURS = {"exit": "red", "drift": "red", "rollback": "red", "crash-loop": "red", "start": "green", "now": "blue"}
 
 
-@click.command(short_help="Tell why a container, service or app is as it is.")
-@click.argument("target", metavar="CONTAINER|SERVICE|APP")
+@command(short_help="Tell why a container, service or app is as it is.")
+@argument("target", metavar="CONTAINER|SERVICE|APP")
 @json_option
 @host_option
 def why(target: str, as_json: bool, host: str) -> int:

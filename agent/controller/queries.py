@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from agent.controller.checks import Checks
@@ -118,7 +118,7 @@ def _render_plan(plan: Plan, warnings: Iterable[Problem]) -> dict[str, Any]:
         "actions": [_render_action(action) for action in plan.actions],
         "holds": [_render_hold(hold) for hold in plan.holds],
         "next_check": plan.next_check,
-        "warnings": [asdict(warning) for warning in warnings],
+        "warnings": [warning._asdict() for warning in warnings],
     }
 
 

@@ -8,7 +8,8 @@ import signal
 from collections.abc import Iterator
 
 from agent import __version__
-from agent.api.hosts import check_host, parse_address
+from agent.api.hostnames import parse_address
+from agent.api.hosts import check_host
 from agent.api.server import serve
 from agent.controller.controller import Controller
 from agent.daemon.assembly import Agent, assemble

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from agent.image.errors import HostileLayer
+from agent.image.tarwriter import BLOCK, XATTR_PREFIX
 
-BLOCK = 512
 MAX_SIZE = 1 << 50
 MAX_ID = (1 << 32) - 2
 MAX_TIME = 1 << 40
 MAX_SPARSE = 65536
 MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # what the kernel's device numbers hold
 DEVICES = (b"3", b"4")
-XATTR_PREFIX = b"SCHILY.xattr."
 _FORMAT = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _GNU_SPARSE = struct.Struct("12s12s")
 ZERO = bytes(BLOCK)

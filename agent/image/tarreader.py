@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from agent.image.errors import HostileLayer
 from agent.image.tarheader import (
-    BLOCK,
     MAX_SIZE,
     MAX_SPARSE,
     ZERO,
@@ -19,6 +18,7 @@ from agent.image.tarheader import (
     parse_number,
     parse_pax,
 )
+from agent.image.tarwriter import BLOCK
 
 MAX_EXTENSION = 1 << 20
 MAX_EXTENSIONS = 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.image.tarheader import BLOCK, XATTR_PREFIX
-
+BLOCK = 512
+XATTR_PREFIX = b"SCHILY.xattr."
 RECORD = 10240
 _MAX_OCTAL = {6: 0o777777, 7: 0o7777777, 11: 0o77777777777}
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +71,7 @@ class _Removal:
             return
         name = frame.directories.pop()
         if len(self._frames) >= MAX_OPEN:
-            top, place = self._frames[0], f".removed-{secrets.token_hex(8)}"
+            top, place = self._frames[0], f".removed-{os.urandom(8).hex()}"
             os.rename(name, place, src_dir_fd=frame.fd, dst_dir_fd=top.fd)
             top.directories.append(place)
             return
