@@ -30,6 +30,8 @@ run: $(VENV)/run.stamp
 	@exec $(BIN)/holdfast agent --state $(STATE)
 
 ## make test      every test: architecture, unit, property and real-host (ARGS='-k name' to choose)
+# Every agent, keeper and command that a test starts would compile all of its modules again.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 2 -m "not alone" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -n 1 --max-worker-restart 2 -m alone $(ARGS) || [ $$? = 5 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.grouping import HostFilesTogether
+from tests.grouping import HostFilesTogether, compute_rank
 from tests.stallwatch import PATIENCE_SECONDS, StallWatch
 
 OURS = ("agent.runtime.keeper", "agent.network.nameserver", "-m agent agent", "docker-registry", "holdfast-test-")
@@ -64,6 +65,23 @@ def observe_processes() -> list[str]:
 def is_whole_run(session: pytest.Session) -> bool:
     """Whether this process is no worker of another one, and may look at the host."""
     return os.geteuid() == 0 and not hasattr(session.config, "workerinput")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A run of the tests that need the host for themselves does not load all the others first."""
+    if config.option.markexpr == "alone" and collection_path.suffix == ".py":
+        return b"mark.alone" not in collection_path.read_bytes() or None
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: compute_rank(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: it is not looked through again while tests run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,14 +14,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from forkserver import SERVER, Forked
+
 from agent.cli.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = (sys.executable, "-m", "agent")
 T = TypeVar("T")
 
 
@@ -44,7 +47,11 @@ def eventually(probe: Callable[[], T], seconds: float = 15.0, what: str = "condi
 
 
 class Agent:
-    """One agent process and everything it owns; leaving the ``with`` block leaves nothing behind."""
+    """One agent process and everything it owns; leaving the ``with`` block leaves nothing behind.
+
+    The fork server starts it and its commands, unless it has a ``program``: ``PROGRAM`` where the start matters, as it
+    does to an environment of its own.
+    """
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None, base: Path | None = None) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="holdfast-test-", dir=base))
@@ -53,23 +60,25 @@ class Agent:
         self.run_root = self.base / "run"
         self.state.mkdir()
         self.metrics = f"127.0.0.1:{free_port()}"
-        self.program = [sys.executable, "-m", "agent"]
+        self.program: Sequence[str] = PROGRAM if environment else ()
         self.arguments = arguments
         self.environment = {**os.environ, **(environment or {})}
         self.log = self.base / "agent.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
 
     @property
     def host(self) -> str:
         return f"unix://{self.run_root}/holdfast.sock"
 
     def start(self) -> None:
-        command = [*self.program, "agent", "--state", str(self.state)]
-        command += ["--data-root", str(self.data_root), "--run-root", str(self.run_root), "--metrics", self.metrics]
+        command = ["agent", "--state", str(self.state), "--data-root", str(self.data_root)]
+        command += ["--run-root", str(self.run_root), "--metrics", self.metrics, *self.arguments]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, *self.arguments], cwd=ROOT, env=self.environment, stdout=log, stderr=log
-            )
+            if self.program:
+                command = [*self.program, *command]
+                self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+            else:
+                self.process = SERVER.start(command, self.environment, (0, log.fileno(), log.fileno()))
         eventually(self._answers, 20, f"agent start; log:\n{self.log.read_text()[-2000:]}")
 
     def _answers(self) -> bool:
@@ -104,9 +113,13 @@ class Agent:
 
     def cli(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run one ``holdfast`` command against this agent."""
-        command = [sys.executable, "-m", "agent", arguments[0], "--host", self.host, *arguments[1:]]
-        options = {"capture_output": True, "text": True, "timeout": 60, "cwd": ROOT, **options}
-        run = subprocess.run(command, check=False, env=self.environment, **options)
+        command = [arguments[0], "--host", self.host, *arguments[1:]]
+        if options or self.program:
+            options = {"capture_output": True, "text": True, "timeout": 60, "cwd": ROOT, **options}
+            command = [*PROGRAM, *command]
+            run = subprocess.run(command, check=False, env=self.environment, **options)
+        else:
+            run = subprocess.CompletedProcess(command, *SERVER.run(command, self.environment, 60))
         if check and run.returncode:
             raise AssertionError(
                 f"holdfast {' '.join(arguments)}: exit {run.returncode}\n{run.stdout}{run.stderr}\n"

@@ -31,18 +31,23 @@ def guard(owner: type, name: str, pass_by: Callable[[str], None]) -> None:
 
 
 def arm(file: Path) -> None:
-    """From now on calls are counted while ``file`` exists, and the one whose number it holds is the last."""
+    """From now on calls are counted while ``file`` exists, and the one whose number it holds is the last.
+
+    A file that is written again counts from the beginning.
+    """
     from agent.engine.containers import Containers
     from agent.engine.images import Images
     from agent.engine.networks import Networks
     from agent.store.database import Database
 
-    lock, seen = threading.Lock(), [0]
+    lock, seen, lit = threading.Lock(), [0], [0]
 
     def pass_by(what: str) -> None:
         with lock:
             if not file.exists():
                 return
+            if lit[0] != file.stat().st_mtime_ns:
+                lit[0], seen[0] = file.stat().st_mtime_ns, 0
             seen[0] += 1
             with file.with_suffix(".passed").open("a") as passed:
                 passed.write(f"{what}\n")

@@ -79,11 +79,13 @@ services:
     environment: {{COLOUR: {colour}, TINT: "$TINT"}}
     env_file: secret.env
     healthcheck: {{test: [CMD, sh, -c, 'test "$$COLOUR" != x'], interval: 1s}}
+    deploy: {{update_config: {{monitor: 100ms}}}}
   pulled:
     image: {registry.address}/private:1
     command: [sleep, '86400']
     stop_grace_period: 0s
     environment: [COLOUR={colour}]
+    deploy: {{update_config: {{monitor: 100ms}}}}
 """,
     )
 

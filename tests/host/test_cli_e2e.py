@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from agents import ROOT, Agent, eventually
+from agents import PROGRAM, ROOT, Agent, eventually
 from apps import write_app
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
@@ -35,7 +35,9 @@ web:
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
-    with Agent("--log-level", "debug") as running:
+    made = Agent("--log-level", "debug")
+    made.program = PROGRAM
+    with made as running:
         write_app(running, "shop", SERVICES)
         running.converge()
         yield running

@@ -84,7 +84,7 @@ def test_limits_are_in_force(lab: EngineLab) -> None:
     stats = lab.engine.containers.stats(record.id)
     assert stats.memory_limit_bytes == 64 << 20
     assert stats.pids == 1
-    code, output = lab.exec(record, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 9 & done; wait")
+    code, output = lab.exec(record, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 99 >&- 2>&- & done")
     assert code != 0 or "can't fork" in output
     lab.engine.containers.stop(record.id, 0).result(20)
     lab.engine.containers.remove(record.id)

@@ -10,15 +10,16 @@ import http.client
 import os
 import random
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from agents import Agent, eventually
 from apps import write_app
+
+from agent.errors import HoldfastError
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 POINTS = 8 if os.environ.get("KILL_POINTS") == "all" else 2
@@ -90,11 +91,17 @@ def agent() -> Iterator[Agent]:
         yield made
 
 
-def await_kill(agent: Agent, fuse: Path) -> None:
+def await_kill(agent: Agent, fuse: Path, ended: Callable[[], bool]) -> None:
     """It kills itself at its point; should a deploy come to its end with fewer calls than the first one, there."""
-    assert agent.process is not None
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        agent.process.wait(20)
+    process = agent.process
+    assert process is not None
+
+    def over() -> bool:
+        with contextlib.suppress(HoldfastError):
+            return process.poll() is not None or ended()
+        return False
+
+    eventually(over, 30, "the kill or the end of the deploy")
     fuse.unlink(missing_ok=True)
     agent.kill()
 
@@ -115,6 +122,9 @@ def test_killed_at_calls_of_a_deploy(agent: Agent) -> None:
         files = [*agent.data_root.glob(f"containers/{container}/**/w/index.html")]
         return files[0].read_text().strip() if files else "?"
 
+    def taken_back() -> bool:
+        return "RolledBack" in str(agent.status()["apps"])
+
     deploy(0)
     settle()
     fuse.write_text("0")
@@ -131,10 +141,10 @@ def test_killed_at_calls_of_a_deploy(agent: Agent) -> None:
             share = number / (POINTS + 1) * (0.3 if bad else 1)  # one that is taken back makes fewer calls
             fuse.write_text(str(max(1, int(len(passed) * share))))
             deploy(number + 1, CRASH if bad else SERVE)
-            await_kill(agent, fuse)
+            await_kill(agent, fuse, taken_back if bad else lambda: False)
             agent.start()
             if bad:
-                eventually(lambda: "RolledBack" in str(agent.status()["apps"]), 60, "the way back")
+                eventually(taken_back, 60, "the way back")
             else:
                 settle()
                 force = number + 1

@@ -96,6 +96,7 @@ def test_killed_container_is_replaced(agent: Agent) -> None:
 
 def test_logs_tell_why_the_one_before_died(agent: Agent) -> None:
     body = "web:\n  BUILD\n  command: [sh, -c, 'echo life of $$(cat /proc/sys/kernel/random/uuid); exec sleep 86400']\n"
+    body += "  stop_grace_period: 1s\n"
     write_app(agent, "lives", body)
     agent.converge()
     first = running(agent, "lives")[1]
