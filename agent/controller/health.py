@@ -85,7 +85,8 @@ class HealthRunner:
         self._records[container_id] = record
         if before is not None and before.status is record.status:
             return False
-        self._readings[container_id] = HealthReading(record.status, record.healthy_at)
+        trouble = "failed its healthcheck" if record.status is Health.UNHEALTHY else ""
+        self._readings[container_id] = HealthReading(record.status, record.healthy_at, trouble=trouble)
         return True
 
     async def _run(self, container: ContainerRecord, plan: HealthPlan, *, at_once: bool) -> None:

@@ -22,12 +22,13 @@ _PHASES: Mapping[ContainerState, Phase] = {
 
 @dataclass(frozen=True)
 class HealthReading:
-    """What healthcheck and probes say now, when (epoch seconds, 0 never) the container was first healthy, and whether
-    it may take traffic."""
+    """What healthcheck and probes say now, when (epoch seconds, 0 never) the container was first healthy, whether it
+    may take traffic, and, when it is unhealthy, which of its checks it failed."""
 
     status: Health = Health.NONE
     healthy_at: float = 0.0
     accepting: bool = True
+    trouble: str = ""
 
 
 NO_READING = HealthReading()
@@ -129,5 +130,5 @@ def _convert(record: ContainerRecord, reading: HealthReading, phase: Phase) -> O
         accepting=reading.accepting,
         exit=ContainerExit(end.code, end.signal, end.oom, end.at) if end else None,
         networks=frozenset(attachment.network for attachment in record.config.networks),
-        trouble=record.trouble,
+        trouble=record.trouble or reading.trouble,
     )

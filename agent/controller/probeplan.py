@@ -60,7 +60,8 @@ class ProbeRecord:
     @property
     def reading(self) -> HealthReading:
         """What the planner is told."""
-        return HealthReading(self.status, self.healthy_at, self.accepting)
+        trouble = f"failed its {self.failing} probe" if self.failing else ""
+        return HealthReading(self.status, self.healthy_at, self.accepting, trouble)
 
 
 def begin(probes: Probes) -> ProbeRecord:
@@ -139,4 +140,4 @@ def merge(one: HealthReading, other: HealthReading) -> HealthReading:
     worst = (Health.UNHEALTHY, Health.STARTING, Health.HEALTHY)
     status = next((health for health in worst if health in both), Health.NONE)
     healthy_at = max(one.healthy_at, other.healthy_at) if status is not Health.STARTING else 0.0
-    return HealthReading(status, healthy_at, one.accepting and other.accepting)
+    return HealthReading(status, healthy_at, one.accepting and other.accepting, one.trouble or other.trouble)

@@ -43,7 +43,7 @@ def _count(history: SlotHistory, container: ObservedContainer, view: ServiceView
     identity = (container.id, container.digest)
     after = count_end(history, identity, _time_up(container, end.at), end, view.policy.window)
     if sick:
-        return replace(after, exit=None, reason="Unhealthy", message="its healthcheck failed")
+        return replace(after, exit=None, reason="Unhealthy", message=container.trouble or "failed its healthcheck")
     return after
 
 

@@ -66,12 +66,12 @@ def _replace_sick(view: ServiceView, container: ObservedContainer, draft: Draft)
     name = draft.name_of(view.name, container.slot)
     history = draft.history(view, container.slot, container.digest)
     if view.policy.exhausted(history, container.digest):
-        text = f"{name} fails its healthcheck, and its restart policy allows no other"
+        text = f"{name} {container.trouble or 'fails its healthcheck'}, and its restart policy allows no other"
         draft.hold("Unhealthy", text, view, container.slot, final=True)
         return False
     if not may_start(view, container.slot, container.digest, draft):
         return False
-    cause = Cause("Unhealthy", f"{name} fails its healthcheck")
+    cause = Cause("Unhealthy", f"{name} {container.trouble or 'fails its healthcheck'}")
     start = StartContainer(
         id=start_id(view, container.slot, container.digest, draft),
         cause=cause,

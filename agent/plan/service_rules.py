@@ -78,7 +78,8 @@ def _retired_cause(retired: ObservedContainer, kept: ObservedContainer, view: Se
         return Cause("Replaced", f"{name} ({retired.id[:12]}) has been replaced by {kept.id[:12]}, which is ready")
     if retired.digest != view.digest:
         return Cause("Superseded", f"{name} ({retired.id[:12]}) was made from a spec that is not wanted any more")
-    return Cause("Unhealthy", f"{name} ({retired.id[:12]}) was to replace {kept.id[:12]} but fails its healthcheck")
+    trouble = retired.trouble or "fails its healthcheck"
+    return Cause("Unhealthy", f"{name} ({retired.id[:12]}) was to replace {kept.id[:12]} but {trouble}")
 
 
 def remove_ended(view: ServiceView, draft: Draft) -> None:
