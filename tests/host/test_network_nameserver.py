@@ -18,7 +18,7 @@ from agent.errors import HoldfastError
 from agent.network import nameconnection
 from agent.network.nameserver.protocol import SOCKET_NAME
 
-pytestmark = [pytest.mark.host, pytest.mark.alone]
+pytestmark = pytest.mark.host
 APP, OTHER = "shop_default", "blog_default"
 PAUSE_SECONDS = 0.02
 

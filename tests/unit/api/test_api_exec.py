@@ -212,11 +212,11 @@ def test_endless_output_without_a_reader_is_held_back(agent: FakeAgent) -> None:
     until(lambda: all_dead(agent))
 
 
-def test_two_thousand_disconnects_leave_nothing(agent: FakeAgent) -> None:
-    """Attack row 35: attach, perhaps say something, leave without a word."""
+def test_many_disconnects_leave_nothing(agent: FakeAgent) -> None:
+    """Attack row 35: attach, perhaps say something, leave without a word. The real engine meets two thousand."""
     Peer(agent, "true").collect()
     before, threads = descriptors(), threading.active_count()
-    for number in range(2000):
+    for number in range(600):
         peer = Peer(agent, "cat", stdin=True)
         if number % 3 == 1:
             peer.send(Channel.STDIN, b"x")
