@@ -17,6 +17,7 @@ from agent.errors import Refused
 from agent.image.errors import translated_storage_errors
 from agent.kernel import mounts as m
 from agent.kernel.namespaces import CLONE_NEWNS, unshare
+from agent.kernel.placement import spread_children
 from agent.kernel.removal import discard_tree
 from agent.runtime.imageview import KERNEL, TAKES_LAYERS
 
@@ -110,6 +111,7 @@ def step_directory(
     """A directory below ``root`` for one step, removed ``later`` when that has ended."""
     with translated_storage_errors():
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spread_children(root)
         directory = StepDirectory(root, lower)
     try:
         yield directory

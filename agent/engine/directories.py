@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agent.kernel.placement import spread_children
 from agent.runtime.bundle import ROOTFS_NAME
 from agent.store.atomic import write_fresh
 from agent.store.layout import DataLayout, RunLayout
@@ -32,6 +33,7 @@ class ContainerDirectories:
         for directory in (layer, *(layer / name for name in _DIRECTORIES)):
             directory.mkdir(mode=0o755, exist_ok=True)
             directory.chmod(0o755)
+        spread_children(self._layout.containers)
         for name in _FILES:
             write_fresh(layer / name, b"", 0o644)
 
