@@ -9,8 +9,10 @@ from agent.controller.aims import Aim
 from agent.controller.deploys import AppDeploys
 from agent.controller.inventory import Pending
 from agent.controller.parts import Shared
+from agent.controller.revisions import short_name
 from agent.plan.actions import EnsureImage, Hold, Plan
 from agent.plan.app_rules import unnetwork_id
+from agent.plan.deploy import Stage
 from agent.plan.history import SlotHistory
 from agent.plan.observed import ImageState, ObservedApp, ObservedContainer, SlotKey
 from agent.plan.planner import compute_plan, compute_preparation
@@ -76,7 +78,17 @@ class AppPlanning:
             deploys.mates.note()
         if deploys.choices.stands_still:
             return Plan(self._app, (), (PAUSED,), slots=situation.slots)
-        return replace(plan, next_check=_soonest((plan.next_check, due, self.aim.due)))
+        plan = replace(plan, next_check=_soonest((plan.next_check, due, self.aim.due)))
+        return self._say_rolling(plan) if situation.desired is not None else plan
+
+    def _say_rolling(self, plan: Plan) -> Plan:
+        """A deploy that may be taken back yet is not done when its plan is empty: what stopped first has to stay up."""
+        deploy = self._deploys.deploy
+        if plan.holds or plan.actions or deploy is None or not deploy.base or deploy.stage is not Stage.ROLLING:
+            return plan
+        revision = self._deploys.revisions.find(deploy.revision)
+        name = short_name(revision) if revision is not None else deploy.revision
+        return replace(plan, holds=(Hold("RollingOut", f"revision {name} is being rolled out"),))
 
     def preview(self, situation: Situation, now: float) -> Plan:
         """The plan for all that is wanted in the end, as of now; nothing is begun."""

@@ -111,9 +111,10 @@ class Revisions:
         self._last += 1
         numbered = replace(revision, number=self._last, created=now, status=DEPLOYING, finished=0.0, message="")
         self._put(numbered)
-        good = [known.number for known in self.all if known.status == GOOD]
+        good = {known.id: known.number for known in self.all if known.status == GOOD}
+        kept = sorted(good.values())[-2:]
         for old in self.all[:-KEPT]:
-            if old.id not in held and old.number not in good[-2:]:
+            if old.id not in held and old.number not in kept:
                 self._known = {number: known for number, known in self._known.items() if number != old.number}
                 self._journal.put(KIND, self._key(old.number), None)
         return numbered

@@ -108,6 +108,14 @@ async def test_a_newer_revision_comes_before_one_that_cannot_get_healthy(bench: 
 
 
 @on_bench
+async def test_a_deploy_that_stops_first_is_not_converged_before_it_is_final(bench: Bench) -> None:
+    await in_force(bench, shop(1))
+    await bench.want(shop(2, update={"monitor": 0.3, "order": "stop-first"}))
+    assert reasons(bench)[-1] == "DeploySucceeded"
+    assert images(bench) == ["example/web:2"]
+
+
+@on_bench
 async def test_what_down_stops_is_no_failure_of_a_deploy(bench: Bench) -> None:
     await in_force(bench, shop(1, replicas=3))
     bench.source.put(shop(2, replicas=3, update={"monitor": 0.3, "parallelism": 2}))
