@@ -34,6 +34,7 @@ from agent.controller.targets import compute_targets
 from agent.controller.telling import Teller
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerEvent
+from agent.errors import HoldfastError
 from agent.spec.model import NotifyTarget
 
 AGENT_KIND = "agent"
@@ -74,6 +75,7 @@ class Controller:
         self._source_fault = self._names_fault = ""
         self._change = asyncio.Event()
         self._taking_down = asyncio.Lock()
+        self._rest: asyncio.Task[None] | None = None
         self._shared = Shared(
             engine=engine,
             gate=self._gate,
@@ -159,12 +161,18 @@ class Controller:
         for worker in [*self._workers.values()]:
             worker.poke()
         self._on_change()
+        if first and self._shared.suspended and self._shared.inventory.all() and not self._taking_down.locked():
+            self._rest = asyncio.get_running_loop().create_task(self._finish_down(), name="down")
+
+    async def _finish_down(self) -> None:
+        """See through what an agent has begun that was killed in the middle of ``down``."""
+        try:
+            await self.down()
+        except HoldfastError as error:
+            self._shared.events.fail("agent", compute_failure(error, 1), error, what="down that was interrupted")
 
     def _leftovers(self, first: bool) -> set[str]:
-        known = set(self._workers)
-        if first:
-            known |= {*self._shared.inventory.apps, *self._shared.owners.apps}
-        return known
+        return {*self._workers, *([*self._shared.inventory.apps, *self._shared.owners.apps] if first else ())}
 
     def _forget_specs(self) -> None:
         """Forget the specs of containers that are gone."""
@@ -254,6 +262,7 @@ class Controller:
         async with self._taking_down:
             if self._shared.suspended:
                 self._resume()
+                await self._shared.journal.flush()
         await self._source.refresh()
         self._shared.names.forget()
         before = {name: worker.passes for name, worker in self._workers.items()}

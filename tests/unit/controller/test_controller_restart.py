@@ -11,7 +11,7 @@ import pytest
 from deploy_cases import on_bench
 from fake_engine import FakeEngine, image_id
 from loop_bench import Bench, make_app, running
-from memory_source import Files
+from memory_source import Files, Revision
 
 from agent.engine.model import ExitStatus
 from agent.errors import Problem
@@ -223,3 +223,31 @@ async def test_a_change_while_down_is_under_way_is_taken_down_too(bench: Bench) 
     await bench.controller.sync()
     assert await bench.controller.wait_converged(10)
     assert bench.names() == ["other-web-1", "shop-web-1"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_down_that_was_killed_is_seen_through_by_the_next_agent(tmp_path: Path, changed: bool) -> None:
+    engine = FakeEngine()
+
+    async def first() -> None:
+        async with running(tmp_path, engine) as bench:
+            await bench.want(make_app(services={"a": {}, "b": {}}))
+            bench.database.put("agent", "suspended", {"revision": bench.controller.status()["revision"]})
+
+    async def second() -> None:
+        async with running(tmp_path, engine) as bench:
+            bench.source.revision = Revision("0", {})
+            bench.source.put(make_app(services={"a": {}, **({} if changed else {"b": {}})}))
+            if changed:
+                bench.source.put(make_app(services={"a": {}}))
+                assert await bench.controller.wait_converged(10)
+                assert bench.names() == ["shop-a-1"]
+                assert "stop shop-a-1" not in engine.containers.calls
+                return
+            await bench.until(lambda: not bench.names())
+            await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "Suspended")
+            await bench.controller.sync()
+            assert await bench.controller.wait_converged(10)
+
+    asyncio.run(first())
+    asyncio.run(second())
