@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from agent.values import frozen
 
 DEFAULT_DATA_ROOT = Path("/var/lib/holdfast")
 DEFAULT_RUN_ROOT = Path("/run/holdfast")
@@ -15,7 +17,7 @@ DEFAULT_NOTIFY = Path("/etc/holdfast/notify.yaml")
 DEFAULT_WATERMARKS = (85.0, 80.0)
 
 
-@dataclass(frozen=True)
+@frozen
 class Settings:
     """One agent's configuration. Two agents share a host when their data and run roots differ.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -23,12 +22,13 @@ from agent.api.targets import find_targets, follows
 from agent.api.threads import Feed, Threads
 from agent.engine.model import ContainerEvent, ContainerRecord
 from agent.errors import HoldfastError, NotFound, Refused
+from agent.values import frozen
 
 BATCH_BYTES = 64 << 10
 _LINE_OVERHEAD = 64
 
 
-@dataclass(frozen=True)
+@frozen
 class LogQuery:
     """What part of which logs."""
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.errors import Refused
-from agent.image.config import UnpackLimits
 from agent.image.decompress import OUTPUT, decompress
 from agent.image.errors import HostileLayer
+from agent.image.limits import UnpackLimits
 from agent.image.rooted import render_path
 from agent.image.tarheader import ZERO, TarEntry, parse_header
 from agent.image.tarwriter import BLOCK

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.builder.order import ProgressCallback
 from agent.builder.stop import Stop
 from agent.builder.turns import Turns
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class BaseImage:
     """A local image and what it says of itself."""
 

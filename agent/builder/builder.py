@@ -6,31 +6,26 @@ import os
 import threading
 from collections.abc import Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.cache import CachedLayer, LayerCache, compute_imported_key
 from agent.builder.cachemounts import CacheMounts, IdleCache
 from agent.builder.checkouts import Checkouts
 from agent.builder.contexts import Contexts, open_contexts
-from agent.builder.digest import compute_build_digest
 from agent.builder.epoch import read_epoch
 from agent.builder.exits import Exits
 from agent.builder.layers import LayerMaker
 from agent.builder.mounting import compute_scope
 from agent.builder.network import BuildNetwork
 from agent.builder.order import INLINE, BuildOrder, BuildProgress, ProgressCallback
-from agent.builder.parse import decode_dockerfile
 from agent.builder.received import Chunks, ReceivedContexts
 from agent.builder.request import Request, Tools
 from agent.builder.runner import ContainerRunner, RunnerParts
-from agent.builder.session import BuildSession
 from agent.builder.slots import Slots
 from agent.builder.stages import compute_plan
 from agent.builder.stamps import StampCache
 from agent.builder.stop import Stop
 from agent.builder.tidying import Tidying
-from agent.builder.transfer import export_cache, import_cache, import_image
 from agent.builder.workspace import STEP_PREFIX, discard_directory
 from agent.errors import NotFound, Refused, Stalled, Unsupported, Waiting
 from agent.image.commit import LayerBlob
@@ -45,12 +40,13 @@ from agent.runtime.protocol import KeeperEvent
 from agent.runtime.seccomp import SeccompStore
 from agent.store.database import Database
 from agent.store.layout import DataLayout
+from agent.values import frozen
 
 CACHE_SECONDS = 30 * 24 * 3600.0
 MAX_TAGS = 64
 
 
-@dataclass(frozen=True)
+@frozen
 class BuilderParts:
     """What a builder works with; who made them closes them."""
 
@@ -102,6 +98,9 @@ class Builder:
         Raises InvalidDockerfile, BuildFailed, BuildCancelled, ContextChanged, InsufficientStorage, and what pulling a
         base image raises.
         """
+        from agent.builder.session import BuildSession  # with the steps and checks that only builds need
+        from agent.builder.transfer import export_cache
+
         names = self._check_order(order)
         stop = Stop(cancel)
         with open_contexts(order, self._checkouts, stop.check) as contexts, self._network.held():
@@ -130,6 +129,8 @@ class Builder:
 
     def _import(self, order: BuildOrder, progress: ProgressCallback | None, stop: Stop) -> None:
         """A cache that is not there or not as it should be makes a build slower, and is no fault of the build."""
+        from agent.builder.transfer import import_cache, import_image
+
         scope = compute_scope(order)
 
         def put(key: str, layer: LayerBlob) -> None:
@@ -150,6 +151,8 @@ class Builder:
         That is the Dockerfile, the arguments it uses, the files it copies from its contexts, and the ids of the images
         it names, as far as they are local. Files that have not changed are not read again. Raises as ``build`` does.
         """
+        from agent.builder.digest import compute_build_digest
+
         self._check_order(order)
         with open_contexts(order, self._checkouts, Stop(cancel).check) as contexts:
             return compute_build_digest(self._tools, self._read(order, contexts))
@@ -174,6 +177,8 @@ class Builder:
         return names
 
     def _read(self, order: BuildOrder, contexts: Contexts) -> Request:
+        from agent.builder.parse import decode_dockerfile
+
         source = contexts.read_dockerfile()
         dockerfile = decode_dockerfile(source, contexts.dockerfile)
         return Request(order, source, dockerfile, compute_plan(dockerfile, order, self._tools.host), contexts)

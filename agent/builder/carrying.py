@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -25,8 +24,9 @@ from agent.builder.stop import Stop
 from agent.builder.supplies import Files, InlineFiles, RemoteFiles, Supply
 from agent.errors import Refused
 from agent.image.commit import LayerBlob
-from agent.image.config import UnpackLimits
+from agent.image.limits import UnpackLimits
 from agent.image.unpack import check_space
+from agent.values import frozen
 
 
 class Failure(Protocol):
@@ -36,7 +36,7 @@ class Failure(Protocol):
         """Never returns."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Voice:
     """How a step is heard: each line of its output, and that its command failed."""
 

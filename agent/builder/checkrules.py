@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent.values import frozen
+
 CHECK_ARG = "BUILDKIT_DOCKERFILE_CHECK"
 """The build argument that takes the place of the directive."""
 
@@ -39,7 +41,7 @@ _ALWAYS_FAULTS = frozenset(
 _TRUTH = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
 
 
-@dataclass(frozen=True)
+@frozen
 class CheckOptions:
     """Which checks are left out, and whether what the others find is an error."""
 

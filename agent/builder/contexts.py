@@ -7,7 +7,6 @@ import posixpath
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.checkouts import Checkouts
@@ -21,6 +20,7 @@ from agent.errors import NotFound, Refused, Stalled
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.gitreference import GitReference, looks_remote, parse_git_reference
 from agent.runtime.imageview import read_regular
+from agent.values import frozen
 
 GIT_TOKEN = "GIT_AUTH_TOKEN"
 _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
@@ -28,7 +28,7 @@ Check = Callable[[], None]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
+@frozen
 class OpenContext:
     """``root`` is a descriptor of the directory, ``what`` names it in messages."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from dataclasses import dataclass
 
 from agent.builder.entries import Entry, Source
 from agent.builder.modes import Mode
@@ -14,6 +13,7 @@ from agent.errors import Refused
 from agent.kernel.openat import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from agent.oci.digest import render_shortened
 from agent.runtime.keeper.paths import ensure_directory
+from agent.values import frozen
 
 _CONFINED = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -21,7 +21,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 PARENT_MODE = 0o755
 
 
-@dataclass(frozen=True)
+@frozen
 class Dress:
     """What copied files get: an owner (uid, gid) and a mode, None for their own."""
 

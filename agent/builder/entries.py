@@ -8,6 +8,8 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.values import frozen
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -28,7 +30,7 @@ class Entry:
     mtime: int | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Source:
     """What one source of a COPY is: where it lies in its tree, the name it was asked by, and all it holds."""
 

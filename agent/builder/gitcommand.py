@@ -14,11 +14,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from agent.errors import Refused, Stalled, Waiting
 from agent.oci.gitreference import GitReference
+from agent.values import frozen
 
 PROTOCOLS = "https:http:git:ssh"
 _MESSAGE_BYTES = 16 << 10
@@ -60,7 +61,7 @@ class GitFailed(Waiting):
         super().__init__(message, retry_after=15.0)
 
 
-@dataclass(frozen=True)
+@frozen
 class GitAccess:
     """How to prove who we are: a ``token`` for https, the socket of an ssh ``agent``. Neither is shown.
 
@@ -72,7 +73,7 @@ class GitAccess:
     pinned: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class GitLimits:
     """Bounds on one repository: seconds for each command, bytes in .git, bytes and entries of the checkout."""
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from agent.builder.checkrules import ALL_CHECKS, CheckOptions
 from agent.builder.lines import Heredoc
+from agent.values import frozen
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 
 
-@dataclass(frozen=True)
+@frozen
 class Instruction:
     """Where it stands (from 1), and its text on one line as the user wrote it."""
 
@@ -21,7 +22,7 @@ class Instruction:
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Command:
     """A command line: the words of the exec form, or one word for a shell."""
 
@@ -33,7 +34,7 @@ class Command:
         return (*shell, *self.words) if self.shell else self.words
 
 
-@dataclass(frozen=True)
+@frozen
 class From(Instruction):
     """``FROM [--platform=P] IMAGE [AS NAME]``."""
 
@@ -42,28 +43,28 @@ class From(Instruction):
     platform: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Arg(Instruction):
     """``ARG NAME[=DEFAULT]...``."""
 
     pairs: tuple[tuple[str, str | None], ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Env(Instruction):
     """``ENV NAME=VALUE...``."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Label(Instruction):
     """``LABEL NAME=VALUE...``."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Copy(Instruction):
     """``COPY [OPTIONS] SOURCE... DESTINATION``; ``heredocs`` are the sources that stand in the Dockerfile itself."""
 
@@ -78,7 +79,7 @@ class Copy(Instruction):
     heredocs: tuple[Heredoc, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Add(Copy):
     """``ADD``: sources may be archives and URLs. ``unpack`` None leaves it to where they come from."""
 
@@ -86,7 +87,7 @@ class Add(Copy):
     unpack: bool | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class MountFlag:
     """``RUN --mount``: its keys and values, not yet expanded; ``origin`` is what ``from`` names."""
 
@@ -95,7 +96,7 @@ class MountFlag:
     origin: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Run(Instruction):
     """``RUN [OPTIONS] COMMAND``. ``network`` is empty for the build's own; ``script`` a file that the command runs."""
 
@@ -105,84 +106,84 @@ class Run(Instruction):
     script: Heredoc | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Shell(Instruction):
     """``SHELL ["EXECUTABLE", "PARAMETERS"]``."""
 
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Maintainer(Instruction):
     """``MAINTAINER NAME``."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@frozen
 class OnBuild(Instruction):
     """``ONBUILD INSTRUCTION``: ``trigger`` is its text, for the image that is built upon this one."""
 
     trigger: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Workdir(Instruction):
     """``WORKDIR PATH``."""
 
     path: str
 
 
-@dataclass(frozen=True)
+@frozen
 class User(Instruction):
     """``USER NAME[:GROUP]``."""
 
     user: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Entrypoint(Instruction):
     """``ENTRYPOINT COMMAND``."""
 
     command: Command
 
 
-@dataclass(frozen=True)
+@frozen
 class Cmd(Instruction):
     """``CMD COMMAND``."""
 
     command: Command
 
 
-@dataclass(frozen=True)
+@frozen
 class Expose(Instruction):
     """``EXPOSE PORT[-PORT][/PROTOCOL]...``."""
 
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Volume(Instruction):
     """``VOLUME PATH...``."""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class StopSignal(Instruction):
     """``STOPSIGNAL SIGNAL``."""
 
     signal: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Healthcheck(Instruction):
     """``HEALTHCHECK [OPTIONS] CMD COMMAND`` or ``HEALTHCHECK NONE``, as an image config has it."""
 
     check: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@frozen
 class Stage:
     """From one FROM to the next."""
 
@@ -190,7 +191,7 @@ class Stage:
     instructions: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Dockerfile:
     """A whole file. ``file`` is its name in messages, ``arguments`` the ARGs before the first FROM, ``gaps`` the empty
     lines inside of instructions, ``checks`` what its directive says of checks."""

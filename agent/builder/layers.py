@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.cache import LayerCache, compute_imported_key, compute_key
@@ -18,18 +17,19 @@ from agent.builder.supplies import Supply
 from agent.builder.turns import Turns
 from agent.builder.workspace import StepDirectory, step_directory
 from agent.image.commit import Compression, LayerBlob
-from agent.image.config import UnpackLimits
 from agent.image.errors import translated_storage_errors
+from agent.image.limits import UnpackLimits
 from agent.image.store import ImageStore
 from agent.image.unpack import check_space
 from agent.oci.digest import Digest
 from agent.runtime.imageview import merged_view, open_inside
 from agent.runtime.users import read_identity
+from agent.values import frozen
 
 Layers = tuple[LayerBlob, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Made:
     """A step's layer, and whether it was there already; None when the step changed nothing."""
 
@@ -38,7 +38,7 @@ class Made:
     key: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Terms:
     """How one build wants its layers: with times up to ``epoch`` (see epoch.py) and then packed the same on every
     machine, and ``fresh`` or from the cache."""

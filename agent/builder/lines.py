@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from agent.builder.checkrules import ALL_CHECKS, CheckOptions, parse_check_options
+from agent.values import frozen
 
 DEFAULT_ESCAPE = "\\"
 TAB = "\t"
@@ -14,7 +15,7 @@ _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z")
 _BUILT_IN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::(?:latest|labs|1(?:\.\d+){0,2}(?:-labs)?))?\Z", re.ASCII)
 
 
-@dataclass(frozen=True)
+@frozen
 class Heredoc:
     """A here-document: the word that names and ends it, its text, and whether variables in it are expanded.
 
@@ -27,7 +28,7 @@ class Heredoc:
     expand: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class LogicalLine:
     """One instruction's text with its continuations joined; ``marks`` say where its pieces come from."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import stat
-from dataclasses import dataclass
+
+from agent.values import frozen
 
 _OCTAL = re.compile(r"[0-7]{1,5}\Z", re.ASCII)
 _CLAUSE = re.compile(r"([ugoa]*)((?:[-+=](?:[ugo]|[rwxXst]*))+)\Z", re.ASCII)
@@ -19,7 +20,7 @@ class BadMode(ValueError):
     """Neither an octal mode nor changes to one."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Mode:
     """A mode to set, or changes to make to each file's own, as (who, operation, what)."""
 

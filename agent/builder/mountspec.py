@@ -5,10 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from agent.builder.instructions import MountFlag
 from agent.builder.origins import Origin
+from agent.values import frozen
 
 MAX_MOUNTS = 100
 SECRETS, AGENT = "/run/secrets", "/run/buildkit/ssh_agent."
@@ -24,7 +24,7 @@ class BadMount(ValueError):
     """A mount that cannot be made."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Dressing:
     """The owner and permission bits of what is mounted."""
 
@@ -33,7 +33,7 @@ class Dressing:
     mode: int
 
 
-@dataclass(frozen=True)
+@frozen
 class BindMount:
     """Files of a context, a stage or an image. What is written to it, unless ``read_only``, is lost afterwards."""
 
@@ -43,7 +43,7 @@ class BindMount:
     read_only: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class CacheMount:
     """A directory that outlives the build; ``origin`` and ``source`` are what it first holds, None for nothing."""
 
@@ -56,7 +56,7 @@ class CacheMount:
     read_only: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class TmpfsMount:
     """An empty file system in memory; ``size`` in bytes, 0 for the kernel's own limit."""
 
@@ -64,7 +64,7 @@ class TmpfsMount:
     size: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class SecretMount:
     """A secret as a file, where ``target`` is not empty, and as a variable, where ``env`` is not."""
 
@@ -75,7 +75,7 @@ class SecretMount:
     dressing: Dressing
 
 
-@dataclass(frozen=True)
+@frozen
 class SshMount:
     """The socket of an ssh agent."""
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.tidying import Tidying
 from agent.errors import HoldfastError
 from agent.network.model import Sandbox
 from agent.network.stack import NetworkStack
+from agent.values import frozen
 
 NETWORK = "holdfast-build"
 _LINGER_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
+@frozen
 class StepNetwork:
     """The network of one step: the namespace to enter, the step's address and its name server, both empty for none.
     ``shared`` is the host's own."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
 from agent.builder.limits import MAX_SECRET
 from agent.errors import Stalled
 from agent.kernel.process import read_small_file
+from agent.values import frozen
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 DEFAULT_SHM_SIZE = 64 << 20
 INLINE = "inline"
 
 
-@dataclass(frozen=True)
+@frozen
 class SecretSource:
     """Where a secret's bytes come from: ``file`` on the host, else ``value``, which is never shown nor kept."""
 
@@ -35,7 +36,7 @@ def read_secret(name: str, source: SecretSource) -> bytes:
         raise Stalled(f"the secret {name}: {source.file}: {said}", reason="SecretUnreadable") from None
 
 
-@dataclass(frozen=True)
+@frozen
 class BuildOrder:
     """One image build, complete.
 
@@ -88,7 +89,7 @@ class BuildOrder:
     """What RUN --mount=type=ssh can ask for: id to the absolute path of an ssh agent's socket."""
 
 
-@dataclass(frozen=True)
+@frozen
 class BuildProgress:
     """One report: ``phase`` is step (one begins), cached or finished (it ended), output, warning or done.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from agent.oci.reference import parse_reference
+from agent.values import frozen
 
 IMAGE_SCHEME = "docker-image://"
 
@@ -20,7 +20,7 @@ class OriginKind(Enum):
     CONTEXT = "context"
 
 
-@dataclass(frozen=True)
+@frozen
 class Origin:
     """``name`` is an image reference or a context's name (empty: the build's own), ``stage`` a stage's index."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from agent.builder.bases import Bases
 from agent.builder.contexts import Contexts
@@ -14,11 +13,12 @@ from agent.builder.request import StageResult, Tools
 from agent.builder.scan import Keeps
 from agent.builder.tree import FileTree
 from agent.runtime.imageview import merged_view
+from agent.values import frozen
 
 _OWNED = Keeps(owners=True)
 
 
-@dataclass(frozen=True)
+@frozen
 class Reader:
     """What one stage may read. ``stage`` and ``bases`` are waited for when they are not there yet."""
 

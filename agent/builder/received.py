@@ -18,9 +18,9 @@ from pathlib import Path
 from agent.builder.archives import ArchiveUnpacker
 from agent.builder.order import BuildOrder
 from agent.errors import Refused
-from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import HostileLayer, translated_storage_errors
+from agent.image.limits import UnpackLimits
 from agent.kernel.removal import discard_tree
 
 Chunks = Generator[bytes, None, None]

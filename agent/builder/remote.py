@@ -17,16 +17,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-import urllib3
-
 from agent.errors import HoldfastError, NotFound, Refused, Waiting
-from agent.image.config import UnpackLimits
+from agent.image.limits import UnpackLimits
 from agent.image.unpack import check_space
 from agent.oci.digest import render_shortened
+from agent.values import frozen
+
+if TYPE_CHECKING:
+    import urllib3
 
 MAX_REDIRECTS = 5
 MAX_BYTES = 16 << 30
@@ -37,7 +39,7 @@ _SPACE_CHECK = 64 << 20
 PORTS = {"http": 80, "https": 443}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _GONE = {401, 403, 404, 410, 451}
-_TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)
+_CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
 _DEFAULT_MODE = 0o600
 
 
@@ -47,7 +49,7 @@ class DownloadFailed(Waiting):
     reason = "DownloadFailed"
 
 
-@dataclass(frozen=True)
+@frozen
 class Download:
     """A file that came: its SHA-256 in hexadecimal, and its time in nanoseconds as the server says it, else 0."""
 
@@ -64,6 +66,8 @@ class Downloader:
 
     def fetch(self, url: str, target: Path) -> Download:
         """Write the file to ``target``, which is new. Raises Refused, NotFound, DownloadFailed, InsufficientStorage."""
+        import urllib3  # by an ADD of a URL only
+
         shown = render_shortened(url, 200)
         deadline = time.monotonic() + MAX_SECONDS
         try:
@@ -129,13 +133,16 @@ class Downloader:
         raise Refused(f"{render_shortened(url, 200)} redirects more than {MAX_REDIRECTS} times")
 
     def _connect(self, parts: SplitResult) -> urllib3.HTTPConnectionPool:
+        import urllib3
+
+        timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
         host = parts.hostname or ""
         port = parts.port or PORTS[parts.scheme]
         address = find_address(host, port, local=self._local)
         if parts.scheme == "http":
-            return urllib3.HTTPConnectionPool(address, port, timeout=_TIMEOUT, retries=False)
+            return urllib3.HTTPConnectionPool(address, port, timeout=timeout, retries=False)
         return urllib3.HTTPSConnectionPool(
-            address, port, timeout=_TIMEOUT, retries=False, server_hostname=host, assert_hostname=host
+            address, port, timeout=timeout, retries=False, server_hostname=host, assert_hostname=host
         )
 
     def _ask(self, pool: urllib3.HTTPConnectionPool, parts: SplitResult) -> urllib3.BaseHTTPResponse:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.builder.cachemounts import CacheMounts
 from agent.builder.contexts import Contexts
 from agent.builder.instructions import Dockerfile
@@ -16,9 +14,10 @@ from agent.builder.stamps import StampCache
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from agent.oci.platform import Platform
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Tools:
     """What every build works with."""
 
@@ -31,7 +30,7 @@ class Tools:
     host: Platform
 
 
-@dataclass(frozen=True)
+@frozen
 class StageResult:
     """A built stage."""
 
@@ -39,7 +38,7 @@ class StageResult:
     layers: Layers
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """What was asked for, read and planned."""
 

@@ -35,6 +35,7 @@ from agent.runtime.client import CommandFailed, KeeperClient
 from agent.runtime.defaults import NETWORK_SYSCTLS, compute_capabilities
 from agent.runtime.protocol import CgroupPlan, CreateRequest, KeeperEvent, LogSpec, OverlaySpec, ReserveRequest
 from agent.runtime.seccomp import SeccompStore, render_profile
+from agent.values import frozen
 
 HOSTNAME = "build"
 MAX_PROCESSES = 4096
@@ -42,7 +43,7 @@ _END_SECONDS = 5.0
 _ATTEMPTS, _RETRY_SECONDS = 20, 0.1
 
 
-@dataclass(frozen=True)
+@frozen
 class RunOrder:
     """One step of ``build`` to run in ``directory`` with what is ``attached`` for it. ``say`` gets each line of its
     output; ``cancel`` ends it."""
@@ -55,7 +56,7 @@ class RunOrder:
     attached: Attached
 
 
-@dataclass(frozen=True)
+@frozen
 class StepEnd:
     """How a step ended, and the last lines of its output."""
 
@@ -75,7 +76,7 @@ class StepRunner(Protocol):
         """Remove what an earlier process left of steps, given the ids of their directories."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RunnerParts:
     """What a runner works with."""
 

@@ -6,7 +6,7 @@ import errno
 import os
 import posixpath
 import stat
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol
 
 from agent.builder.entries import Entry
@@ -16,13 +16,14 @@ from agent.builder.stamps import FileFacts
 from agent.errors import Refused
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.digest import render_shortened
+from agent.values import frozen
 
 MAX_DEPTH = 120
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 STRICT = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 
 
-@dataclass(frozen=True)
+@frozen
 class Keeps:
     """What copies take over from their originals beside the mode: else they are root's, and as old as the image."""
 
@@ -54,7 +55,7 @@ class ScannedTree(Protocol):
         """The digest of a regular file."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Wanted:
     """What of a source is meant: not what ``excludes`` matches, and with ``parents`` together with the directories
     above it, ``above`` of which are named in the copy."""

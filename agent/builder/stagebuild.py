@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from agent.builder.bases import Bases
@@ -27,11 +26,12 @@ from agent.builder.stop import Stop
 from agent.builder.transfer import KeptLayer
 from agent.builder.triggers import add_triggers
 from agent.oci.manifest import MAX_LAYERS
+from agent.values import frozen
 
 _SHOWN = 2000
 
 
-@dataclass(frozen=True)
+@frozen
 class Surroundings:
     """What a stage needs of its build: base images, other stages (waited for), where to report, and when to end."""
 

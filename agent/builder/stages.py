@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agent.builder.expansion import ExpansionError, expand
 from agent.builder.faults import raise_problems
@@ -12,6 +12,7 @@ from agent.builder.order import BuildOrder
 from agent.builder.origins import CONTEXT, Origin, OriginKind, resolve_origin
 from agent.errors import HoldfastError, Problem
 from agent.oci.platform import Platform, compute_rank, parse_platform
+from agent.values import frozen
 
 PROXY_ARGS = frozenset(
     name
@@ -20,7 +21,7 @@ PROXY_ARGS = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class PlannedStage:
     """A stage to build: ``copies`` gives the origin of each COPY and ADD, ``mounts`` those of each RUN's mounts.
 
@@ -40,7 +41,7 @@ class PlannedStage:
         return [o.stage for o in (self.origin, *self.copies.values(), *mounted) if o.kind is OriginKind.STAGE]
 
 
-@dataclass(frozen=True)
+@frozen
 class BuildPlan:
     """The stages to build, in order; the last one is the image. ``arguments`` are those that ARG can inherit."""
 

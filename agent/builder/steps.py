@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from agent.builder.modes import Mode
 from agent.builder.mountspec import BindMount, CacheMount, RunMount
 from agent.builder.origins import Origin
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Script:
     """A file that a command runs: a here-document that begins with ``#!``."""
 
@@ -18,7 +18,7 @@ class Script:
     content: bytes
 
 
-@dataclass(frozen=True)
+@frozen
 class RunStep:
     """A command to run; ``proxies`` are variables that do not tell one result from another."""
 
@@ -38,7 +38,7 @@ class RunStep:
         return tuple(origin for origin in read if origin is not None)
 
 
-@dataclass(frozen=True)
+@frozen
 class InlineFile:
     """A file that stands in the Dockerfile."""
 
@@ -46,7 +46,7 @@ class InlineFile:
     content: bytes
 
 
-@dataclass(frozen=True)
+@frozen
 class RemoteFile:
     """A file to download; ``checksum`` is its digest, where the Dockerfile says it."""
 
@@ -54,7 +54,7 @@ class RemoteFile:
     checksum: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class CopyOptions:
     """How files are copied: into an image that has nothing yet (``link``), with the directories above them
     (``parents``), without what the patterns of ``excludes`` match, and archives unpacked or not.
@@ -68,7 +68,7 @@ class CopyOptions:
     unpack: bool | None = False
 
 
-@dataclass(frozen=True)
+@frozen
 class CopyStep:
     """Files to copy; ``destination`` is absolute and keeps its trailing slash, ``mode`` None keeps each file's own."""
 
@@ -89,7 +89,7 @@ class CopyStep:
         return (self.origin,)
 
 
-@dataclass(frozen=True)
+@frozen
 class DirectoryStep:
     """A working directory that has to be there; one that is made belongs to ``user``, root where that is empty."""
 

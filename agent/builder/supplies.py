@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,11 +16,12 @@ from agent.builder.scan import ALL, PLAIN, Keeps, Wanted
 from agent.builder.steps import CopyStep, InlineFile, RemoteFile
 from agent.builder.tree import FileTree
 from agent.errors import Refused
+from agent.values import frozen
 
 _INLINE_MODE = 0o644
 
 
-@dataclass(frozen=True)
+@frozen
 class Batch:
     """Sources that lie in one tree; ``unpack`` those that are archives."""
 

@@ -12,7 +12,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.cache import decode_layer, encode_layer
@@ -30,6 +29,7 @@ from agent.oci.manifest import Manifest, encode_manifest
 from agent.oci.platform import Platform
 from agent.oci.source import LocalImage
 from agent.store.atomic import write_atomic
+from agent.values import frozen
 
 TABLE = "holdfast-build-cache.json"
 VERSION = 1
@@ -38,7 +38,7 @@ _BLOBS = Path("blobs", "sha256")
 Put = Callable[[str, LayerBlob], None]
 
 
-@dataclass(frozen=True)
+@frozen
 class KeptLayer:
     """A step's layer by its key in the layer cache."""
 

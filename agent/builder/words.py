@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from agent.values import frozen
+
 _SPACE = " \t\v\f\r\n"
 _WORD = re.compile(r"[^ \t\v\f\r\n]+")
 _HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]+)\Z", re.ASCII)
@@ -22,7 +24,7 @@ class SyntaxFault(ValueError):
         self.offset = offset
 
 
-@dataclass(frozen=True)
+@frozen
 class Word:
     """A piece of the text and where it begins."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -99,6 +100,7 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
         raise Refused("the agent needs root", reason="NotRoot", hint=f"sudo {' '.join(sys.argv)}")
     if not state.is_dir():
         raise Refused(f"{state} is not a directory", reason="NoStateDirectory", hint="make it, or name another")
+    gc.disable()  # what is loaded stays; the daemon turns collection on again when it has settled
     from agent.daemon.main import run
     from agent.telemetry.logging import configure_logging
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agent.controller.revisions import AppRevision
 from agent.plan.actions import Hold
 from agent.plan.course import STEADY, Course
 from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Aim:
     """``desired`` is what the host is to become now, with ``images`` as they are; ``older`` what it comes from, whose
     containers may still serve. ``preparing``: the images of what is wanted next are still to be made local.
@@ -28,7 +29,7 @@ class Aim:
     due: float | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Barrier:
     """Why a revision is not deployed yet, and when (epoch seconds) to look again though nothing else has happened."""
 

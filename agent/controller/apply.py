@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, assert_never
 
 from agent.controller.containers import compute_config
@@ -28,9 +28,10 @@ from agent.plan.actions import (
     StopContainer,
 )
 from agent.plan.wants import DesiredApp, ImageWant
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Scene:
     """The app an action is for, as it was when the action was begun."""
 

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from agent.values import frozen
+
 REMEMBERED = 256
 MOMENT_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Caller:
     """A client of the API: of the unix socket ``uid`` and ``pid``, which are the kernel's word, and ``command``, which
     is what the process calls itself; of TCP ``address`` alone, and uid and pid are -1."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from agent.values import frozen
 
 WHOLE_APP = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Choices:
     """``pinned`` is the id of the revision that is to be in force whatever the files say, and ``number`` the place in
     the history that it was taken from; nothing is done to the services in ``paused`` (WHOLE_APP: to none);

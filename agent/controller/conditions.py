@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from agent.plan.actions import Hold, Plan
 from agent.plan.crashloop import CRASH_LOOP
 from agent.plan.observed import Health, ObservedContainer
+from agent.values import frozen
 
 MESSAGE_LIMIT = 4096
 READY, RECONCILING, STALLED, HEALTHY = "Ready", "Reconciling", "Stalled", "Healthy"
 
 
-@dataclass(frozen=True)
+@frozen
 class Condition:
     """One condition. ``status`` is True, False or Unknown; ``since`` (epoch seconds) when it last changed;
     ``generation`` counts the revisions of the app that it has seen."""
@@ -38,7 +39,7 @@ class Condition:
         }
 
 
-@dataclass(frozen=True)
+@frozen
 class Findings:
     """Everything the conditions of one app are made from. Texts are empty when there is nothing to say.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 
 from agent.engine.model import ContainerRecord, PublishedPort
 from agent.plan.observed import Health, ObservedContainer, Phase
 from agent.plan.wants import DesiredApp, networks_of
 from agent.spec.model import Port
+from agent.values import frozen
 
 ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
 Claim = tuple[str, int, str]
@@ -17,7 +18,7 @@ Holder = tuple[str, str]
 _UNKNOWN: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@frozen
 class AppEndpoints:
     """What one app wants published, by claim (host address, port, protocol), and its names by network.
 
@@ -30,7 +31,7 @@ class AppEndpoints:
     clash: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Replica:
     """A running container: whether it may take traffic, and the port of its own that each claim leads to."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from agent.controller.outcome import LONGEST_RETRY, Failure, compute_failure
 from agent.plan.actions import Action, Hold
+from agent.values import frozen
 
 REPEAT_LIMIT = 5
 
 
-@dataclass(frozen=True)
+@frozen
 class Fault:
     """The last failure of one action. ``retry_at`` (epoch seconds) is None when it is not to be tried again."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from agent.oci.imageconfig import ImageConfig
 from agent.plan.observed import Health
+from agent.values import frozen
 
 DEFAULT_INTERVAL = 30.0
 DEFAULT_TIMEOUT = 30.0
@@ -18,7 +18,7 @@ _NANOSECOND = 1e-9
 _DEFAULT_SHELL = ("/bin/sh", "-c")
 
 
-@dataclass(frozen=True)
+@frozen
 class HealthPlan:
     """One container's healthcheck: arguments to run in it, seconds, and how many failures in a row are too many."""
 
@@ -34,7 +34,7 @@ class HealthPlan:
         return self.start_interval if status is Health.STARTING and up < self.start_period else self.interval
 
 
-@dataclass(frozen=True)
+@frozen
 class HealthRecord:
     """Where a container's health stands. ``streak`` counts failures in a row; times are epoch seconds."""
 

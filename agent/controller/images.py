@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from agent.controller.buildconfig import compute_fields
@@ -16,6 +16,7 @@ from agent.engine.model import BuildConfig, ImageRecord
 from agent.errors import NotFound, Stalled, Waiting
 from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp, ImageWant, build_tag
+from agent.values import frozen
 
 KIND = "image_state"
 NEVER = float("inf")
@@ -24,7 +25,7 @@ _NOT_TO_BE_HAD = frozenset({"RegistryUnauthorized"})
 """What registries also say of repositories that they do not have."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Resolved:
     """A successful resolution: the image, what a build read (empty when nothing was built), and how many bytes came
     over the network."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.controller.port import ContainersPort
 from agent.engine.model import ContainerRecord, ContainerState
 from agent.plan.history import ContainerExit
 from agent.plan.observed import Health, ObservedContainer, Phase
+from agent.values import frozen
 
 _PHASES: Mapping[ContainerState, Phase] = {
     ContainerState.CREATED: Phase.PENDING,
@@ -20,7 +21,7 @@ _PHASES: Mapping[ContainerState, Phase] = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class HealthReading:
     """What healthcheck and probes say now, when (epoch seconds, 0 never) the container was first healthy, whether it
     may take traffic, and, when it is unhealthy, which of its checks it failed."""
@@ -34,7 +35,7 @@ class HealthReading:
 NO_READING = HealthReading()
 
 
-@dataclass(frozen=True)
+@frozen
 class Pending:
     """A start under way. ``known`` are the slot's containers from before it, so that its own is told from them."""
 

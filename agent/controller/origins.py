@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from agent.controller.revisions import GOOD, AppRevision, Revisions
 from agent.plan.actions import FieldChange
 from agent.plan.diff import compute_changes
 from agent.telemetry.redaction import HIDDEN, redact_field
+from agent.values import frozen
 
 CHANGES_KEPT = 16
 _VALUES_HIDDEN = ("environment.", "build.args.")
 
 
-@dataclass(frozen=True)
+@frozen
 class Origin:
     """``revision`` is the first of those kept that asked for a service as it is; ``line`` is 0 when unknown."""
 

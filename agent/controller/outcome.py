@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.errors import HoldfastError, NotFound
+from agent.values import frozen
 
 LONGEST_RETRY = 300.0
 UNKNOWN_RETRY = 5.0
 MISSING_RETRY = 30.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Failure:
     """A failed call. ``retry_after`` in seconds; None when only a change of something else can help."""
 

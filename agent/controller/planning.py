@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.controller.aims import Aim
 from agent.controller.deploys import AppDeploys
@@ -17,12 +17,13 @@ from agent.plan.history import SlotHistory
 from agent.plan.observed import ImageState, ObservedApp, ObservedContainer, SlotKey
 from agent.plan.planner import compute_plan, compute_preparation
 from agent.plan.wants import DesiredApp
+from agent.values import frozen
 
 TURNS = 3
 PAUSED = Hold("Paused", "the app is paused: holdfast resume ends that", final=True, chosen=True)
 
 
-@dataclass(frozen=True)
+@frozen
 class Situation:
     """What a worker knows: what is wanted of the app (None with ``removed``: nothing; without: nobody knows), its
     images and slots, and what is under way; what is ``stopping`` only drains yet where that is true."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from agent.controller.aims import Barrier, find_changed
 from agent.controller.endpoints import ANY_ADDRESS, Claim
 from agent.controller.port import CapacityPort
 from agent.controller.revisions import AppRevision
 from agent.plan.actions import Hold
+from agent.values import frozen
 
 SMALLEST_ROOM = 64 << 20
 SMALLEST_SHARE = 0.02
 LOOK_AGAIN = 5.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Ports:
     """Who has which ports of the host: the app itself and those that are deployed with it (``own``), and the revisions
     of ``others``, by app, that are in force or on their way to be; of those that are deployed with it, what they will

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 from agent.controller.inventory import HealthReading
 from agent.plan.observed import Health
 from agent.spec.model import Probe, Probes
+from agent.values import frozen
 
 
 class Kind(StrEnum):
@@ -20,7 +21,7 @@ class Kind(StrEnum):
     STARTUP = "startup"
 
 
-@dataclass(frozen=True)
+@frozen
 class Streak:
     """How many results of a probe in a row were the same."""
 
@@ -28,7 +29,7 @@ class Streak:
     count: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class ProbeRecord:
     """Where a container stands. ``started``: the startup probe has passed, or there is none; ``ready``: the readiness
     probe says so, or there is none; ``served``: it was ready once; ``passed``: any probe has; ``failing``: the probe

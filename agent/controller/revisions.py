@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp
 from agent.spec.digest import canonical_digest
 from agent.spec.model import App
+from agent.values import frozen
 
 KIND = "revision"
 KEPT = 10
@@ -22,7 +23,7 @@ Find = Callable[[str], object | None]
 _NOT_NEEDED = ImageState("not needed", current=True)
 
 
-@dataclass(frozen=True)
+@frozen
 class AppRevision:
     """An app as it was wanted, with the image ids (by image key) of its services. ``number`` counts within the app;
     ``created`` and ``finished`` are epoch seconds; ``status`` is deploying, good, rolled-back or superseded."""

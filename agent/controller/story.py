@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from agent.telemetry.events import Event
+from agent.values import frozen
 
 STEPS_KEPT = 60
 _OF_DEPLOYS = "Deploy"
@@ -24,7 +25,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Subject:
     """What is asked about: an app, one of its services, or (``name`` and ``id``) one container of that. ``origin``:
     what is known of the container's spec when nothing is recorded of its start; ``created`` when that was."""
@@ -38,7 +39,7 @@ class Subject:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@frozen
 class Step:
     """One thing that led to the next. ``at`` is epoch seconds; ``kind``: revision, deploy, plan, start, health, exit,
     stop, drift, replacement, rollback, crash-loop, condition, event, now."""

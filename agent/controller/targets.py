@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.controller.lastgood import LastGood
 from agent.controller.port import AppFilesPort, RevisionPort
 from agent.errors import Problem
 from agent.plan.wants import DesiredApp
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Target:
     """What one app should be. ``desired`` None: nobody knows, so nothing is touched. ``invalid`` says why a newer
     version is not used, ``warnings`` what of the version that was read is hardly meant."""

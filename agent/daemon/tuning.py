@@ -21,3 +21,4 @@ def settle() -> None:
     """When all is loaded: what is there now stays, so that no collection looks at it again (30 ms each)."""
     gc.collect()
     gc.freeze()
+    gc.enable()

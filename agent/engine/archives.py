@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,12 +24,13 @@ from agent.oci.platform import compute_platform
 from agent.oci.reference import parse_reference
 from agent.runtime.imageview import open_merged
 from agent.store.layout import DataLayout
+from agent.values import frozen
 
 Chunks = Generator[bytes, None, None]
 Progress = Callable[[Any], None]
 
 
-@dataclass(frozen=True)
+@frozen
 class LoadOutcome:
     """An image that was loaded, and the names that its archive has for it and that it did not get."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from agent.runtime.bundle import BundleSpec, ProcessSpec
 from agent.runtime.cgroups import CgroupLimits
 from agent.runtime.defaults import NETWORK_SYSCTLS
 from agent.runtime.users import Identity
+from agent.values import frozen
 
 INIT_PROGRAM = Path("/usr/bin/tini-static")
 INIT_TARGET = "/dev/init"
 
 
-@dataclass(frozen=True)
+@frozen
 class Surroundings:
     """What was made or looked up for one container. ``mounts`` are its files of ours and its volumes."""
 

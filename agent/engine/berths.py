@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.engine.directories import ContainerDirectories
@@ -23,6 +22,7 @@ from agent.errors import HoldfastError
 from agent.runtime.bundle import DEFAULT_SHM_SIZE, render_standard
 from agent.runtime.protocol import CgroupPlan, ReserveRequest
 from agent.telemetry.logging import get_logger
+from agent.values import frozen
 
 log = get_logger("engine")
 COUNT = 2
@@ -31,7 +31,7 @@ _QUIET_SECONDS = 0.05
 _RETRY_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Berth:
     """A container that is not one yet. ``reserved``: the keeper holds an init for it."""
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from agent.builder.cache import CachedLayer
 from agent.engine.collector import ImageCollection
 from agent.engine.diskusage import measure_tree
 from agent.engine.parts import Parts
 from agent.oci.digest import parse_digest
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class CacheWish:
     """What may go: layers that no image has, with ``everything`` all layers and the caches of RUN
     --mount=type=cache too. Nothing that was used within ``min_age`` seconds; and of the rest the longest unused
@@ -29,7 +29,7 @@ class CacheWish:
     dry_run: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class CacheOutcome:
     """What went, or would: counts of layers and of cache mounts, and bytes."""
 
@@ -38,7 +38,7 @@ class CacheOutcome:
     freed: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class _Item:
     """A layer with the keys it is remembered by, or a cache mount with its name."""
 

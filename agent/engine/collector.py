@@ -21,6 +21,7 @@ from agent.image.collect import NEVER, Keep, PruneReport
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.telemetry.logging import get_logger
+from agent.values import frozen
 
 CHECK_SECONDS = 300.0
 MIN_AGE = 600.0
@@ -28,7 +29,7 @@ SHELTER_SECONDS = 3600.0
 URGENT_PERCENT = 10.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Watermarks:
     """How full the data root's file system may get: at ``high`` images go until it is below ``low`` (percent).
 
@@ -40,7 +41,7 @@ class Watermarks:
     min_age: float = MIN_AGE
 
 
-@dataclass(frozen=True)
+@frozen
 class PruneOutcome:
     """What was removed: images as id and names, counts of blobs and snapshots, ``freed`` bytes."""
 

@@ -10,7 +10,6 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.engine.cleanup import delete_tree
@@ -19,12 +18,13 @@ from agent.engine.model import ContainerRecord
 from agent.runtime.logreader import LogLine, LogReader
 from agent.store.layout import DataLayout
 from agent.telemetry.logging import get_logger
+from agent.values import frozen
 
 _REPLACED = "logs-replaced"
 _FILE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}\Z", re.ASCII)
 
 
-@dataclass(frozen=True)
+@frozen
 class LogRange:
     """What of a log is wanted, as ``LogReader.read`` takes it."""
 

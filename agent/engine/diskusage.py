@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from agent.values import frozen
 
 MAX_DEPTH = 200
 _BLOCK = 512
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
+@frozen
 class TreeSize:
     """Bytes allocated; ``whole`` is False when something could not be read or lies deeper than is looked at."""
 

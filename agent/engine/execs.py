@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agent.engine.model import ContainerRecord, ContainerState, ExecResult, ExitStatus
 from agent.errors import Conflict, HoldfastError
 from agent.runtime.client import KeeperClient
 from agent.runtime.protocol import ExecRequest, KeeperEvent
+from agent.values import frozen
 
 OUTPUT_LIMIT = 64 << 10
 _EARLY_LIMIT = 1024
 
 
-@dataclass(frozen=True)
+@frozen
 class ExecOptions:
     """How to run it. None takes the container's own value; ``env`` is added to the container's."""
 
@@ -34,7 +35,7 @@ class ExecOptions:
     columns: int = 80
 
 
-@dataclass(frozen=True)
+@frozen
 class ExecHandle:
     """A running exec. The descriptors are the caller's to close; with a terminal all three are the same pty."""
 

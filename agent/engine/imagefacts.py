@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.oci.descriptor import Descriptor
 from agent.oci.reference import parse_reference
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerFacts:
     """One layer: packed ``size`` and unpacked ``files`` in bytes, None when it is not unpacked."""
 
@@ -26,7 +26,7 @@ class LayerFacts:
     files: int | None
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageDetails:
     """A local image. Times are epoch seconds, but ``created``, which is as the image says.
 
@@ -49,7 +49,7 @@ class ImageDetails:
     containers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerStep:
     """One step of an image's history; ``size`` in bytes is 0 and ``digest`` empty when it made no layer."""
 
@@ -60,7 +60,7 @@ class LayerStep:
     digest: str
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageShare:
     """What one image takes on disk, in bytes of blobs and unpacked files: all of it, and what no other image needs.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.builder.builder import Builder
 from agent.engine.collector import ImageCollection, PruneOutcome
@@ -22,7 +21,6 @@ from agent.engine.imagefacts import (
 from agent.engine.model import BuildConfig, ImageRecord
 from agent.errors import Conflict, Waiting
 from agent.image.errors import ImageNotFound, InsufficientStorage
-from agent.image.pusher import PushReport
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.image.verify import Finding, VerifyProgress
@@ -30,12 +28,16 @@ from agent.oci.imageconfig import ImageConfig
 from agent.oci.reference import InvalidReference, parse_reference
 from agent.oci.source import parse_local_image
 from agent.telemetry.samples import StoreSample
+from agent.values import frozen
+
+if TYPE_CHECKING:
+    from agent.image.pusher import PushReport
 
 Progress = Callable[[Any], None]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@frozen
 class RemoveOutcome:
     """What the removal of an image did: the names it lost; and when it went, its id and the bytes that were freed."""
 

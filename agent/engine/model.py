@@ -6,12 +6,13 @@ Nothing here knows of YAML, services or plans: ``owner`` carries the caller's ow
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from types import MappingProxyType
 
 from agent.builder.order import BuildOrder
 from agent.builder.order import SecretSource as SecretSource
+from agent.values import frozen
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -36,7 +37,7 @@ class MountKind(StrEnum):
     TMPFS = "tmpfs"
 
 
-@dataclass(frozen=True)
+@frozen
 class MountConfig:
     """One mount. ``source`` is a host path (bind), a volume's name (volume) or empty (tmpfs)."""
 
@@ -53,7 +54,7 @@ class MountConfig:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class ResourceConfig:
     """Limits; None means none. ``cpus`` in cores, ``memory`` in bytes, ``shm_size`` in bytes."""
 
@@ -64,7 +65,7 @@ class ResourceConfig:
     ulimits: tuple[tuple[str, int, int], ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class SecurityConfig:
     """``seccomp`` is "default", "unconfined" or the JSON text of a profile in Docker's format."""
 
@@ -76,7 +77,7 @@ class SecurityConfig:
     sysctls: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
-@dataclass(frozen=True)
+@frozen
 class ProcessConfig:
     """What runs. None takes the image's value; an empty tuple clears it (Compose semantics)."""
 
@@ -92,7 +93,7 @@ class ProcessConfig:
     stop_grace: float = 10.0
 
 
-@dataclass(frozen=True)
+@frozen
 class NetworkAttachment:
     """One network a container joins, by the network's name, with the extra names it answers to there."""
 
@@ -100,7 +101,7 @@ class NetworkAttachment:
     aliases: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Owner:
     """Who asked for a container and why; the engine stores it and gives it back."""
 
@@ -112,7 +113,7 @@ class Owner:
     cause: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class ContainerConfig:
     """All that makes one container. ``image`` is an image id (``sha256:...``) that is already local."""
 
@@ -129,7 +130,7 @@ class ContainerConfig:
     owner: Owner | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class ExitStatus:
     """How a process ended: ``code`` 0-255 or None when unknown or killed by ``signal``. ``at`` is epoch seconds."""
 
@@ -139,7 +140,7 @@ class ExitStatus:
     at: float = 0.0
 
 
-@dataclass(frozen=True)
+@frozen
 class ContainerRecord:
     """What the engine knows of one container. Times are epoch seconds, 0 when not yet. ``trouble`` says what keeps a
     wedged one."""
@@ -161,7 +162,7 @@ class ContainerRecord:
         return self.config.name
 
 
-@dataclass(frozen=True)
+@frozen
 class ContainerEvent:
     """A fact about a container that the caller must learn of: ``kind`` is started, exited, oom, wedged or removed."""
 
@@ -171,7 +172,7 @@ class ContainerEvent:
     exit: ExitStatus | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Tampering:
     """What others have changed of a container's cgroups. ``lost``: the container is not in them any more, which cannot
     be put right."""
@@ -180,7 +181,7 @@ class Tampering:
     lost: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class ExecResult:
     """A finished one-shot exec: its exit and at most the first 64 KiB of its output."""
 
@@ -188,7 +189,7 @@ class ExecResult:
     output: bytes
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageRecord:
     """A local image: ``id`` is the digest of its config, ``digest`` that of its manifest."""
 
@@ -200,7 +201,7 @@ class ImageRecord:
     pulled: float = 0.0
 
 
-@dataclass(frozen=True)
+@frozen
 class ContainerStats:
     """One reading of a container's cgroups. Bytes and seconds; None where the kernel does not count it."""
 
@@ -215,7 +216,7 @@ class ContainerStats:
     network_sent_bytes: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class PublishedPort:
     """One host address and port, balanced over ``backends`` (container address, port). ``protocol``: tcp or udp."""
 

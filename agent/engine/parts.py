@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.builder.builder import Builder
 from agent.engine.collector import Watermarks
 from agent.image.store import ImageStore
@@ -13,10 +11,11 @@ from agent.runtime.client import KeeperClient
 from agent.runtime.seccomp import SeccompStore
 from agent.store.database import Database
 from agent.store.layout import DataLayout, RunLayout
+from agent.values import frozen
 from agent.volume.store import VolumeStore
 
 
-@dataclass(frozen=True)
+@frozen
 class Parts:
     """One of each; who made them closes them."""
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from agent.engine.model import ContainerConfig
 from agent.errors import Refused, Stalled
 from agent.oci.imageconfig import ImageConfig
+from agent.values import frozen
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RTMIN, _RTMAX = 34, 64
 
 
-@dataclass(frozen=True)
+@frozen
 class ResolvedProcess:
     """The process to run: arguments, environment without HOME, working directory, user text, stop signal."""
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from agent.engine.diskusage import TreeSize, measure_tree
 from agent.engine.imagefacts import ImageShare, compute_sizes
 from agent.engine.images import Images
 from agent.engine.model import ContainerRecord, ContainerState, MountKind
 from agent.engine.parts import Parts
+from agent.values import frozen
 
 _BUILD_DIRECTORIES = ("builds", "build-mounts")
 _ENDED = (ContainerState.EXITED, ContainerState.LOST)
 
 
-@dataclass(frozen=True)
+@frozen
 class KindUsage:
     """One kind of thing: how many there are, how many are needed or run, and bytes, also of those that are not.
 
@@ -30,7 +30,7 @@ class KindUsage:
     whole: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class VolumeUsage:
     """One named volume, its bytes, and the containers that mount it."""
 
@@ -40,7 +40,7 @@ class VolumeUsage:
     whole: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class FileSystem:
     """The data root's file system in bytes, how full it is and its watermarks in percent."""
 
@@ -51,7 +51,7 @@ class FileSystem:
     low: float
 
 
-@dataclass(frozen=True)
+@frozen
 class Usage:
     """Everything. ``build_cache`` is what builds alone keep; ``leftovers`` are files that no image names."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import Stalled
@@ -16,13 +15,14 @@ from agent.oci.imageconfig import ImageConfig, decode_image_config
 from agent.oci.manifest import MAX_LAYERS, Manifest, encode_manifest
 from agent.oci.platform import Platform, compute_rank
 from agent.oci.reference import InvalidReference, parse_reference
+from agent.values import frozen
 
 MANIFEST = "manifest.json"
 MAX_IMAGES = 256
 _HEADS = {b"\x1f\x8b": OCI_LAYER_GZIP, b"\x28\xb5": OCI_LAYER_ZSTD}
 
 
-@dataclass(frozen=True)
+@frozen
 class FoundImage:
     """An image of an archive. ``names`` are full references that the archive gives it; ``label`` is what
     a layout calls it."""

@@ -10,11 +10,11 @@ from contextlib import closing
 
 from agent.image.archive import check_platform
 from agent.image.budget import ImageBudget
-from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
+from agent.image.limits import UnpackLimits
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores, record_image
 from agent.image.records import ImageEntry

@@ -13,20 +13,20 @@ import posixpath
 import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from agent.errors import Refused
-from agent.image.config import UnpackLimits
 from agent.image.content import CHUNK, ContentStore
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch, HostileLayer
+from agent.image.limits import UnpackLimits
 from agent.image.tarreader import TarReader
 from agent.image.unpack import SPACE_CHECK, check_space
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.digest import Digest, digest_of_hex, render_shortened
 from agent.oci.document import MAX_DOCUMENT
+from agent.values import frozen
 
 MAX_MEMBERS = 20_000
 MAX_ENTRIES = 60_000
@@ -40,7 +40,7 @@ class InvalidArchive(Refused):
     reason = "InvalidArchive"
 
 
-@dataclass(frozen=True)
+@frozen
 class StoredBlob:
     """A file that is a blob of the content store now. ``head`` is its first bytes."""
 
@@ -62,7 +62,7 @@ class ArchiveFiles(Protocol):
         """Make the file a blob. Raises InvalidArchive, DigestMismatch when it is not ``expected``."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Member:
     path: Path
     digest: Digest

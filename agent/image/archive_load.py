@@ -10,16 +10,16 @@ import os
 import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import NotFound, Stalled, Waiting
 from agent.image.archive import MANIFEST, FoundImage, parse_name, read_docker_archive
 from agent.image.archive_bring import LocalBringer
 from agent.image.archive_files import ArchiveFiles, DirectoryFiles, InvalidArchive, TarFiles
-from agent.image.config import UnpackLimits
 from agent.image.content import CHUNK
 from agent.image.layout import LAYOUT, read_layout
+from agent.image.limits import UnpackLimits
 from agent.image.policy_gate import ARCHIVE
 from agent.image.progress import PullTracker
 from agent.image.puller import Stores
@@ -27,12 +27,13 @@ from agent.image.records import ImageEntry
 from agent.oci.digest import Digest
 from agent.oci.platform import compute_platform
 from agent.oci.source import LocalImage
+from agent.values import frozen
 
 Chunks = Generator[bytes, None, None]
 _NEITHER = {None: "neither oci-layout nor manifest.json", True: "no manifest.json", False: "no oci-layout"}
 
 
-@dataclass(frozen=True)
+@frozen
 class LoadedImage:
     """An image that was loaded, and the names that the archive has for it and that it did not get."""
 
@@ -40,7 +41,7 @@ class LoadedImage:
     offered: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Naming:
     """Which names loaded images get: all that the archive gives, or those of ``names``.
 

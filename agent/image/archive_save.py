@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from agent.image.content import ContentStore
@@ -19,13 +18,14 @@ from agent.oci.digest import Digest, hex_of
 from agent.oci.document import encode_document
 from agent.oci.manifest import Manifest
 from agent.oci.reference import parse_reference
+from agent.values import frozen
 
 Format = Literal["docker-archive", "oci"]
 FORMATS: tuple[Format, ...] = ("docker-archive", "oci")
 _DIRECTORIES = ("blobs", "blobs/sha256")
 
 
-@dataclass(frozen=True)
+@frozen
 class SavedImage:
     """An image to be saved: its OCI manifest, that manifest's descriptor, and the full names it is saved under."""
 

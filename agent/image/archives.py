@@ -16,13 +16,13 @@ from agent.image.archive_bring import LocalBringer
 from agent.image.archive_load import ArchiveLoader, LoadedImage, Naming, missing_source
 from agent.image.archive_save import Format, SavedImage, make_descriptor, stream_archive
 from agent.image.commit import Packer
-from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import HostileLayer, ImageNotFound, translated_storage_errors
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.layertar import LayerTar
 from agent.image.layout import INDEX
+from agent.image.limits import UnpackLimits
 from agent.image.policy_gate import ARCHIVE
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Stores

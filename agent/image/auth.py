@@ -16,6 +16,7 @@ from agent.image.errors import ImagePullFailed, RegistryUnauthorized
 from agent.image.origin import Origin, parse_origin
 from agent.image.transport import Transport
 from agent.oci.document import decode_document, take_text
+from agent.values import frozen
 
 MAX_TOKEN = 256 << 10
 MAX_LIFETIME = 1 << 31
@@ -26,7 +27,7 @@ _CHALLENGE = re.compile(
 _PARAMETER = re.compile(r'([a-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@frozen
 class Challenge:
     """One scheme a registry offers in WWW-Authenticate, with its parameters."""
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from agent.image.config import UnpackLimits
 from agent.image.errors import HostileLayer
-from agent.oci.descriptor import Descriptor
+from agent.image.limits import UnpackLimits
+
+if TYPE_CHECKING:
+    from agent.oci.descriptor import Descriptor
 
 
 class ImageBudget:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import Any
 
 from agent.image.errors import InvalidSignature
 from agent.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor, decode_descriptor
 from agent.oci.digest import Digest, hex_of, render_shortened
 from agent.oci.document import InvalidDocument, decode_document, take_object, take_objects, take_text
+from agent.values import frozen
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
@@ -29,7 +29,7 @@ _UNKNOWN_KINDS = ("", BUNDLE, "application/vnd.oci.empty.v1+json")
 """What a list of referrers may call a bundle: some registries take the config's type for the artifact's."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Envelope:
     """What a bundle says, and the ``signatures`` of ``signed``, which is what the keys are to have signed."""
 

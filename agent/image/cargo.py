@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.errors import Conflict, Stalled, Unsupported
 from agent.image.content import ContentStore
@@ -18,12 +18,13 @@ from agent.oci.imageconfig import decode_image_config
 from agent.oci.manifest import Index, encode_manifest
 from agent.oci.platform import Platform
 from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.values import frozen
 
 _UNKNOWN = Platform("unknown", "unknown")
 """What BuildKit writes for entries that are no images but say something of one: attestations."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Cargo:
     """``images`` go first; ``index`` lists them, if they go together. ``left_out`` entries of it do not go along."""
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.image.puller import Stores
 from agent.image.records import ImageEntry
 from agent.image.uses import Uses
 from agent.oci.digest import Digest
+from agent.values import frozen
 
 NEVER = float("inf")
 
 
-@dataclass(frozen=True)
+@frozen
 class PruneReport:
     """What was removed; ``freed`` in bytes of blobs and of snapshots' files."""
 
@@ -29,7 +29,7 @@ class PruneReport:
     freed: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Keep:
     """What has to stay: ``images`` by id; ``keys`` are digests, chain IDs and lower directories.
 

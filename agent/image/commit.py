@@ -7,22 +7,22 @@ import os
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import zstandard
 from isal import isal_zlib
 
-from agent.image.config import UnpackLimits
 from agent.image.content import ContentStore
 from agent.image.errors import translated_storage_errors
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.layertar import LayerTar
+from agent.image.limits import UnpackLimits
 from agent.image.snapshots import SnapshotStore
 from agent.oci.descriptor import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from agent.oci.digest import Digest, compute_chain_id, digest_of_hex
+from agent.values import frozen
 
 Compression = Literal["gzip", "portable", "zstd", "none"]
 """``portable`` is gzip by zlib, the same bytes on every processor; isa-l, four times as fast, does not promise that."""
@@ -30,7 +30,7 @@ _TYPES = {"gzip": OCI_LAYER_GZIP, "portable": OCI_LAYER_GZIP, "zstd": OCI_LAYER_
 _GZIP_WINDOW = 31
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerBlob:
     """A layer in the store: its blob, the diff ID of its plain tar, and the chain it ends (with what is below)."""
 

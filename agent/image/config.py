@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from agent.image.limits import UnpackLimits
 from agent.image.proxies import NO_PROXIES, Proxies
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
-class UnpackLimits:
-    """Bounds on one layer. A layer over any of them is refused (sizes in bytes).
-
-    ``ratio`` bounds unpacked to packed size once more than ``ratio_floor`` bytes came out, of a whole image once more
-    than ``image_floor`` did: deflate reaches 1032, what people ship stays below 100. ``reserve`` stays free on the
-    disk, or 2 % of it when that is less, and 2 % of its inodes.
-    """
-
-    layer_bytes: int = 64 << 30
-    ratio: int = 200
-    ratio_floor: int = 1 << 30
-    image_floor: int = 16 << 30
-    entries: int = 600_000
-    reserve: int = 64 << 20
-
-
-@dataclass(frozen=True)
+@frozen
 class RegistryConfig:
     """How registries are talked to. Times in seconds.
 

@@ -11,8 +11,8 @@ from typing import IO, cast
 import zstandard
 from isal import igzip_lib
 
-from agent.image.config import UnpackLimits
 from agent.image.errors import HostileLayer
+from agent.image.limits import UnpackLimits
 
 OUTPUT = 120 << 10
 MAX_ZSTD_WINDOW = 16 << 20

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from agent.errors import Stalled
 from agent.oci.document import Document, InvalidDocument, decode_document, take_object, take_text, take_text_map
 from agent.oci.reference import DEFAULT_REGISTRY
 from agent.store.atomic import write_atomic
+from agent.values import frozen
 
 MAX_CONFIG = 1 << 20
 HUB_KEY = "https://index.docker.io/v1/"
 _WHOLE_REGISTRY_PATHS = {"", "v1", "v2"}
 
 
-@dataclass(frozen=True)
+@frozen
 class DockerConfig:
     """What a config.json says. ``auths`` and ``helpers`` are keyed as it writes them."""
 

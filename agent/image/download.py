@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 from agent.errors import HoldfastError, Waiting
 from agent.image.config import RegistryConfig
@@ -12,9 +13,11 @@ from agent.image.content import CHUNK, ContentStore
 from agent.image.errors import DigestMismatch, ImagePullFailed, InsufficientStorage, translated_storage_errors
 from agent.image.pace import Pace
 from agent.image.progress import LayerMeter
-from agent.image.registry import RegistryClient
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import digest_of_hex
+
+if TYPE_CHECKING:
+    from agent.image.registry import RegistryClient
 
 
 class BlobDownload:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from agent.errors import Stalled
 from agent.image.origin import Origin, parse_origin
 from agent.image.proxies import Proxy
 from agent.oci.reference import DEFAULT_REGISTRY, InvalidReference, Reference, parse_reference
+from agent.values import frozen
 
 DOCKER_HUB = "registry-1.docker.io"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True)
+@frozen
 class Rewrite:
     """A repository that ``pattern`` is found in is called by ``replacement`` (with ``$1``) where it is kept."""
 
@@ -34,7 +35,7 @@ class Rewrite:
         return found if count else None
 
 
-@dataclass(frozen=True)
+@frozen
 class Mirror:
     """A copy of a registry. ``url`` is what stands before ``/v2/``; ``tags``: it also says what tags mean."""
 
@@ -43,7 +44,7 @@ class Mirror:
     rewrite: tuple[Rewrite, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class HostSettings:
     """What the registries file says of one registry or mirror. Empty and None: nothing.
 
@@ -68,7 +69,7 @@ class HostSettings:
 NOTHING = HostSettings()
 
 
-@dataclass(frozen=True)
+@frozen
 class Registries:
     """The registries file. ``hosts`` is keyed as references write a registry: ``docker.io``, ``host:port``."""
 
@@ -103,7 +104,7 @@ def _origins_of(registry: str, settings: HostSettings) -> tuple[Origin, ...]:
     return (*named, parse_origin(settings.url)) if settings.url else tuple(named)
 
 
-@dataclass(frozen=True)
+@frozen
 class Endpoint:
     """One place to ask. ``registry`` says whose credentials it gets; ``repository`` is its own name for it.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import Refused
@@ -16,13 +15,14 @@ from agent.image.records import ImageEntry
 from agent.image.snapshots import Records
 from agent.oci.manifest import Index, decode_manifest
 from agent.oci.reference import Reference
+from agent.values import frozen
 
 KIND = "image_index"
 MAX_INDEX = 256 << 10
 """Longer ones are not kept; then a new one is made for a push."""
 
 
-@dataclass(frozen=True)
+@frozen
 class StoredIndex:
     """An index: its bytes, its media type, and what it says."""
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.image.channel import Channel, ChannelBroken
-from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch, translated_storage_errors
+from agent.image.limits import UnpackLimits
 from agent.image.unpack import Unpacker
 from agent.oci.digest import Digest, digest_of_hex
 

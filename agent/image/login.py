@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from urllib.parse import urljoin
 
 from agent.errors import HoldfastError, Refused
@@ -20,9 +19,10 @@ from agent.image.session import RegistrySession, Surroundings
 from agent.image.transport import Transport
 from agent.oci.digest import render_shortened
 from agent.oci.reference import DEFAULT_REGISTRY, InvalidReference, Reference, parse_reference
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Login:
     """What is to be kept: an identity token instead of the password where the registry gives one.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from agent.errors import Refused
 from agent.oci.digest import render_shortened
+from agent.values import frozen
 
 _PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True)
+@frozen
 class Origin:
     """Scheme, host and port: what an Authorization header belongs to."""
 

@@ -20,7 +20,6 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -30,6 +29,7 @@ import yaml
 from agent.errors import InvalidSpec, Problem, Refused
 from agent.image.signature import PublicKey, load_public_key
 from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.values import frozen
 
 MAX_FILE = 1 << 20
 MAX_KEY = 64 << 10
@@ -39,7 +39,7 @@ _LOCAL = ("oci:", "docker-archive:", "dir:", "archive:")
 _RULE_KEYS = frozenset({"match", "policy", "keys", "signers", "identity", "bundles"})
 
 
-@dataclass(frozen=True)
+@frozen
 class Rule:
     """One rule. ``place`` is ``file:line``; ``signers`` of ``keys`` have to have signed for ``identity``.
 
@@ -59,7 +59,7 @@ class Rule:
         return _compile(self.match).fullmatch(subject) is not None
 
 
-@dataclass(frozen=True)
+@frozen
 class Policy:
     """All rules; the last one is the default."""
 

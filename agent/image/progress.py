@@ -6,12 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.image.errors import PullCancelled
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest
+from agent.values import frozen
 
 WINDOW = 5.0
 """Seconds over which rates are measured."""
@@ -26,7 +26,7 @@ class LayerState(StrEnum):
     PRESENT = "present"
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerProgress:
     """One layer: its packed size and how much of it is done in bytes, bytes a second, seconds left if known."""
 
@@ -38,7 +38,7 @@ class LayerProgress:
     eta: float | None
 
 
-@dataclass(frozen=True)
+@frozen
 class PullProgress:
     """One report. ``phase`` is resolving, pulling, pushing or done; ``rate`` is bytes a second of late, ``eta`` the
     seconds left at that rate, None when nobody can tell.

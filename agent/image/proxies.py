@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import unquote, urlsplit
 
 from agent.errors import Refused
 from agent.image.origin import Origin, is_loopback
+from agent.values import frozen
 
 _PORTS = {"http": 80, "https": 443}
 _FORM = (
@@ -21,7 +22,7 @@ _FORM = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Proxy:
     """A proxy. ``url`` is ``scheme://host:port``, or empty for none at all; ``user`` is ``name:password``."""
 
@@ -43,7 +44,7 @@ DIRECT = Proxy("")
 """Said of a host that no proxy leads to, whatever the environment says."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Proxies:
     """What the environment says: proxies for http and https URLs, and the hosts that are ``exempt`` (NO_PROXY)."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from agent.errors import Refused, Stalled, Waiting
@@ -20,11 +20,11 @@ from agent.image.flight import Flights, Leases
 from agent.image.implied import adopt_attributes
 from agent.image.indexes import IndexRecords
 from agent.image.layer import Pipeline
+from agent.image.opening import open_registry
 from agent.image.platforms import host_platform, is_made_for, platform_of
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
-from agent.image.registry import RegistryClient
 from agent.image.snapshots import SnapshotStore, compute_chain_names
 from agent.image.unpack import check_space
 from agent.image.unpackers import Unpackers
@@ -35,12 +35,13 @@ from agent.oci.imageconfig import ImageConfig, decode_image_config
 from agent.oci.manifest import Index, Manifest, decode_manifest, encode_manifest, select_manifest
 from agent.oci.platform import Platform
 from agent.oci.reference import Reference
+from agent.values import frozen
 
 REPORT_INTERVAL = 0.25
 MAX_INDEX_DEPTH = 2
 
 
-@dataclass(frozen=True)
+@frozen
 class Stores:
     """Where a pull puts what it gets, and how it keeps out of other pulls' way. ``unpacked`` are the blobs that were
     unpacked, each with the chain that came out."""
@@ -55,7 +56,7 @@ class Stores:
     unpacked: set[tuple[Digest, Digest]] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
+@frozen
 class WantedLayer:
     """One layer of an image: its packed blob, the digest of what is in it, its chain ID, and its progress."""
 
@@ -65,7 +66,7 @@ class WantedLayer:
     meter: LayerMeter
 
 
-@dataclass(frozen=True)
+@frozen
 class ResolvedImage:
     """An image of which everything but its layers is known and verified."""
 
@@ -130,7 +131,7 @@ class Pull:
         self._reference = reference
         self._platform = platform or host_platform()
         self._tracker = tracker
-        self._client = RegistryClient(reference, config, tracker)
+        self._client = open_registry(reference, config, tracker)
         self._budget: ImageBudget | None = None
         self._unpackers = Unpackers(config.limits, config.apart_from)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 
 from agent.errors import Stalled
 from agent.image.apart import run_apart
@@ -22,9 +21,10 @@ from agent.oci.digest import Digest, compute_digest
 from agent.oci.document import decode_document, take_text
 from agent.oci.manifest import Manifest, decode_manifest
 from agent.oci.reference import Reference, parse_reference
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class PushReport:
     """What a push did. ``digest`` names the manifest or index in the registry; the counts are of layers.
 
@@ -41,7 +41,7 @@ class PushReport:
     left_out: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class _Document:
     """A manifest or index: its bytes, its media type, and the tag or digest that it is put under."""
 

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from agent.errors import Conflict, HoldfastError, Refused
@@ -18,12 +18,13 @@ from agent.oci.digest import Digest, compute_chain_ids, parse_digest, render_sho
 from agent.oci.imageconfig import decode_image_config
 from agent.oci.manifest import Index, Manifest, decode_manifest
 from agent.oci.reference import InvalidReference, parse_reference
+from agent.values import frozen
 
 KIND = "image"
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})\Z", re.ASCII)
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageEntry:
     """A local image. ``id`` is its config's digest, ``digest`` its manifest's as the registry has it.
 

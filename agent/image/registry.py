@@ -10,7 +10,6 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 from urllib.parse import urljoin
@@ -32,6 +31,7 @@ from agent.oci.document import MAX_DOCUMENT, InvalidDocument
 from agent.oci.manifest import refuse_schema_1
 from agent.oci.reference import Reference
 from agent.telemetry.logging import get_logger
+from agent.values import frozen
 
 ACCEPT = ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))
 PATIENCE = 60.0
@@ -45,7 +45,7 @@ MAX_PAGES = 8
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@frozen
 class BlobStream:
     """A download under way; ``start`` is the offset in the blob of its first byte."""
 

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 
 import urllib3
@@ -24,6 +24,7 @@ from agent.image.progress import PullTracker
 from agent.image.transport import REDIRECTS, Body, Transport
 from agent.oci.digest import render_shortened
 from agent.oci.reference import Reference
+from agent.values import frozen
 
 MAX_ERROR = 16 << 10
 MAX_RETRY_AFTER = 3600.0
@@ -34,7 +35,7 @@ _GOOD = frozenset({200, 206})
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """What is asked of a registry. ``path`` is below ``/v2/REPOSITORY/``, or a whole URL that the registry gave.
 
@@ -50,7 +51,7 @@ class Request:
     extra_scopes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Surroundings:
     """What the sessions of one pull or push share. ``actions``: ``pull`` or ``pull,push``."""
 

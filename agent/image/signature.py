@@ -15,7 +15,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agent.errors import Refused
 from agent.image.errors import InvalidSignature
@@ -23,6 +23,7 @@ from agent.oci.descriptor import OCI_MANIFEST, Descriptor, decode_descriptor
 from agent.oci.digest import Digest, hex_of, render_shortened
 from agent.oci.document import InvalidDocument, decode_document, take_object, take_objects, take_text
 from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.values import frozen
 
 PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 ANNOTATION = "dev.cosignproject.cosign/signature"
@@ -34,7 +35,7 @@ MIN_RSA_BITS = 2048
 _CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 
 
-@dataclass(frozen=True)
+@frozen
 class PublicKey:
     """A key that signatures are checked with. ``fingerprint`` is the SHA-256 of its DER form in hex."""
 
@@ -44,7 +45,7 @@ class PublicKey:
     """Whether this key made the signature (first) of the payload (second)."""
 
 
-@dataclass(frozen=True)
+@frozen
 class StoredSignature:
     """One signature of a signature manifest, and where the payload is that it signs."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from agent.image.bundle import check_statement, decode_artifact, decode_bundle, decode_referrers
 from agent.image.config import RegistryConfig
 from agent.image.errors import ImageNotFound, InvalidSignature
+from agent.image.opening import open_registry
 from agent.image.progress import PullTracker
-from agent.image.registry import RegistryClient
 from agent.image.signature import (
     MAX_PAYLOAD,
     MAX_SIGNATURES,
@@ -23,6 +24,9 @@ from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest
 from agent.oci.document import InvalidDocument
 from agent.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from agent.image.registry import RegistryClient
 
 
 class SignatureSource:
@@ -43,7 +47,7 @@ class SignatureSource:
         """
         found: set[str] = set()
         beside = Reference(self._reference.registry, self._reference.repository, render_signature_tag(digest))
-        client = RegistryClient(beside, self._config, self._tracker)
+        client = open_registry(beside, self._config, self._tracker)
         with closing(client.transport):
             for stored in self._stored(client):
                 try:
@@ -58,7 +62,7 @@ class SignatureSource:
         Other than ``find_signers`` that says nothing of the image's repository. Raises as that does.
         """
         found: set[str] = set()
-        client = RegistryClient(self._reference.with_digest(digest), self._config, self._tracker)
+        client = open_registry(self._reference.with_digest(digest), self._config, self._tracker)
         with closing(client.transport):
             for position, descriptor in enumerate(self._referrers(client, digest)):
                 if position == MAX_SIGNATURES:

@@ -14,7 +14,6 @@ import os
 import secrets
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ from agent.kernel.placement import spread_children
 from agent.kernel.removal import discard_tree, remove_tree
 from agent.oci.digest import Digest, parse_digest
 from agent.store.atomic import write_atomic
+from agent.values import frozen
 
 EMPTY_CHAIN = "empty"
 KIND = "snapshot"
@@ -44,7 +44,7 @@ class Records(Protocol):
         """Remove documents."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Snapshot:
     """One unpacked layer: its number, the chain it ends, and the bytes of its files."""
 

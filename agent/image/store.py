@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.errors import HoldfastError, InvalidSpec, Stalled, Unsupported, Waiting
 from agent.image.archives import ImageArchives
@@ -24,7 +25,6 @@ from agent.image.policy import PolicyFile
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Pull, Stores
-from agent.image.pusher import Push, PushReport
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.snapshots import Records, SnapshotStore, compute_chain_names
 from agent.image.uses import Uses
@@ -36,6 +36,9 @@ from agent.oci.manifest import Manifest, decode_manifest, encode_manifest
 from agent.oci.platform import Platform
 from agent.oci.reference import InvalidReference, Reference, parse_reference
 from agent.store.layout import DataLayout
+
+if TYPE_CHECKING:
+    from agent.image.pusher import PushReport
 
 POLICIES = ("always", "missing", "never")
 MAX_CONFIGS = 64
@@ -145,6 +148,8 @@ class ImageStore:
         cargo, goal = self._cargo.find(image, target, all_platforms=all_platforms)
         tracker = PullTracker(goal.familiar(), progress, cancel, "push")
         with translated_storage_errors():
+            from agent.image.pusher import Push  # with all that only a push needs
+
             return Push(self._stores, self._config, cargo, goal, tracker).run()
 
     def _find_platform(self, reference: Reference, platform: Platform) -> ImageEntry | None:

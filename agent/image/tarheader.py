@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from agent.image.errors import HostileLayer
@@ -24,7 +23,6 @@ _GNU_SPARSE = struct.Struct("12s12s")
 ZERO = bytes(BLOCK)
 
 
-@dataclass(slots=True)
 class TarEntry:
     """One member. ``kind`` is the type flag; ``size`` counts bytes in the archive, ``real_size`` those of the file.
 
@@ -32,18 +30,30 @@ class TarEntry:
     a device node's major and minor number.
     """
 
-    kind: bytes
-    name: bytes
-    link: bytes
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    real_size: int = 0
-    xattrs: dict[str, bytes] = field(default_factory=dict)
-    sparse: list[tuple[int, int]] | None = None
-    device: tuple[int, int] = (0, 0)
+    __slots__ = (
+        "device",
+        "gid",
+        "kind",
+        "link",
+        "mode",
+        "mtime",
+        "name",
+        "real_size",
+        "size",
+        "sparse",
+        "uid",
+        "xattrs",
+    )
+
+    def __init__(self, kind: bytes, name: bytes, link: bytes) -> None:
+        self.kind = kind
+        self.name = name
+        self.link = link
+        self.mode = self.uid = self.gid = 0
+        self.size = self.real_size = self.mtime = 0
+        self.xattrs: dict[str, bytes] = {}
+        self.sparse: list[tuple[int, int]] | None = None
+        self.device = (0, 0)
 
 
 def parse_header(block: bytes) -> TarEntry:
@@ -55,22 +65,15 @@ def parse_header(block: bytes) -> TarEntry:
         name = _text(fields[15]) + b"/" + name
     if kind == b"\0":
         kind = b"5" if name.endswith(b"/") else b"0"
-    size = parse_number(fields[4], MAX_SIZE)
-    device = (0, 0)
+    entry = TarEntry(kind, name, _text(fields[8]))
+    entry.mode = parse_number(fields[1], 1 << 32) & 0o7777
+    entry.uid = parse_number(fields[2], MAX_ID)
+    entry.gid = parse_number(fields[3], MAX_ID)
+    entry.size = entry.real_size = parse_number(fields[4], MAX_SIZE)
+    entry.mtime = parse_number(fields[5], MAX_TIME, signed=True) * 1_000_000_000
     if kind in DEVICES:
-        device = parse_number(fields[13], MAX_MAJOR), parse_number(fields[14], MAX_MINOR)
-    return TarEntry(
-        kind,
-        name,
-        _text(fields[8]),
-        parse_number(fields[1], 1 << 32) & 0o7777,
-        parse_number(fields[2], MAX_ID),
-        parse_number(fields[3], MAX_ID),
-        size,
-        parse_number(fields[5], MAX_TIME, signed=True) * 1_000_000_000,
-        size,
-        device=device,
-    )
+        entry.device = parse_number(fields[13], MAX_MAJOR), parse_number(fields[14], MAX_MINOR)
+    return entry
 
 
 def _check_sum(block: bytes, field: bytes) -> None:

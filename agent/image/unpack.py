@@ -13,8 +13,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.image.config import UnpackLimits
 from agent.image.errors import HostileLayer, InsufficientStorage
+from agent.image.limits import UnpackLimits
 from agent.image.rooted import OPAQUE, RootedTree, is_whiteout, render_path
 from agent.image.tarheader import TarEntry
 from agent.image.tarreader import TarReader

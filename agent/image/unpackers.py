@@ -11,11 +11,9 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import closing, suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from agent.errors import HoldfastError
-from agent.image.config import UnpackLimits
 from agent.image.errors import (
     DigestMismatch,
     HostileLayer,
@@ -25,6 +23,7 @@ from agent.image.errors import (
     translated_storage_errors,
 )
 from agent.image.layer import Budget, LayerPipeline, Pipeline, check_diff_id
+from agent.image.limits import UnpackLimits
 from agent.image.unpackwire import MAX_ANSWER, Disconnected, Kind, receive, send
 from agent.oci.digest import Digest, parse_digest
 
@@ -123,7 +122,7 @@ class _PipelineApart:
 
     def __init__(self, owner: Unpackers, root: Path, limits: UnpackLimits, budget: Budget | None) -> None:
         self._owner = owner
-        self._job = {"root": str(root), "limits": asdict(limits)}
+        self._job = {"root": str(root), "limits": limits._asdict()}
         self._budget = budget
         self.size = 0
         self.implied: frozenset[bytes] = frozenset()

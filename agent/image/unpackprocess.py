@@ -11,8 +11,8 @@ import socket
 from pathlib import Path
 
 from agent.errors import HoldfastError
-from agent.image.config import UnpackLimits
 from agent.image.layer import LayerPipeline
+from agent.image.limits import UnpackLimits
 from agent.image.unpackwire import MAX_DATA, Disconnected, Kind, receive, receive_data, send
 
 _COUNTED = 4 << 20

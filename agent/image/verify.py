@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from agent.errors import HoldfastError, Waiting
 from agent.image.compare import compare_trees
-from agent.image.config import UnpackLimits
 from agent.image.content import CHUNK
 from agent.image.errors import (
     DigestMismatch,
@@ -25,6 +24,7 @@ from agent.image.errors import (
 )
 from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
+from agent.image.limits import UnpackLimits
 from agent.image.puller import Stores
 from agent.image.records import ImageEntry
 from agent.image.snapshots import EMPTY_CHAIN, compute_chain_names
@@ -33,11 +33,12 @@ from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
 from agent.oci.imageconfig import decode_image_config
 from agent.oci.manifest import Manifest, decode_manifest
 from agent.oci.reference import parse_reference
+from agent.values import frozen
 
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
+@frozen
 class Finding:
     """One thing that was wrong. ``kind`` is blob, snapshot or image; ``key`` its digest, chain ID or id.
 
@@ -53,7 +54,7 @@ class Finding:
     advice: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class VerifyProgress:
     """How far it is, in blobs and snapshots, and what is being looked at."""
 
@@ -62,7 +63,7 @@ class VerifyProgress:
     subject: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Means:
     """What the verification is given: ``repull`` fetches an image again by its digest and raises what a pull raises;
     ``in_use`` gives the ids of the images that containers use, ``progress`` is told of every step."""
@@ -75,7 +76,7 @@ class Means:
     repair: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class _Layer:
     """A layer of an image: its blob, diff ID and chain, and the chains below it, bottom first."""
 

@@ -10,7 +10,8 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from agent.values import frozen
 
 ROUTE, NETFILTER = 0, 12
 REQUEST, MULTI, ACK, DUMP_INTERRUPTED = 0x1, 0x2, 0x4, 0x10
@@ -30,7 +31,7 @@ _DUMP_ATTEMPTS = 8
 _PATIENCE_SECONDS = 30
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """One message to send; ``purpose`` says in an error what was attempted ("create link hf1")."""
 
@@ -40,7 +41,7 @@ class Request:
     flags: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Message:
     """One message received; ``port`` is the sender's netlink port id (0: the kernel)."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import dataclass
 
 from agent.kernel.netlink import (
     CREATE,
@@ -24,6 +23,7 @@ from agent.kernel.netlink import (
     encode_nested,
     encode_number,
 )
+from agent.values import frozen
 
 NEW_LINK, DELETE_LINK, GET_LINK = 16, 17, 18
 NEW_ADDRESS, GET_ADDRESS = 20, 22
@@ -47,7 +47,7 @@ _FRA_FROM, _FRA_IN, _FRA_PRIORITY, _FRA_MARK, _FRA_TABLE, _FRA_MASK = 2, 3, 6, 1
 _TO_TABLE = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Link:
     """A network interface. ``master`` is the index of the bridge it is a port of, 0 for none."""
 
@@ -60,7 +60,7 @@ class Link:
     alias: str
 
 
-@dataclass(frozen=True)
+@frozen
 class VethPair:
     """A pair of interfaces: ``name`` here as a port of ``bridge``, ``peer`` in the namespace behind ``netns`` (fd)."""
 
@@ -72,7 +72,7 @@ class VethPair:
     mtu: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Route:
     """A route to ``network``/``prefix``. ``index`` of the interface, 0 for none; ``source`` is preferred."""
 
@@ -87,7 +87,7 @@ class Route:
     source: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Rule:
     """A policy routing rule to ``table``, for packets with ``mark``, from interface ``incoming`` or from ``source``."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from agent.kernel.netlink import (
     DONE,
@@ -21,6 +20,7 @@ from agent.kernel.netlink import (
     split_messages,
 )
 from agent.kernel.netns import call_in_namespace
+from agent.values import frozen
 
 SOCK_DIAG = 4
 MOST_SOCKETS = 20_000
@@ -38,7 +38,7 @@ _RECEIVE_BYTES = 1 << 16
 _PATIENCE_SECONDS = 5
 
 
-@dataclass(frozen=True)
+@frozen
 class Inbound:
     """Whether anything listens, and how many connections to where it listens may still have something to say. Counted
     to ``MOST_SOCKETS``."""

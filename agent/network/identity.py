@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from ipaddress import IPv4Address
+
+from agent.values import frozen
 
 PROTOCOL = 72
 ADMITTED_MARK = 0x2000
@@ -12,7 +13,7 @@ MARKED_PRIORITY, LOCAL_PRIORITY = 30800, 30801
 _TABLES = 0x48000000
 
 
-@dataclass(frozen=True)
+@frozen
 class Identity:
     """Names derived from the instance. Interface names have at most 15 characters.
 

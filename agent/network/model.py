@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.errors import Conflict, Stalled, Waiting
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class NetworkInfo:
     """One network of this agent. ``gateway`` is the host's address on ``bridge``, where the name server listens too."""
 
@@ -27,7 +28,7 @@ class NetworkInfo:
         return IPv4Network(self.subnet).prefixlen
 
 
-@dataclass(frozen=True)
+@frozen
 class Sandbox:
     """A container's network. The first network with a way out is ``eth0``'s, or the first if none has one.
 

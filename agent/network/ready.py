@@ -12,18 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from agent.errors import HoldfastError
 from agent.network.sandboxes import Namespace
 from agent.telemetry.logging import get_logger
+from agent.values import frozen
 
 log = get_logger("network")
 PER_NETWORK, IN_ALL = 3, 48
 _QUIET_SECONDS = 0.05
 
 
-@dataclass(frozen=True)
+@frozen
 class Ready:
     """A sandbox that waits for its container, with its address in the network."""
 

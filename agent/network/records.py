@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 
 from agent.network.model import NetworkInfo, Port
 from agent.store.database import Database
+from agent.values import frozen
 
 _NETWORK, _SANDBOX, _PORTS, _NAMES, _HOST = "network", "sandbox", "published", "service_names", "network_host"
 _ONLY = "all"
 
 
-@dataclass(frozen=True)
+@frozen
 class SandboxRecord:
     """A container's place in its networks, in the order of its interfaces (eth0 first)."""
 
@@ -23,7 +24,7 @@ class SandboxRecord:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class HostRecord:
     """What was changed on the host itself: the links that did not forward to each other before."""
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.network.nameserver.upstreams import parse_servers
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class ResolvConf:
     """``servers`` are IPv4 addresses (others are not reachable from here), ``search`` domains, ``options`` verbatim."""
 

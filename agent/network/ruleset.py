@@ -14,17 +14,17 @@ comes into force follows the old rules, whose sets are empty already; the second
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from agent.network.identity import ADMITTED_MARK
 from agent.network.model import NetworkInfo, Port
 from agent.network.nameserver.message import DNS_PORT
 from agent.network.table import Elements, Table
+from agent.values import frozen
 
 _FIRST, _AGAIN = -100, -99
 
 
-@dataclass(frozen=True)
+@frozen
 class TableState:
     """Everything the table follows from. ``closed`` are the links that must not forward to each other."""
 

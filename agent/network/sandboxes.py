@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 
 from agent.kernel.netlink import ROUTE, NetlinkSocket
 from agent.kernel.netlink_route import (
@@ -27,11 +26,12 @@ from agent.network.addresses import compute_mac
 from agent.network.identity import Identity
 from agent.network.model import NetworkInfo
 from agent.network.sysctl import disable_ipv6
+from agent.values import frozen
 
 _SOURCE_RULES = 1000
 
 
-@dataclass(frozen=True)
+@frozen
 class Place:
     """A network as the kernel has it: the index of its bridge and its MTU."""
 
@@ -40,7 +40,7 @@ class Place:
     mtu: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Plug:
     """One interface to make: eth<``number``> with ``address`` in ``place``; ``default``: the way out of the sandbox."""
 

@@ -7,12 +7,13 @@ under way never meet a moment in which they are not there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from agent.values import frozen
 
 _HOOKED = "type "
 
 
-@dataclass(frozen=True)
+@frozen
 class Elements:
     """A named ``set`` or ``map`` of a type; elements of a map are written ``KEY : VALUE``."""
 
@@ -27,7 +28,7 @@ class Elements:
         return self.kind, self.type, self.flags
 
 
-@dataclass(frozen=True)
+@frozen
 class Table:
     """A table of family ip. A chain is its rules in order; that of a hook begins with where it is hooked in."""
 

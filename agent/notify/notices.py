@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from agent.spec.model import NotifyTarget
 from agent.telemetry.events import Event
+from agent.values import frozen
 
 NTFY_LIMIT = 3500
 _TOLD_OTHERWISE = frozenset({"RolledBack", "CrashLoop"})
@@ -31,7 +32,7 @@ _TAGS = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Notice:
     """One thing to be told. ``kind`` is one of ``spec.model.NOTICES``, ``reason`` a PascalCase word, ``at`` epoch
     seconds; ``id`` is the same for every attempt and receiver."""

@@ -6,7 +6,6 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from agent.errors import HoldfastError
@@ -17,13 +16,14 @@ from agent.notify.settings import NotifyFile
 from agent.spec.model import NotifyTarget
 from agent.telemetry.events import QUEUE_LIMIT, EventLog
 from agent.telemetry.logging import get_logger
+from agent.values import frozen
 
 PATIENCE_SECONDS = 30.0
 OLDEST_SECONDS = 3600.0
 DISK_RETRY = 5.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Receiver:
     """A target and whose it is: an app's, or (``app`` empty) the agent's own."""
 

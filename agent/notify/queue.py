@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from agent.notify.notices import TROUBLES, Notice
+from agent.values import frozen
 
 NOTICE_KIND, MARK_KIND, STATE_KIND = "notice", "notice_mark", "notice_state"
 QUEUE_LIMIT = 256
@@ -38,7 +39,7 @@ class Store(Protocol):
         """Remove documents."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Entry:
     """One notice for one receiver. ``due`` and ``added`` are epoch seconds."""
 
@@ -50,7 +51,7 @@ class Entry:
     due: float = 0.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Mark:
     """That a receiver was told: when (epoch seconds), of which app, and what kind of notice it was."""
 

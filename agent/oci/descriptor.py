@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +11,7 @@ from agent.errors import Unsupported
 from agent.oci.digest import Digest, parse_digest, render_shortened
 from agent.oci.document import InvalidDocument, take_object, take_size, take_text, take_text_map
 from agent.oci.platform import Platform, decode_platform, encode_platform
+from agent.values import frozen
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -34,7 +35,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@frozen
 class Descriptor:
     """What content is (``media_type``), its digest and its exact ``size`` in bytes.
 

@@ -7,10 +7,10 @@ a helper program or a local file is refused here, before git sees it (attack row
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from agent.errors import Refused
 from agent.oci.digest import render_shortened
+from agent.values import frozen
 
 MAX_LENGTH = 2048
 _SCHEMES = ("https", "http", "git", "ssh")
@@ -29,7 +29,7 @@ class InvalidGitReference(Refused):
     reason = "InvalidGitReference"
 
 
-@dataclass(frozen=True)
+@frozen
 class GitReference:
     """``remote`` as git takes it, ``ref`` a branch, tag or commit (empty: the default branch), ``subdir`` without
     leading slash (empty: the top)."""

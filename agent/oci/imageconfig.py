@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,7 @@ from agent.oci.document import (
 )
 from agent.oci.manifest import MAX_LAYERS
 from agent.oci.platform import decode_platform
+from agent.values import frozen
 
 MAX_HISTORY = 4096
 _HEALTH_NUMBERS = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
@@ -33,7 +34,7 @@ _NO_CACHE: Mapping[str, int] = MappingProxyType({})
 _STEP_KEY = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
 
-@dataclass(frozen=True)
+@frozen
 class HistoryEntry:
     """How one layer came to be; ``empty`` entries changed only the config. ``created`` is RFC 3339 or empty."""
 
@@ -44,7 +45,7 @@ class HistoryEntry:
     empty: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageConfig:
     """What the image says of itself. Labels and all else here are data of the image's maker, never trusted.
 

@@ -7,7 +7,7 @@ Content-Type or the descriptor), the document must agree with it, and must not h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
@@ -36,12 +36,13 @@ from agent.oci.document import (
     take_text_map,
 )
 from agent.oci.platform import Platform, compute_rank
+from agent.values import frozen
 
 MAX_LAYERS = 512
 MAX_MANIFESTS = 4096
 
 
-@dataclass(frozen=True)
+@frozen
 class Manifest:
     """One image for one platform: its config and its layers, bottom first."""
 
@@ -51,7 +52,7 @@ class Manifest:
     annotations: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
-@dataclass(frozen=True)
+@frozen
 class Index:
     """Manifests of one image for several platforms, or the table of contents of a layout."""
 

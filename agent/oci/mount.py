@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from agent.oci.document import InvalidDocument, take_text, take_texts
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Mount:
     """``type`` is a file system type or ``bind``; ``options`` are those of mount(8)."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from agent.oci.document import take_text
+from agent.values import frozen
 
 _MACHINES = {
     "x86_64": ("amd64", ""),
@@ -25,7 +25,7 @@ _ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "3
 _DEFAULT_VARIANTS = {"arm64": 8, "arm": 7, "amd64": 1}
 
 
-@dataclass(frozen=True)
+@frozen
 class Platform:
     """An operating system and processor in Go's names (``linux``, ``amd64``, ``v8``)."""
 

@@ -6,10 +6,11 @@ Source of the grammar: https://github.com/distribution/reference (regexp.go, nor
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.errors import HoldfastError, Refused
 from agent.oci.digest import Digest, parse_digest, render_shortened
+from agent.values import frozen
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
@@ -28,7 +29,7 @@ class InvalidReference(HoldfastError):
     reason = "InvalidReference"
 
 
-@dataclass(frozen=True)
+@frozen
 class Reference:
     """Where an image is. At least one of ``tag`` and ``digest`` is set; when both are, the digest decides."""
 

@@ -7,11 +7,11 @@ is a reference to a registry's image means anything else.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 from agent.errors import HoldfastError
 from agent.oci.digest import render_shortened
+from agent.values import frozen
 
 MAX_SOURCE = 4096
 _SOURCE = re.compile(r"(oci|docker-archive|dir):([/.~].*)\Z", re.DOTALL)
@@ -24,7 +24,7 @@ class InvalidSource(HoldfastError):
     reason = "InvalidReference"
 
 
-@dataclass(frozen=True)
+@frozen
 class LocalImage:
     """Where an image is on the host: an OCI layout (a directory or a tar), a docker-archive, or the root file system
     itself. ``name`` says which image of several; a ``dir`` has none."""

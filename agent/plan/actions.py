@@ -13,9 +13,10 @@ from types import MappingProxyType
 from agent.plan.course import Progress
 from agent.plan.history import SlotHistory
 from agent.plan.observed import SlotKey
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class FieldChange:
     """One changed field of a service: its dotted path and both values as JSON text, None where it is absent."""
 
@@ -24,7 +25,7 @@ class FieldChange:
     new: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Cause:
     """Why: a PascalCase word for programs, a sentence for people, and what changed if it was the spec."""
 
@@ -121,7 +122,7 @@ class RemoveNetwork:
 Action = EnsureImage | EnsureNetwork | EnsureVolume | StartContainer | StopContainer | RemoveContainer | RemoveNetwork
 
 
-@dataclass(frozen=True)
+@frozen
 class Hold:
     """Something that is not as desired and that no action can better now.
 
@@ -138,7 +139,7 @@ class Hold:
     chosen: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """The answer. ``next_check`` (epoch seconds) is when time alone would change it, None when never.
 

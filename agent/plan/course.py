@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Course:
     """``deploying``: what is desired differs from what was in force, so replacements have to prove themselves and their
     failures since ``since`` (epoch seconds) count. ``reverting``: it is being taken back. ``forward`` services may
@@ -28,7 +28,7 @@ class Course:
 STEADY = Course()
 
 
-@dataclass(frozen=True)
+@frozen
 class Progress:
     """Where a deploy stands with one service: ``settled`` when every slot is as desired and has arrived;
     ``failed`` says of each slot that failed since the deploy began, how; ``tried`` when every slot is one or the

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from agent.plan.draft import Draft, ServiceView, is_running
 from agent.plan.observed import Health
 from agent.plan.restart import Verdict
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Gate:
     """Whether a first start may happen: ``open``, after the actions in ``after``, or not yet because of ``message``;
     ``reason`` is that of a fault which time does not mend."""

@@ -12,11 +12,12 @@ of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from agent.plan.course import Progress
 from agent.spec.model import UpdateConfig
+from agent.values import frozen
 
 
 class Stage(StrEnum):
@@ -30,7 +31,7 @@ class Stage(StrEnum):
     REVERTED = "reverted"
 
 
-@dataclass(frozen=True)
+@frozen
 class Deploy:
     """``revision`` is to take the place of ``base`` (empty: there is nothing to go back to). ``services`` are those
     that it changes; ``began`` and ``baking_since`` are epoch seconds; ``reason`` and ``message`` say what went wrong.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from agent.plan.deploy import Deploy, Stage
+from agent.values import frozen
 
 GROUP_FAILED = "GroupFailed"
 GROUP_SECONDS = 60.0
 """After how long whoever waits for its group looks at it again though none of it has told of a change."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Member:
     """One app of a group. ``hindrance`` says why what it wants cannot be deployed now, empty when it can or need not
     be; ``baked``: its deploy would be final if it were alone."""

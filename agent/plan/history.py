@@ -7,7 +7,9 @@ inputs give equal delays; forgotten once a container was up (and, with a healthc
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from agent.values import frozen
 
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 300.0
@@ -18,7 +20,7 @@ COUNTED_LIMIT = 16
 FLAPPING_FAILURES = 2
 
 
-@dataclass(frozen=True)
+@frozen
 class ContainerExit:
     """How a container ended: ``code`` None when unknown or killed by ``signal``. ``at`` is epoch seconds."""
 
@@ -35,7 +37,7 @@ class ContainerExit:
         return "ended in an unknown way" if self.code is None else f"exited with code {self.code}"
 
 
-@dataclass(frozen=True)
+@frozen
 class SlotHistory:
     """The ends and failed starts in a slot since its spec became ``digest``.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from types import MappingProxyType
 
 from agent.plan.history import ContainerExit, SlotHistory
+from agent.values import frozen
 
 SlotKey = tuple[str, int]
 NO_SLOTS: Mapping[SlotKey, SlotHistory] = MappingProxyType({})
@@ -34,7 +35,7 @@ class Health(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
-@dataclass(frozen=True)
+@frozen
 class ObservedContainer:
     """One container and its owner's marks. ``app`` is empty when nobody owns it. Times are epoch seconds.
 
@@ -81,7 +82,7 @@ class ObservedContainer:
         return self.phase is Phase.EXITED and self.exit is not None and self.exit.code == 0
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageState:
     """What is known of an image that is wanted. ``id`` is None when it is not local.
 
@@ -99,7 +100,7 @@ class ImageState:
     due: float = float("inf")
 
 
-@dataclass(frozen=True)
+@frozen
 class ObservedApp:
     """Everything seen of one app. ``documents`` holds the specs that containers were made from, by digest, as
     JSON text; ``networks`` those that exist and belong to the app; ``volumes`` all that exist."""

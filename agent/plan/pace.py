@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from agent.plan.draft import Draft, ServiceView
 from agent.plan.history import CLOCK_SLACK
 from agent.plan.observed import Health, ObservedContainer, Phase
 from agent.spec.model import Mount, Service, UpdateConfig
+from agent.values import frozen
 
 
 def compute_update(service: Service | None, *, reverting: bool) -> UpdateConfig:
@@ -69,7 +69,7 @@ def arrival(container: ObservedContainer, view: ServiceView) -> float:
     return max(container.healthy_at, container.started)
 
 
-@dataclass(frozen=True)
+@frozen
 class Pace:
     """How many replacements may begin now, and, when none may, why and until when (epoch seconds, inf: an event)."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.plan.history import SlotHistory
 from agent.plan.observed import ObservedContainer
 from agent.spec.model import RestartPolicy
+from agent.values import frozen
 
 
 class Verdict(StrEnum):
@@ -18,7 +18,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@frozen
 class Policy:
     """A service's restart policy as it counts here; seconds, and 0 for no limit.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from agent.oci.source import parse_local_image
@@ -13,6 +13,7 @@ from agent.plan.observed import ImageState
 from agent.spec.digest import NOT_OF_THE_CONTAINER, canonical_digest, service_digest
 from agent.spec.model import App, Network, Service, Volume
 from agent.spec.pullpolicy import parse_interval
+from agent.values import frozen
 
 DEFAULT_NETWORK = "default"
 _DIGEST_CACHE_LIMIT = 4096
@@ -20,7 +21,7 @@ _NOT_SHOWN = set(NOT_OF_THE_CONTAINER - {"contents"})
 _EAGERNESS = ("always", "every", "missing", "never")
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageWant:
     """One image an app needs. ``policy`` is missing, always, never, every (``interval`` seconds), build, or file: an
     image of the host, which ``reference`` says. ``service`` is whose build or file it is; ``platform`` is the host's
@@ -36,7 +37,7 @@ class ImageWant:
     unless: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class DesiredApp:
     """An app as it should be, and the revision that says so. Keep one per App: it remembers what it worked out.
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from agent.spec.cron import Cron, parse_cron
 from agent.spec.model import Window
+from agent.values import frozen
 
 DAYS_AHEAD = 8 * 366 + 1
 MOMENTS_AHEAD = 20_000
 _DAY = timedelta(days=1)
 
 
-@dataclass(frozen=True)
+@frozen
 class Opening:
     """``open``: a revision may be deployed now; else ``next`` is when (epoch seconds), None when that is not in sight,
     and ``zone`` the time zone to say it in."""

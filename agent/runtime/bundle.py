@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from agent.runtime.cgroups import NO_LIMITS, CgroupLimits
 from agent.runtime.defaults import MASKED_PATHS, READONLY_PATHS, compute_mounts
 from agent.runtime.users import Identity
 from agent.store.atomic import write_fresh
+from agent.values import frozen
 
 OCI_VERSION = "1.0.2"
 CONFIG_NAME, ROOTFS_NAME = "config.json", "rootfs"
@@ -26,7 +27,7 @@ _MAX_TOLD = 32 << 10
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
 
 
-@dataclass(frozen=True)
+@frozen
 class ProcessSpec:
     """The process to run. ``env`` is complete; ``capabilities`` are those a root process gets, and the most that
     any can; ``rlimits`` are (name without RLIMIT_, soft, hard), -1 for unlimited."""
@@ -41,7 +42,7 @@ class ProcessSpec:
     terminal: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class BundleSpec:
     """All of config.json. ``mounts`` come after those every container has; ``seccomp`` is the specification's own
     object; without ``netns`` the network namespace is a new one, with loopback only."""

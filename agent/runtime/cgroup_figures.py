@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import NotFound
 from agent.kernel.process import read_small_file
 from agent.runtime.cgroup_tree import CgroupTree
+from agent.values import frozen
 
 _MAX_FILE = 1 << 20
 _UNLIMITED = 1 << 62
 
 
-@dataclass(frozen=True)
+@frozen
 class CgroupFigures:
     """One reading; counters only grow. What the host's kernel does not count is 0, no memory limit None.
 

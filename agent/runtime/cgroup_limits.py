@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from agent.errors import Stalled
+from agent.values import frozen
 
 DEFAULT_PERIOD_US = 100_000
 MIN_MEMORY = 6 << 20
@@ -22,7 +22,7 @@ _PAGE = 1 << 16
 _MAX_BYTES = (1 << 63) - 1
 
 
-@dataclass(frozen=True)
+@frozen
 class CgroupLimits:
     """What a container may use at most: cores, bytes of memory, processes and threads; None means no limit."""
 
@@ -37,7 +37,7 @@ class CgroupLimits:
         return tuple(controller for controller, value in wanted if value is not None)
 
 
-@dataclass(frozen=True)
+@frozen
 class Setting:
     """One file to write in the cgroup of ``controller``; an ``optional`` one may be missing on a host."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import Stalled
 from agent.runtime.keeper.hierarchies import Hierarchy, parse_hierarchies
+from agent.values import frozen
 
 DIRECTORY = "holdfast"
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -21,7 +21,7 @@ V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "blkio")
 V2_CONTROLLERS = ("cpu", "memory", "pids", "io")
 
 
-@dataclass(frozen=True)
+@frozen
 class Place:
     """The directory of this agent in the hierarchy that has a controller."""
 

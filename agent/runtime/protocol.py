@@ -6,12 +6,14 @@ The keeper itself reads the JSON form only (``agent.runtime.wire``): dataclasses
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any
 
+from agent.values import frozen
 
-@dataclass(frozen=True)
+
+@frozen
 class OverlaySpec:
     """A root filesystem: read-only layers, the top-most first, below one writable layer.
 
@@ -23,7 +25,7 @@ class OverlaySpec:
     work: Path
 
 
-@dataclass(frozen=True)
+@frozen
 class CgroupPlan:
     """The cgroups a container lives in; they exist and carry their limits already.
 
@@ -36,7 +38,7 @@ class CgroupPlan:
     oom: tuple[str, Path] | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class LogSpec:
     """Where output goes (see ``logframe``): ``max_size`` bytes a file, ``files`` files in all."""
 
@@ -45,7 +47,7 @@ class LogSpec:
     files: int = 5
 
 
-@dataclass(frozen=True)
+@frozen
 class StopSpec:
     """How a container wants to end: a signal, and seconds until SIGKILL for its whole cgroup."""
 
@@ -53,7 +55,7 @@ class StopSpec:
     grace: float = 10.0
 
 
-@dataclass(frozen=True)
+@frozen
 class CreateRequest:
     """A container to make: the bundle's ``config.json`` says what runs, the rest where it lives.
 
@@ -73,7 +75,7 @@ class CreateRequest:
     config: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class ReserveRequest:
     """An init to fork ahead, for a container of this id in the cgroups ``join``. ``config`` is the part of config.json
     that does not depend on what will run: the kernel's file systems, covered paths and namespaces."""
@@ -83,7 +85,7 @@ class ReserveRequest:
     config: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@frozen
 class ExecRequest:
     """A further process in a running container. ``env`` is complete, as ``NAME=value``.
 
@@ -105,7 +107,7 @@ class ExecRequest:
     exec_id: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class ProcessExit:
     """How a process ended: ``code`` 0-255, or None when killed by ``signal``; both None when nobody knows.
 
@@ -118,7 +120,7 @@ class ProcessExit:
     at: float = 0.0
 
 
-@dataclass(frozen=True)
+@frozen
 class KeeperState:
     """One container as the keeper knows it: ``status`` is created, running or exited. ``started``: epoch seconds.
 
@@ -140,7 +142,7 @@ class KeeperState:
         return self.status == "running"
 
 
-@dataclass(frozen=True)
+@frozen
 class KeeperEvent:
     """A fact about a container: ``kind`` is started, exited, oom or exec_exited. ``at`` is epoch seconds."""
 

@@ -7,7 +7,6 @@ of it is used; a key that is not known is an error, as it could be a rule misspe
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Literal, NoReturn
@@ -17,6 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from agent.errors import Stalled
 from agent.oci.digest import render_shortened
+from agent.values import frozen
 
 DEFAULT = "default"
 UNCONFINED = "unconfined"
@@ -108,7 +108,7 @@ class Profile(_Strict):
     syscalls: tuple[Rule, ...] | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Host:
     """What a profile is resolved for: the machine as uname(2) and as Go names it, and the kernel's version."""
 
@@ -118,7 +118,7 @@ class Host:
     kernel: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@frozen
 class ResolvedRule:
     """A rule that applies. ``place`` names it in messages."""
 
@@ -129,7 +129,7 @@ class ResolvedRule:
     conditions: tuple[Condition, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class ResolvedProfile:
     """A profile without conditions on the host and the container."""
 

@@ -7,12 +7,12 @@ Lines of passwd and group that make no sense are passed over.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from agent.errors import Refused, Stalled
 from agent.oci.digest import render_shortened
 from agent.runtime.imageview import read_regular
+from agent.values import frozen
 
 MAX_ID = (1 << 31) - 1
 MAX_GROUPS = 65536
@@ -24,7 +24,7 @@ _MAX_DIGITS = 10
 _PASSWD_FIELDS, _GROUP_FIELDS = 4, 3
 
 
-@dataclass(frozen=True)
+@frozen
 class Identity:
     """What a process becomes. ``groups`` holds the primary gid too, first; ``home`` is for HOME."""
 

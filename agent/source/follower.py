@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import HoldfastError, Waiting
@@ -14,6 +13,7 @@ from agent.source.scan import scan
 from agent.source.settling import Settling, is_git_busy
 from agent.source.tree import Tree
 from agent.source.watch import Watch
+from agent.values import frozen
 
 RESCAN_SECONDS = 5.0
 BLIND_SECONDS = 1.0
@@ -24,7 +24,7 @@ NOT_MOUNTED = "SourceNotMounted"
 GIT_PAUSE = 0.05
 
 
-@dataclass(frozen=True)
+@frozen
 class Look:
     """What one look found. ``settled``: it can be relied on; if not, ``revision`` may still be given, as it holds what
     was known before of all that is not. ``pause``: when to look again if nothing wakes."""

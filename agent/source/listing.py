@@ -12,6 +12,7 @@ from agent.errors import Refused
 from agent.source.place import Place, unavailable
 from agent.source.stamps import Stamp, is_sound, take_stamp
 from agent.spec.app import COMPOSE_FILES
+from agent.values import frozen
 
 APP_LIMIT = 10_000
 _SUFFIXES = (".yaml", ".yml")
@@ -19,7 +20,7 @@ _INTERESTING = frozenset({*COMPOSE_FILES, *(name.replace(".", ".override.", 1) f
 Names = tuple[Stamp, tuple[str, ...]]
 
 
-@dataclass(frozen=True)
+@frozen
 class Claim:
     """A file that wants to be an app; ``path`` is relative to the state directory. ``problem``: why it is not read."""
 

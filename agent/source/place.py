@@ -7,16 +7,16 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import Refused, Waiting
+from agent.values import frozen
 
 UNAVAILABLE = "SourceUnavailable"
 RETRY_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
+@frozen
 class Place:
     """``path`` is how people call the directory (absolute), ``real`` where it is, ``descriptor`` holds on to it."""
 

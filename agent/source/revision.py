@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from agent.errors import Problem
 from agent.source.stamps import Stamp
 from agent.spec.digest import canonical_digest
 from agent.spec.model import App
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class AppFiles:
     """One app as it was read. ``key``: the name of its file without suffix, or of its directory. ``digest`` covers the
     content of every file that was read, the state of its build contexts, the resolved app and the problems. ``app`` is
@@ -26,7 +27,7 @@ class AppFiles:
     warnings: tuple[Problem, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Seen:
     """What an app was read from: it is unchanged while all of this is. ``sound`` is False when a later change might
     not show in a stamp; ``path`` is relative to the state directory."""
@@ -37,7 +38,7 @@ class Seen:
     sound: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class Memory:
     """What one scan leaves to the next: what was seen by app key, and the names in sub-directories by their path. It
     counts as long as the state directory is where it was (``real``), for the paths in it begin there. ``device``: the
@@ -49,7 +50,7 @@ class Memory:
     directories: Mapping[str, tuple[Stamp, tuple[str, ...]]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@frozen
 class Revision:
     """The whole desired state. Unchanged apps are the very same objects as in the revision before."""
 

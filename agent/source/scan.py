@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import InvalidSpec, Problem
@@ -17,11 +17,12 @@ from agent.source.stamps import are_same
 from agent.spec.digest import canonical_digest
 from agent.spec.load import load_app
 from agent.spec.model import App
+from agent.values import frozen
 
 SWAP_RETRIES = 5
 
 
-@dataclass(frozen=True)
+@frozen
 class Loaded:
     """An app that was just read. ``unsettled``: somebody was writing one of its files."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.source.revision import AppFiles
 from agent.source.scan import Loaded
+from agent.values import frozen
 
 WRITING_SECONDS = 5.0
 INVALID_SECONDS = 0.25
@@ -19,7 +19,7 @@ CLONE_SECONDS = 300.0
 _SHORTEST, _LONGEST = 0.01, 0.5
 
 
-@dataclass(frozen=True)
+@frozen
 class Held:
     """An app that is not taken yet: since when at all, and since when as it is now."""
 

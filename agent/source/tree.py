@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.source.stamps import Stamp, is_sound, take_stamp
+from agent.values import frozen
 
 WATCH_LIMIT = 10_000
 _STEP_LIMIT = 64
 _SKIPPED = frozenset({".git"})
 
 
-@dataclass(frozen=True)
+@frozen
 class Surroundings:
     """``directories`` to be watched, flat; ``top`` is where the state directory really is; ``names`` are paths outside
     of it that lead to it. ``complete`` is False when there are more directories than can be watched."""

@@ -7,8 +7,9 @@ when one of them does.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import date
+
+from agent.values import frozen
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -17,7 +18,7 @@ _PART = re.compile(r"(\*|[a-z0-9]{1,4})(?:-([a-z0-9]{1,4}))?(?:/([0-9]{1,2}))?\Z
 LONGEST = 200
 
 
-@dataclass(frozen=True)
+@frozen
 class Cron:
     """What an expression matches; days of the week count from 0, Sunday. ``either_day``: one of both days is enough."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from agent.spec.fields import Fields, read_pairs, read_texts
 from agent.spec.keys import DEPENDENCY, HEALTHCHECK
 from agent.spec.model import Dependency, Healthcheck
 from agent.spec.reading import Reading, show_name
 from agent.spec.tree import Node, Scalar, Sequence
+from agent.values import frozen
 
 _CONDITIONS = frozenset({"service_started", "service_healthy", "service_completed_successfully"})
 _SHORTEST = 0.001
@@ -57,7 +57,7 @@ def _read_test(fields: Fields) -> tuple[str, ...]:
     return words
 
 
-@dataclass(frozen=True)
+@frozen
 class Wish:
     """One dependency of a service, and where it is written."""
 

@@ -6,13 +6,14 @@ Source: https://github.com/compose-spec/compose-spec/blob/main/schema/compose-sp
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+
+from agent.values import frozen
 
 _NEAREST_LENGTH = 64
 _NEAR = 0.65
 
 
-@dataclass(frozen=True)
+@frozen
 class Keys:
     """``read``: what this version understands; ``later``: what Compose has besides."""
 

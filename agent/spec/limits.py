@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.spec.fields import Fields, read_pairs
 from agent.spec.keys import DEPLOY, LIMITS, RESOURCES, RESTART_POLICY, ULIMIT, ULIMITS
 from agent.spec.model import RestartPolicy
 from agent.spec.reading import Reading
 from agent.spec.scalars import parse_integer, parse_number
 from agent.spec.tree import Mapping, Node
+from agent.values import frozen
 
 REPLICA_LIMIT = 10_000
 _ULIMIT_LIMIT = 2**63 - 1
 _CONDITIONS = frozenset({"none", "on-failure", "any"})
 
 
-@dataclass(frozen=True)
+@frozen
 class Limits:
     """Cores, bytes and processes; None for no limit."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from agent.spec.fields import Fields
 from agent.spec.keys import PORT
 from agent.spec.model import Port
 from agent.spec.reading import Reading
 from agent.spec.tree import Mapping, Node, Scalar, Sequence, describe, quote
+from agent.values import frozen
 
 ANY_ADDRESS = "0.0.0.0"
 RANGE_LIMIT = 1024
@@ -24,7 +24,7 @@ class _Wrong(Exception):
     """What is wrong with one entry."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Claim:
     """A port that a service wants, and where it says so."""
 
@@ -33,7 +33,7 @@ class Claim:
     node: Node
 
 
-@dataclass(frozen=True)
+@frozen
 class _Entry:
     """One entry; the two ranges are of the same length."""
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from agent.errors import HoldfastError
 from agent.spec.interpolate import InterpolationError, Interpolator
 from agent.spec.tree import Mark, Node, Problems, Scalar, describe, quote
+from agent.values import frozen
 
 TEXT_LIMIT = 16 << 20
 TextOf = Callable[[Path], bytes]
@@ -24,7 +25,7 @@ class CheckDirectory(Protocol):
         """Raises HoldfastError or OSError when it is not there, no directory, or must not be used."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Files:
     """The app's place: its directory, the state directory (``root``), and how to look at what is in it."""
 

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from agent.store.database import RECORD_TABLE, SCHEMA_VERSION, Database
 from agent.store.layout import DataLayout
 from agent.store.migrations import copy_database, read_version
 from agent.store.sealing import Seal, load_key
+from agent.values import frozen
 
 FORMAT = 1
 OF_THE_HOST = frozenset(
@@ -42,7 +42,7 @@ _LIMITS = {_MANIFEST: 64 << 10, _DATABASE: 2 << 30, _KEY: 4096}
 _SUFFIX = "_records"
 
 
-@dataclass(frozen=True)
+@frozen
 class Summary:
     """What a backup holds: ``created`` in epoch seconds, ``records`` by kind, ``size`` of the file in bytes."""
 

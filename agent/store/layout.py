@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from agent.values import frozen
 
-@dataclass(frozen=True)
+
+@frozen
 class DataLayout:
     """What must survive a reboot, beneath ``data_root``."""
 
@@ -75,7 +76,7 @@ class DataLayout:
         _make_private(self.root, self.containers, self.logs, self.volumes, self.seccomp)
 
 
-@dataclass(frozen=True)
+@frozen
 class RunLayout:
     """What is void after a reboot, beneath ``run_root``."""
 

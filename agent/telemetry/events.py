@@ -13,11 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Protocol
 
 from agent.errors import HoldfastError
 from agent.telemetry.redaction import redact, redact_text
+from agent.values import frozen
 
 KIND = "event"
 RING_LIMIT = 2000
@@ -40,7 +41,7 @@ class EventStore(Protocol):
         """Remove documents."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Event:
     """One thing that happened. ``number`` grows by one; ``at`` is epoch seconds; unknown objects are empty.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from agent.telemetry.samples import ContainerSample, Snapshot, StoreSample
+from agent.values import frozen
 
 _SERVICE = ("app", "service")
 _CONTAINER = ("app", "service", "container", "id")
@@ -30,7 +30,7 @@ _CONTAINER_FAMILIES: tuple[tuple[str, str, str, Callable[[ContainerSample], floa
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Tallies:
     """Counts kept by (app, service) or by app, for as long as these exist."""
 

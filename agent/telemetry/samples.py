@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from agent.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class ServiceSample:
     """How many replicas a service should have, has running, and has ready to serve."""
 
@@ -17,7 +18,7 @@ class ServiceSample:
     ready: int
 
 
-@dataclass(frozen=True)
+@frozen
 class ConditionSample:
     """One condition of an app; ``status`` is True, False or Unknown."""
 
@@ -26,7 +27,7 @@ class ConditionSample:
     status: str
 
 
-@dataclass(frozen=True)
+@frozen
 class ContainerSample:
     """One container's cgroup and network counters; ``app`` and ``service`` are empty when nobody owns it.
 
@@ -49,7 +50,7 @@ class ContainerSample:
     network_sent_bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class DiskSample:
     """Room on the file system of the data root, in bytes."""
 
@@ -57,7 +58,7 @@ class DiskSample:
     free_bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class StoreSample:
     """The image store: how many images, the bytes of blobs and of unpacked files, and what automatic collections have
     done since the agent started; ``short`` ones could not get below the watermark."""
@@ -71,7 +72,7 @@ class StoreSample:
     freed_bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Snapshot:
     """Everything at one moment. What is not in it has no series."""
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
 from agent.errors import NotFound, Refused
+from agent.values import frozen
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}\Z")
 
 
-@dataclass(frozen=True)
+@frozen
 class VolumeRecord:
     """One named volume; ``created`` is epoch seconds."""
 

@@ -39,3 +39,8 @@ def test_client_commands_load_little(name: str, tmp_path: object) -> None:
     found = loaded_by("from agent.cli.main import run\nrun(sys.argv[1:])", *line)
     assert "agent" in found
     assert found & HEAVY - BARE == set()
+
+
+def test_an_unpacking_process_loads_little() -> None:
+    found = loaded_by("import agent.image.unpackprocess")
+    assert found & (HEAVY - {"hashlib", "pathlib", "urllib", "ipaddress", "platform"}) - BARE == set()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.image.archive_load import Naming
-from agent.image.config import RegistryConfig, UnpackLimits
+from agent.image.config import RegistryConfig
+from agent.image.limits import UnpackLimits
 from agent.image.store import ImageStore
 from agent.oci.source import LocalImage, parse_local_image
 from agent.store.database import Database

@@ -22,7 +22,7 @@ from agent.builder import archives
 from agent.builder.faults import BuildCancelled, BuildFailed
 from agent.builder.order import SecretSource
 from agent.builder.remote import DownloadFailed, is_reachable
-from agent.image.config import UnpackLimits
+from agent.image.limits import UnpackLimits
 from tests.host.builderlab import Lab, open_builder_lab
 from tests.host.gitserver import open_git_server
 from tests.host.registry import directory, entry, make_tar

@@ -19,8 +19,9 @@ import pytest
 import zstandard
 
 from agent.errors import Refused
-from agent.image.config import RegistryConfig, UnpackLimits
+from agent.image.config import RegistryConfig
 from agent.image.errors import InsufficientStorage
+from agent.image.limits import UnpackLimits
 from agent.image.store import ImageStore
 from agent.image.unpack import Unpacker
 from agent.store.database import Database

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.image.config import UnpackLimits
 from agent.image.decompress import decompress
 from agent.image.errors import HostileLayer
+from agent.image.limits import UnpackLimits
 from agent.image.tarheader import TarEntry, parse_number
 from agent.image.tarreader import TarReader
 from agent.image.unpack import split_path

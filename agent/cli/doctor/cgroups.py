@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.cli.doctor.finding import Check, Host, Outcome, fail, ok, warn
+from agent.values import frozen
 
 WANTED = ("cpu", "memory", "pids")
 _PROBE = "holdfast-doctor"
 
 
-@dataclass(frozen=True)
+@frozen
 class Hierarchies:
     """``v1``: controller to mount point; ``v2``: the unified tree's mount point, with its controllers."""
 

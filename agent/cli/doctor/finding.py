@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from agent.values import frozen
 
 
 class Verdict(StrEnum):
@@ -16,7 +17,7 @@ class Verdict(StrEnum):
     FAIL = "fail"
 
 
-@dataclass(frozen=True)
+@frozen
 class Finding:
     """An answer: what was found, and what to do about it unless it is ok."""
 
@@ -26,7 +27,7 @@ class Finding:
     advice: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Host:
     """What the checks are about. ``state`` is None when no state directory was given, ``registries`` the registries
     file."""
@@ -41,7 +42,7 @@ Outcome = tuple[Verdict, str, str]
 CheckFunction = Callable[[Host], Outcome]
 
 
-@dataclass(frozen=True)
+@frozen
 class Check:
     """One question. ``needs_root``: without root it can only say that it could not look."""
 

@@ -16,12 +16,13 @@ import zstandard
 from agent.errors import Conflict, Refused, Stalled
 from agent.image.auth import is_same_party, parse_challenges
 from agent.image.channel import DEPTH, Channel, ChannelBroken
-from agent.image.config import RegistryConfig, UnpackLimits
+from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.credentials import Credentials, find_credentials
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch, HostileLayer, ImageNotFound, InsufficientStorage, PullCancelled
 from agent.image.flight import Flights, Leases
+from agent.image.limits import UnpackLimits
 from agent.image.origin import Origin, parse_origin
 from agent.image.progress import PullProgress, PullTracker
 from agent.image.records import ImageEntry, ImageRecords

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent.image.budget import ImageBudget
-from agent.image.config import UnpackLimits
 from agent.image.errors import DigestMismatch, HostileLayer, ImagePullFailed, PullCancelled
 from agent.image.layer import LayerPipeline, Pipeline
+from agent.image.limits import UnpackLimits
 from agent.image.unpackers import Unpackers
 from agent.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from agent.oci.digest import compute_digest

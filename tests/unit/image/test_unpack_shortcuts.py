@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.image.config import UnpackLimits
 from agent.image.errors import HostileLayer
+from agent.image.limits import UnpackLimits
 from agent.image.snapshots import SnapshotStore
 from agent.image.tarheader import parse_header
 from agent.image.unpack import Unpacker
