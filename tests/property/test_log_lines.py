@@ -16,6 +16,7 @@ from agent.runtime import logfiles, loglines, logtail
 from agent.runtime.logframe import HEADER, LOG_NAME, FrameWriter
 from agent.runtime.loglines import LogLine
 from agent.runtime.logreader import LogReader
+from tests.examples import examples
 
 PIECE, BLOCK, CHUNK = 7, 64, 60
 payload = st.lists(st.sampled_from([b"\n", b"a", b"bc", b"\r", b"defghijk", b"\n\n"]), max_size=12).map(b"".join)
@@ -68,7 +69,7 @@ def write_all(directory: Path, frames: Frames, max_size: int) -> None:
     writer.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(frames=frames, max_size=max_sizes, since=st.integers(0, 40), half=st.binary(max_size=30))
 def test_same_lines(frames: Frames, max_size: int, since: int, half: bytes) -> None:
     expected = [line for line in split_naively(frames)[0] if line.at >= since]
@@ -82,7 +83,7 @@ def test_same_lines(frames: Frames, max_size: int, since: int, half: bytes) -> N
             assert list(found) == expected
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(frames=frames, max_size=max_sizes, tail=st.integers(0, 12))
 def test_same_tail(frames: Frames, max_size: int, tail: int) -> None:
     pieces, line_of, ends = split_naively(frames)

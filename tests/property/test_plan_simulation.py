@@ -21,6 +21,7 @@ from agent.plan.draft import SURGE
 from agent.plan.history import ContainerExit
 from agent.plan.observed import Health, ObservedContainer, Phase
 from agent.spec.model import App
+from tests.examples import examples
 
 CONDITIONS = {
     "db": ("service_started", "service_healthy"),
@@ -208,6 +209,10 @@ class HostMachine(RuleBasedStateMachine):
 
 
 HostMachine.TestCase.settings = settings(
-    max_examples=250, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(250),
+    stateful_step_count=40,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 TestHost = HostMachine.TestCase

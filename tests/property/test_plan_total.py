@@ -11,6 +11,7 @@ from agent.plan.observed import Health, ImageState, ObservedApp, ObservedContain
 from agent.plan.planner import compute_plan
 from agent.plan.wants import DesiredApp
 from agent.spec.model import App, Dependency, ImagePolicy, RestartPolicy, Service
+from tests.examples import examples
 
 names = st.sampled_from(["a", "b", "c"])
 digests = st.sampled_from(["", "sha256:x", "sha256:y"])
@@ -90,7 +91,7 @@ worlds = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None, database=None)
+@settings(max_examples=examples(600), deadline=None, database=None)
 @given(app=st.none() | apps, world=worlds, now=times)
 def test_every_world_has_a_plan(app: App | None, world: ObservedApp, now: float) -> None:
     desired = DesiredApp(app, "r") if app is not None else None

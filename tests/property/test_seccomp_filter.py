@@ -18,6 +18,7 @@ from agent.runtime.seccompprofile import (
     read_default,
     resolve_profile,
 )
+from tests.examples import examples
 
 X86_64, X86, X32 = pyseccomp.Arch.X86_64, pyseccomp.Arch.X86, pyseccomp.Arch.X32
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x50001, 0x50000 | 38, 0x0
@@ -55,7 +56,7 @@ edge = st.sampled_from([0, 1, 2, 8, 37, 38, 39, 40, 0x7E020000, 1 << 28, 0x20008
 arguments = st.tuples(*[edge | st.integers(0, (1 << 64) - 1)] * 6)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(number=st.integers(0, 600), arguments=arguments)
 def test_default_profile_does_what_it_says(number: int, arguments: tuple[int, ...]) -> None:
     assert run_filter(PROGRAM, X86_64, number, arguments) == expect(DEFAULT, number, arguments)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.volume.treecopy import copy_tree
+from tests.examples import examples
 
 pytestmark = pytest.mark.host  # owners, trusted attributes
 NAMES = st.sampled_from([b"a", b"b", b"c", b"d e", b"\xff\xfe", b"-rf", "ü".encode(), b"x" * 255, b"\n"])
@@ -119,7 +120,7 @@ def read_ends(path: Path, size: int) -> bytes:
 
 
 @given(st.lists(ENTRIES, max_size=14), META)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_same_as_cp_archive(entries: list[Any], meta: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="holdfast-copy-") as base:
         source, ours, theirs = (Path(base, name) for name in ("source", "ours", "theirs"))
