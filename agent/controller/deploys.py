@@ -243,6 +243,8 @@ class AppDeploys:
                 return False, None
             settled = not plan.actions and not plan.holds and not busy
             progress = {name: Progress(settled) for name in aim.desired.app.services}
+            if self.mates is not None and (faults := [hold.message for hold in plan.holds if hold.failing]):
+                self.mates.fail(faults[0], now, deploy.began)
         services = aim.desired.app.services
         configs = {
             name: compute_update(services[name], reverting=False) for name in deploy.services if name in services

@@ -3,6 +3,7 @@ disk in the same transaction."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -124,9 +125,14 @@ class Mates:
                 other.poke()
         return True
 
-    def fail(self, message: str, now: float) -> None:
-        """The app's deploy has failed: theirs are taken back."""
-        others = self._groups.others(self._app)
+    def fail(self, message: str, now: float, began: float = math.inf) -> None:
+        """The app's deploy has failed: theirs are taken back, if they began by ``began`` (epoch seconds). The first one
+        of an app stays and goes on failing, which is no reason to take back what others begin later."""
+        others = {
+            name: other
+            for name, other in self._groups.others(self._app).items()
+            if other.deploys.deploy is not None and other.deploys.deploy.began <= began
+        }
         for name in find_companions(_describe(others)):
             others[name].deploys.take_back(f"app {self._app} of its group failed: {message}", now)
             others[name].poke()

@@ -24,5 +24,5 @@ class MatesPort(Protocol):
     def commit(self, now: float) -> bool:
         """The app's deploy has proved itself: whether it is final now, and theirs with it."""
 
-    def fail(self, message: str, now: float) -> None:
-        """The app's deploy has failed: theirs are taken back."""
+    def fail(self, message: str, now: float, began: float = ...) -> None:
+        """The app's deploy has failed: theirs that began by ``began`` (epoch seconds) are taken back."""

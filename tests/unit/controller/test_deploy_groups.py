@@ -159,6 +159,19 @@ async def test_retry_is_of_the_whole_group(bench: Bench) -> None:
     assert await bench.controller.wait_converged(10)
 
 
+@on_bench
+async def test_a_new_app_that_fails_takes_those_back_that_were_to_come_with_it(bench: Bench) -> None:
+    await in_force(bench, pair(1, 1)[0])
+    bench.engine.containers.doomed["example/web:3"] = 0.0
+    bench.source.put(*pair(2, 3))
+    await bench.until(lambda: count(bench, "DeployRolledBack", "front"))
+    assert "app back of its group failed: back-web-1" in await ready_reason(bench, "RolledBack", "front")
+    assert images(bench, "front") == ["1"]
+    bench.engine.containers.doomed.clear()
+    await in_force(bench, *pair(2, 4))
+    await bench.until(lambda: versions(bench) == (["2"], ["4"]))
+
+
 def test_the_rules_of_a_group() -> None:
     deploy = Deploy("new", "old", ("web",), 0.0)
     first = Deploy("new", "", ("web",), 0.0)
