@@ -251,7 +251,7 @@ class AppDeploys:
         }
         after, due = advance(deploy, progress, configs, now)
         waited, self.baked = self.baked, after.stage is Stage.COMMITTED
-        if self.baked and self.mates is not None and not self.mates.commit(now):
+        if self.baked and self.mates is not None and not self.mates.commit(now, deploy.began):
             after, due = dataclasses.replace(after, stage=Stage.BAKING), now + GROUP_SECONDS
         if after == deploy:
             return self.baked is not waited, due

@@ -12,7 +12,7 @@ from agent.controller.deploys import AppDeploys
 from agent.controller.images import AppImages
 from agent.controller.revisions import AppRevision, short_name
 from agent.plan.actions import Hold
-from agent.plan.group import GROUP_SECONDS, Member, find_companions, find_hindrance, may_commit
+from agent.plan.group import GROUP_SECONDS, Member, find_companions, find_hindrance, find_partners, may_commit
 from agent.plan.wants import DesiredApp
 
 Judge = Callable[[str, AppRevision, AppRevision | None, float], Barrier | None]
@@ -114,15 +114,17 @@ class Mates:
         """The app has been looked at: who of them waits for it looks again, if there is reason to."""
         self._groups.note(self._app)
 
-    def commit(self, now: float) -> bool:
-        """The app's deploy has proved itself: whether it is final now, and theirs with it."""
+    def commit(self, now: float, began: float) -> bool:
+        """The app's deploy, which began at ``began`` (epoch seconds), has proved itself: whether it is final now, and
+        theirs with it.
+        """
         others = self._groups.others(self._app)
-        if not may_commit(_describe(others)):
+        partners = find_partners(_describe(others), began)
+        if not may_commit(partners):
             return False
-        for other in others.values():
-            if other.deploys.deploy is not None:
-                other.deploys.commit(now)
-                other.poke()
+        for member in partners:
+            others[member.app].deploys.commit(now)
+            others[member.app].poke()
         return True
 
     def fail(self, message: str, now: float, began: float = math.inf) -> None:

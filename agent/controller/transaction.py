@@ -21,8 +21,10 @@ class MatesPort(Protocol):
     def note(self) -> None:
         """The app has been looked at: who of them waits for it looks again, if there is reason to."""
 
-    def commit(self, now: float) -> bool:
-        """The app's deploy has proved itself: whether it is final now, and theirs with it."""
+    def commit(self, now: float, began: float) -> bool:
+        """The app's deploy, which began at ``began`` (epoch seconds), has proved itself: whether it is final now, and
+        theirs with it.
+        """
 
     def fail(self, message: str, now: float, began: float = ...) -> None:
         """The app's deploy has failed: theirs that began by ``began`` (epoch seconds) are taken back."""

@@ -28,10 +28,20 @@ def find_hindrance(others: Iterable[Member]) -> str:
     return next((f"app {member.app}: {member.hindrance}" for member in others if member.hindrance), "")
 
 
-def may_commit(others: Iterable[Member]) -> bool:
-    """Whether an app that has proved itself is final now, and all the others that are being deployed with it: as soon
-    as the last of them has proved itself too."""
-    return all(member.deploy is None or member.baked for member in others)
+def find_partners(others: Iterable[Member], began: float) -> list[Member]:
+    """Those that are final together with a deploy that began at ``began`` (epoch seconds): all that are being deployed,
+    but for first ones of apps that were so before. Those may go on failing, for there is nothing to go back to."""
+    return [
+        member
+        for member in others
+        if member.deploy is not None and (member.deploy.base or member.deploy.began >= began)
+    ]
+
+
+def may_commit(partners: Iterable[Member]) -> bool:
+    """Whether an app that has proved itself is final now, and its partners with it: as soon as the last of them has
+    proved itself too."""
+    return all(member.baked for member in partners)
 
 
 def find_companions(others: Iterable[Member]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from memory_source import Files
 
 from agent.errors import NotFound, Problem
 from agent.plan.deploy import Deploy, Stage
-from agent.plan.group import Member, find_companions, find_hindrance, may_commit
+from agent.plan.group import Member, find_companions, find_hindrance, find_partners, may_commit
 
 GROUP = {"group": "site"}
 
@@ -172,6 +172,17 @@ async def test_a_new_app_that_fails_takes_those_back_that_were_to_come_with_it(b
     await bench.until(lambda: versions(bench) == (["2"], ["4"]))
 
 
+@on_bench
+async def test_a_new_app_that_goes_on_failing_is_not_waited_for(bench: Bench) -> None:
+    await in_force(bench, pair(1, 1)[0])
+    bench.engine.containers.doomed["example/web:3"] = 0.0
+    bench.source.put(pair(1, 3)[1], pair(1, 3)[0])
+    await bench.until(lambda: bench.engine.containers.calls.count("start back-web-1") > 2)
+    bench.source.put(*pair(2, 3))
+    await bench.until(lambda: count(bench, "DeploySucceeded", "front") == 2)
+    assert images(bench, "front") == ["2"]
+
+
 def test_the_rules_of_a_group() -> None:
     deploy = Deploy("new", "old", ("web",), 0.0)
     first = Deploy("new", "", ("web",), 0.0)
@@ -184,6 +195,8 @@ def test_the_rules_of_a_group() -> None:
     ]
     assert find_hindrance(members) == ""
     assert find_hindrance([*members, Member("e", "it is paused")]) == "app e: it is paused"
-    assert may_commit(members[:2])
+    assert [member.app for member in find_partners(members, 0.0)] == ["b", "c", "d"]
+    assert [member.app for member in find_partners(members, 1.0)] == ["b", "d"], "c was failing before"
+    assert may_commit(members[1:2])
     assert not may_commit(members)
     assert find_companions(members) == ("b",)
