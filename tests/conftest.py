@@ -21,8 +21,9 @@ BEFORE = pytest.StashKey[dict[str, frozenset[str]]]()
 WATCH = StallWatch(PATIENCE_SECONDS + float(os.environ.get("CHAOS_SECONDS", "0")))
 
 # The same examples in every run: what a change breaks is then the change's doing. "explore" looks for new ones.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("explore")
+# How long one takes is the business of whoever shares the machine.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 

@@ -14,7 +14,7 @@ import click
 import pytest
 from agents import ROOT, eventually
 
-from agent.cli.main import cli
+from agent.cli.group import cli
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
 
