@@ -194,7 +194,7 @@ def test_failure_before_the_start_is_plain_http(agent: FakeAgent) -> None:
 
 def test_endless_output_without_a_reader_is_held_back(agent: FakeAgent) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peer = Peer(agent, "sh", "-c", "head -c 1073741824 /dev/zero; sleep 1000")
+    peer = Peer(agent, "sh", "-c", "head -c 1073741824 /dev/zero; exec sleep 1000")
     written: list[int] = []
 
     def stuck() -> bool:
