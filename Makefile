@@ -46,6 +46,7 @@ test-vm: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest tests/vm -m vm -s $(ARGS)
 
 ## make bench     one table of speed, beside docker and podman where they are installed
+bench: export PYTHONDONTWRITEBYTECODE :=
 bench: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.bench $(ARGS)
 
