@@ -83,8 +83,7 @@ def test_a_killed_agent_forgets_nothing_that_matters(agent: Agent) -> None:
     """The exit that came while no agent was there is told by the next one, and the story of the container is whole."""
     agent.converge()
     victim = running(agent)
-    before = [event["number"] for event in events(agent, "DeploySucceeded")]
-    assert before
+    before = [event["number"] for event in eventually(lambda: events(agent, "DeploySucceeded"))]
     agent.kill()
     os.kill(victim["pid"], signal.SIGKILL)
     agent.start()

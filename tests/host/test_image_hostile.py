@@ -20,7 +20,7 @@ import zstandard
 
 from agent.errors import Refused
 from agent.image.config import RegistryConfig
-from agent.image.errors import InsufficientStorage
+from agent.image.errors import InsufficientStorage, StorageFailed
 from agent.image.limits import UnpackLimits
 from agent.image.store import ImageStore
 from agent.image.unpack import Unpacker
@@ -287,7 +287,7 @@ def test_swapping_peer_reaches_nothing(registry: Registry, store: ImageStore, de
     peer.start()
     try:
         store.pull(reference)
-    except (Refused, OSError):
+    except (Refused, StorageFailed, OSError):
         pass
     finally:
         stop.set()
