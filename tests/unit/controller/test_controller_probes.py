@@ -222,10 +222,10 @@ async def test_startup_that_fails_replaces_before_the_others_are_asked(bench: Be
     bench.engine.verdicts["shop-web-1"] = 1
     startup = {**COMMAND, "failure_threshold": 2}
     bench.source.put(app({"startup": startup, "readiness": {"command": ("other",), **FAST}}))
+    await bench.until(lambda: "shop-web-1 failed its startup probe" in bench.condition("shop", "Ready")["message"])
     await bench.until(lambda: bench.engine.containers.calls.count("start shop-web-1") > 1)
     assert backends(bench) == ()
     bench.engine.verdicts["shop-web-1"] = 0
-    await bench.until(lambda: "shop-web-1 failed its startup probe" in bench.condition("shop", "Ready")["message"])
     await bench.until(lambda: backends(bench) and bench.controller.converged)
 
 
