@@ -133,7 +133,7 @@ class _PipelineApart:
             try:
                 actual = self._feed(unpacker.connection, source)
             except Disconnected as error:
-                status = unpacker.close()
+                status = unpacker.close(_PATIENCE)
                 raise ImagePullFailed(
                     f"the process that unpacks the layer ended early, with status {status}"
                 ) from error
