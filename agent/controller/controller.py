@@ -7,17 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.controller.admission import Admission
+from agent.controller.appworkers import AppWorkers
 from agent.controller.callers import Callers
 from agent.controller.checks import Checks
 from agent.controller.deploycommands import DeployCommands
-from agent.controller.deploys import KIND as DEPLOY_KIND
-from agent.controller.deploys import AppDeploys
+from agent.controller.enginewatch import EngineWatch
 from agent.controller.explaining import Explainer
 from agent.controller.gate import Gate
-from agent.controller.happenings import Happenings
-from agent.controller.images import KIND as IMAGE_KIND
-from agent.controller.images import AppImages, load_image_documents
 from agent.controller.inventory import Inventory
 from agent.controller.journal import Journal
 from agent.controller.lastgood import LastGood
@@ -26,19 +22,13 @@ from agent.controller.parts import HostNames, NetworkOwners, Shared, SpecDocumen
 from agent.controller.port import EnginePort, EventsPort, MetricsPort, RecordsPort, RevisionPort, SourcePort
 from agent.controller.publisher import Publisher
 from agent.controller.queries import render_containers, render_plans, render_status
-from agent.controller.revisions import KIND as REVISION_KIND
-from agent.controller.revisions import Revisions, load_revision_documents
-from agent.controller.slots import load_slots
+from agent.controller.suspension import Suspension
 from agent.controller.tampering import TamperWatch
 from agent.controller.targets import compute_targets
 from agent.controller.telling import Teller
 from agent.controller.worker import AppWorker
-from agent.engine.model import ContainerEvent
-from agent.errors import HoldfastError
 from agent.spec.model import NotifyTarget
 
-AGENT_KIND = "agent"
-SUSPENDED_KEY = "suspended"
 SOURCE_RETRY = 5.0
 
 
@@ -54,44 +44,35 @@ class Controller:
         records: RecordsPort,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._engine, self._source, self._records, self._clock = engine, source, records, clock
-        self._gate = Gate()
-        journal = Journal(records, self._gate, events.flush)
-        teller = Teller(events)
+        self._source, self._records, self._clock = source, records, clock
+        gate, teller = Gate(), Teller(events)
+        journal = Journal(records, gate, events.flush)
         self.callers = Callers()
         self._report_targets: Callable[[Mapping[str, tuple[NotifyTarget, ...]]], None] = lambda _targets: None
-        self._happenings = Happenings(teller, self.callers)
         self._known = LastGood(records, journal)
-        self._documents = load_image_documents(records)
-        self._slots = load_slots(records)
-        self._deploys = records.all(DEPLOY_KIND)
-        self._histories = load_revision_documents(records.all(REVISION_KIND))
-        self._workers: dict[str, AppWorker] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._leaving: set[str] = set()
         self._revision: str | None = None
-        self._down_at = ""
         self._targets_known = False
-        self._source_fault = self._names_fault = ""
+        self._source_fault = ""
         self._change = asyncio.Event()
-        self._taking_down = asyncio.Lock()
-        self._rest: asyncio.Task[None] | None = None
         self._shared = Shared(
             engine=engine,
-            gate=self._gate,
+            gate=gate,
             journal=journal,
             events=teller,
             metrics=metrics,
             clock=clock,
             inventory=Inventory(engine.containers),
-            health=Checks(engine, self._gate, journal, teller, clock, self._poke),
-            publisher=Publisher(engine.networks, self._gate, teller, self._poke, self._on_change),
+            health=Checks(engine, gate, journal, teller, clock, self._poke),
+            publisher=Publisher(engine.networks, gate, teller, self._poke, self._on_change),
             specs=SpecDocuments(records, journal),
             owners=NetworkOwners(records, journal),
             names=HostNames(engine),
             changed=self._on_change,
         )
-        self._admission = Admission(self._workers, engine.capacity, self._shared.publisher.claims_of)
+        self._apps = AppWorkers(self._shared, records)
+        self._workers: Mapping[str, AppWorker] = self._apps.workers
+        self._suspension = Suspension(self._shared, records, self._workers)
+        self._watch = EngineWatch(self._shared, self._workers, self.callers)
         self.deploys = DeployCommands(self._workers, self._shared, self.wait_change)
 
     # the loop
@@ -100,13 +81,8 @@ class Controller:
         """Work until cancelled. Containers go on; whatever is under way in a thread ends by itself."""
         loop = asyncio.get_running_loop()
         self._shared.health.load(self._records)
-        document = self._records.get(AGENT_KIND, SUSPENDED_KEY)
-        self._shared.suspended |= document is not None
-        self._down_at = self._down_at or str((document or {}).get("revision", ""))
-        self._engine.subscribe(lambda event: _hand_over(loop, self._on_event, event))
-        self._engine.networks.watch_names(lambda: _hand_over(loop, self._on_names))
-        self._on_names()
-        self._happenings.catch_up(self._engine.containers.list())
+        self._suspension.load()
+        self._watch.begin()
         publishing = loop.create_task(self._shared.publisher.run(), name="publisher")
         watching = loop.create_task(TamperWatch(self._shared, self._claim).run(), name="tampering")
         try:
@@ -115,9 +91,8 @@ class Controller:
             publishing.cancel()
             watching.cancel()
             self._shared.health.close()
-            for task in self._tasks.values():
-                task.cancel()
-            await self._gate.close()
+            self._apps.close()
+            await self._shared.gate.close()
             self._shared.journal.close()
 
     async def _follow(self) -> None:
@@ -143,33 +118,22 @@ class Controller:
     def _accept(self, revision: RevisionPort) -> None:
         """Give every app its target; apps that are not in the revision any more are removed."""
         first = self._revision is None
-        if self._shared.suspended:
-            self._resume_after(revision.id)
+        self._suspension.note_revision(revision.id)
         self._revision = revision.id
         self._shared.inventory.refresh()
         targets = compute_targets(revision, self._known)
         for name, target in targets.items():
-            worker = self._worker(name)
+            worker = self._apps.ensure(name)
             worker.want(target.desired, invalid=target.invalid)
             worker.warn(target.warnings)
-        for name in self._leftovers(first) - targets.keys():
-            self._leaving.add(name)
-            self._worker(name).want(None, removed=True)
+        self._apps.remove(self._leftovers(first) - targets.keys())
         self._targets_known = True
         self._report_targets({name: w.desired.app.notify for name, w in self._workers.items() if w.desired is not None})
         self._forget_specs()
-        for worker in [*self._workers.values()]:
-            worker.poke()
+        self._apps.poke()
         self._on_change()
-        if first and self._shared.suspended and self._shared.inventory.all() and not self._taking_down.locked():
-            self._rest = asyncio.get_running_loop().create_task(self._finish_down(), name="down")
-
-    async def _finish_down(self) -> None:
-        """See through what an agent has begun that was killed in the middle of ``down``."""
-        try:
-            await self.down()
-        except HoldfastError as error:
-            self._shared.events.fail("agent", compute_failure(error, 1), error, what="down that was interrupted")
+        if first:
+            self._suspension.finish()
 
     def _leftovers(self, first: bool) -> set[str]:
         return {*self._workers, *([*self._shared.inventory.apps, *self._shared.owners.apps] if first else ())}
@@ -180,48 +144,7 @@ class Controller:
         used = {owner.spec_digest for owner in owners if owner is not None}
         self._shared.specs.keep(used.union(*(worker.starting for worker in self._workers.values())))
 
-    def _worker(self, name: str) -> AppWorker:
-        worker = self._workers.get(name)
-        if worker is None:
-            images = AppImages(name, self._engine.images, self._documents.pop(name, {}), self._clock)
-            revisions = Revisions(name, self._shared.journal, self._histories.pop(name, {}))
-            document = self._deploys.pop(name, {})
-            deploys = AppDeploys(name, revisions, self._shared.journal, self._shared.events, document)
-            self._admission.attach(name, deploys)
-            worker = AppWorker(name, self._shared, images, deploys, self._slots.pop(name, {}))
-            self._workers[name] = worker
-            self._tasks[name] = asyncio.get_running_loop().create_task(worker.run(), name=f"app {name}")
-        return worker
-
-    # what happens
-
-    def _on_event(self, event: ContainerEvent) -> None:
-        """An engine event, on the loop: wake the app it belongs to; an app nobody wants is not our business yet."""
-        record = self._shared.inventory.get(event.container)
-        self._shared.inventory.refresh()
-        record = self._shared.inventory.get(event.container) or record
-        self._shared.health.keep(self._shared.inventory.get)
-        owner = record.config.owner if record is not None else None
-        if record is None or owner is None:
-            return
-        worker = self._workers.get(owner.app)
-        asked = worker is None or worker.removed or self._shared.suspended or worker.drift.is_ours(record.id)
-        self._happenings.note(event, record, asked=asked)
-        if event.kind == "oom":
-            self._shared.metrics.oom_killed(owner.app, owner.service)
-        self._poke(owner.app)
-
-    def _on_names(self) -> None:
-        """The name server came or went: every app's condition may say so."""
-        before, self._names_fault = self._names_fault, self._engine.networks.names_fault
-        if before == self._names_fault:
-            return
-        reason = "NamesUnavailable" if self._names_fault else "NamesAnswered"
-        message = self._names_fault or "names are answered again"
-        self._shared.events.record("network", reason=reason, message=message)
-        for worker in [*self._workers.values()]:
-            worker.poke()
-        self._on_change()
+    # what is told to the loop
 
     def _claim(self, app: str, container_id: str) -> None:
         """The end of a container is our own doing, although no plan asks for it."""
@@ -236,33 +159,15 @@ class Controller:
 
     def _on_change(self) -> None:
         """A worker has reconciled: let go of apps of which nothing is left, wake whoever waits."""
-        for name in tuple(self._leaving):
-            worker = self._workers.get(name)
-            if worker is None or not worker.removed:
-                self._leaving.discard(name)
-            elif worker.gone:
-                self._forget(worker)
+        self._apps.let_go()
         self._change.set()
         self._change = asyncio.Event()
-
-    def _forget(self, worker: AppWorker) -> None:
-        del self._workers[worker.name]
-        self._tasks.pop(worker.name).cancel()
-        self._shared.publisher.update(worker.name, None)
-        for other in self._workers.values():
-            other.poke()
-        worker.deploys.forget()
-        for key in worker.images.document_keys():
-            self._shared.journal.put(IMAGE_KIND, key, None)
 
     # commands
 
     async def sync(self) -> None:
         """Read the desired state and reconcile every app now, trying again whatever failed; returns after that pass."""
-        async with self._taking_down:
-            if self._shared.suspended:
-                self._resume()
-                await self._shared.journal.flush()
+        await self._suspension.end()
         await self._source.refresh()
         self._shared.names.forget()
         before = {name: worker.passes for name, worker in self._workers.items()}
@@ -278,42 +183,7 @@ class Controller:
     async def down(self) -> None:
         """Stop and remove every container and network, keep volumes and images, and stay down: also after a restart,
         until the desired state changes or ``sync`` is called. What changes before it has ended is taken down too."""
-        async with self._taking_down:
-            await self._take_down()
-
-    async def _take_down(self) -> None:
-        self._shared.suspended, self._down_at = True, self._revision or ""
-        await self._gate.run(self._records.put, AGENT_KIND, SUSPENDED_KEY, {"revision": self._down_at})
-        for worker in [*self._workers.values()]:
-            await worker.quiesce()
-        await self._gate.run(self._engine.down)
-        self._shared.names.forget()
-        self._shared.publisher.reset()
-        self._shared.inventory.refresh()
-        self._shared.health.keep(self._shared.inventory.get)
-        for worker in [*self._workers.values()]:
-            worker.restart_history()
-            worker.poke()
-        if self._shared.suspended:
-            self._note_suspension(self._down_at)
-        await self._shared.journal.flush()
-
-    def _resume_after(self, revision: str) -> None:
-        """A revision ends the suspension, unless it is the one that was taken down, or the first to be read at all."""
-        if not self._down_at or self._taking_down.locked():
-            self._note_suspension(revision)
-        elif self._down_at != revision:
-            self._resume()
-
-    def _note_suspension(self, revision: str) -> None:
-        self._down_at = revision
-        self._shared.journal.put(AGENT_KIND, SUSPENDED_KEY, {"revision": revision})
-
-    def _resume(self) -> None:
-        self._shared.suspended = False
-        self._shared.journal.put(AGENT_KIND, SUSPENDED_KEY, None)
-        for worker in self._workers.values():
-            worker.poke()
+        await self._suspension.begin()
 
     async def wait_converged(self, seconds: float) -> bool:
         """True as soon as the host is as the source says at this moment; False when ``seconds`` have gone by first."""
@@ -345,7 +215,7 @@ class Controller:
     def converged(self) -> bool:
         """Whether everything is as desired, what is desired can be read, nothing is under way or held down."""
         settled = self._shared.publisher.settled and not self._shared.suspended
-        faults = self._source_fault or self._names_fault
+        faults = self._source_fault or self._watch.names_fault
         return self.synced and settled and not faults and all(worker.converged for worker in self._workers.values())
 
     def needed_images(self) -> frozenset[str] | None:
@@ -365,7 +235,7 @@ class Controller:
             "suspended": self._shared.suspended,
             "source": self._source_fault,
             "network": self._shared.publisher.failure,
-            "names": self._names_fault,
+            "names": self._watch.names_fault,
         }
 
     def containers(self) -> list[dict[str, Any]]:
@@ -387,14 +257,5 @@ class Controller:
             **self.deploys.show_plans(plans),
             "source": self._source_fault,
             "network": self._shared.publisher.failure,
-            "names": self._names_fault,
+            "names": self._watch.names_fault,
         }
-
-
-def _hand_over(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
-    """From an engine's thread to the loop; a loop that has ended wants no events."""
-    try:
-        loop.call_soon_threadsafe(callback, *arguments)
-    except RuntimeError:
-        if not loop.is_closed():
-            raise
