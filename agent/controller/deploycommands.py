@@ -52,7 +52,7 @@ class DeployCommands:
         app, first = find_revision(self._deploys, one)
         deploys = self._apps[app].deploys
         if other is None:
-            base = deploys.revisions.find(deploys.base)
+            base = deploys.in_force
             if base is None:
                 raise NotFound(f"no revision of {app} is in force yet", hint="name two revisions")
             old, new = base, first

@@ -92,7 +92,7 @@ class Groups:
             return ""
         if app.deploys.choices.stands_still:
             return "it is paused"
-        barrier = self._judge(name, wanted, app.deploys.revisions.find(app.deploys.base), now)
+        barrier = self._judge(name, wanted, app.deploys.in_force, now)
         return barrier.hold.message if barrier is not None else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from agent.controller.aiming import Aiming
 from agent.controller.aims import Aim
 from agent.controller.deploys import AppDeploys
 from agent.controller.inventory import Pending
@@ -53,19 +54,20 @@ class AppPlanning:
         self._app = app
         self._shared = shared
         self._deploys = deploys
+        self._aiming = Aiming(deploys, shared.engine.images.find)
         self.aim = Aim(None, {})
         self.observed: tuple[ObservedContainer, ...] = ()
 
     def decide(self, situation: Situation, now: float) -> Plan:
         """The plan for what the app is to become now. What it says of a deploy may turn or end that, which changes what
         is planned for."""
-        find, deploys = self._shared.engine.images.find, self._deploys
+        deploys = self._deploys
         bare = not self._shared.inventory.of_app(self._app) and not situation.pending
         plan, due = Plan(self._app, slots=situation.slots), None
         for _ in range(TURNS):
             self.aim = Aim(None, {})
             if situation.desired is not None:
-                self.aim = deploys.aim(situation.desired, situation.images, now, find, bare=bare)
+                self.aim = self._aiming.aim(situation.desired, situation.images, now, bare=bare)
             self._watch(situation.desired, self.aim)
             observed = self._observe(situation)
             self.observed = observed.containers
@@ -96,7 +98,7 @@ class AppPlanning:
         observed = self._observe(situation)
         if situation.desired is None:
             return self._compute(situation, observed, now)
-        aim = self._deploys.preview(situation.desired, situation.images, now, self._shared.engine.images.find)
+        aim = self._aiming.preview(situation.desired, situation.images, now)
         plan = compute_plan(aim.desired, replace(observed, images=aim.images), now, aim.course)
         standing = (PAUSED,) if self._deploys.choices.stands_still else ()
         return replace(plan, holds=(*plan.holds, *aim.holds, *standing))

@@ -50,10 +50,10 @@ def find_previous(deploys: AppDeploys) -> AppRevision:
     """The good revision before the one in force; while a deploy is under way, the one that was in force before it.
     Raises NotFound."""
     if deploys.current and deploys.base:
-        found = deploys.revisions.find(deploys.base)
+        found = deploys.in_force
         if found is not None:
             return found
-    current = deploys.pinned or deploys.revisions.find(deploys.base)
+    current = deploys.pinned or deploys.in_force
     number = deploys.choices.number or (current.number if current is not None else 0)
     before = [
         revision
