@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from agent.controller.port import ContainersPort
 from agent.engine.model import ContainerRecord, ContainerState
+from agent.plan.actions import StartContainer
 from agent.plan.history import ContainerExit
 from agent.plan.observed import Health, ObservedContainer, Phase
 from agent.values import frozen
@@ -41,6 +42,23 @@ class Pending:
 
     container: ObservedContainer
     known: frozenset[str]
+
+
+def expect_container(app: str, action: StartContainer, observed: Iterable[ObservedContainer], now: float) -> Pending:
+    """The container that a start is about to make, beside those that are observed."""
+    place = (action.service, action.slot)
+    known = frozenset(container.id for container in observed if (container.service, container.slot) == place)
+    container = ObservedContainer(
+        id=f"pending-{action.id}",
+        app=app,
+        service=action.service,
+        slot=action.slot,
+        digest=action.digest,
+        phase=Phase.PENDING,
+        image=action.image,
+        created=now,
+    )
+    return Pending(container, known)
 
 
 class Inventory:

@@ -75,7 +75,7 @@ def render_containers(inventory: Inventory, health: Checks, workers: Mapping[str
 def _render_container(record: ContainerRecord, health: Checks, workers: Mapping[str, AppWorker]) -> dict[str, Any]:
     owner = record.config.owner
     worker = workers.get(owner.app) if owner else None
-    history = worker.slots.get((owner.service, owner.slot)) if worker and owner else None
+    history = worker.slots.histories.get((owner.service, owner.slot)) if worker and owner else None
     same = history is not None and owner is not None and history.digest == owner.spec_digest
     end = record.exit
     return {

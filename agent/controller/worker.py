@@ -13,38 +13,26 @@ from dataclasses import replace
 from functools import partial
 
 from agent.controller.aims import Aim
-from agent.controller.apply import Scene, apply_action
+from agent.controller.alarm import Alarm
 from agent.controller.clockwatch import ClockWatch
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions, is_idle_talk
 from agent.controller.conditiontelling import ConditionTeller
 from agent.controller.deploys import AppDeploys
-from agent.controller.drain import compute_drain, drain
 from agent.controller.drift import Drift
 from agent.controller.endpoints import AppEndpoints, compute_endpoints
 from agent.controller.faults import Faults
 from agent.controller.images import AppImages
-from agent.controller.inventory import Pending
 from agent.controller.outcome import compute_failure
 from agent.controller.parts import Shared
 from agent.controller.planning import AppPlanning, Situation
-from agent.controller.slots import KIND as SLOT_KIND
-from agent.controller.slots import encode_history, slot_key
-from agent.controller.subjects import describe, kind_of, resource_of
+from agent.controller.slots import AppSlots
+from agent.controller.underway import AppParts, Underway
 from agent.controller.watching import watch_containers
-from agent.errors import NotFound, Problem
-from agent.plan.actions import (
-    Action,
-    EnsureImage,
-    Hold,
-    Plan,
-    StartContainer,
-    StopContainer,
-)
-from agent.plan.history import SlotHistory, count_failed_start, forgive, ignore_container
-from agent.plan.observed import ObservedContainer, Phase, SlotKey
+from agent.errors import Problem
+from agent.plan.actions import EnsureImage, Hold, Plan
+from agent.plan.history import SlotHistory
+from agent.plan.observed import ObservedContainer, SlotKey
 from agent.plan.wants import DesiredApp
-
-LONGEST_TIMER = 3600.0
 
 
 class AppWorker:
@@ -70,7 +58,7 @@ class AppWorker:
         self.generation = 0
         self.conditions: dict[str, Condition] = {}
         self.plan = Plan(name)
-        self.slots = slots
+        self.slots = AppSlots(name, shared.journal, slots)
         self.images = images
         self.deploys = deploys
         self.passes = 0
@@ -79,13 +67,11 @@ class AppWorker:
         self._faults = Faults()
         self._conditions = ConditionTeller(name, shared)
         self.drift = Drift(name, shared.metrics, shared.events)
-        self._busy: dict[str, asyncio.Task[None]] = {}
-        self._pending: dict[str, Pending] = {}
-        self._stopping: dict[str, bool] = {}
-        self._hurry = asyncio.Event()
+        parts = AppParts(name, images, deploys, self.slots, self._faults, self.drift)
+        self._underway = Underway(parts, shared, self.poke)
         self._clock_watch = ClockWatch(shared.clock, time.monotonic)
         self._wake = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self.poke)
 
     # what others say to it
 
@@ -97,7 +83,7 @@ class AppWorker:
             self.drift.begin()
             if desired is not None:
                 self.images.begin(desired)
-            self.slots = {key: replace(history, stalled=False) for key, history in self.slots.items()}
+            self.slots.unstall()
         self.desired, self.removed, self.invalid = desired, removed, invalid
         self.poke()
 
@@ -112,14 +98,14 @@ class AppWorker:
         self._faults.forgive()
         if self.desired is not None:
             self.images.recheck(self.desired)
-        self._keep_slots({key: forgive(history) for key, history in self.slots.items()})
+        self.slots.forgive()
         self.poke()
 
     def restart_history(self) -> None:
         """Everything was taken down on purpose: what happened before does not count any more."""
         self._faults.forgive()
         self.drift.begin()
-        self._keep_slots({})
+        self.slots.keep({})
 
     def poke(self) -> None:
         """Something may have changed: reconcile soon."""
@@ -128,14 +114,14 @@ class AppWorker:
     @property
     def gone(self) -> bool:
         """Whether nothing is left of a removed app."""
-        idle = not self._busy and not self.plan.actions and not self.observed
+        idle = not self._underway and not self.plan.actions and not self.observed
         return self.removed and self.passes > 0 and not self._wake.is_set() and idle
 
     @property
     def converged(self) -> bool:
         """Whether the app is as it should be, and was looked at since the last reason to."""
         ready = self.conditions.get("Ready")
-        idle = not self._busy and not self.plan.actions and not self._wake.is_set()
+        idle = not self._underway and not self.plan.actions and not self._wake.is_set()
         return ready is not None and ready.status == "True" and idle
 
     @property
@@ -156,21 +142,22 @@ class AppWorker:
                 self._wake.clear()
                 self.reconcile()
         finally:
-            self._disarm()
-            for task in self._busy.values():
-                task.cancel()
+            self._alarm.cancel()
+            self._underway.cancel()
 
     async def quiesce(self) -> None:
         """Wait until no action on a container or network is under way; pulls and builds may go on, drains end."""
-        self._hurry.set()
-        while working := [task for resource, task in self._busy.items() if not resource.startswith("image/")]:
-            await asyncio.wait(working)
-        self._hurry.clear()
+        await self._underway.quiesce()
 
     @property
     def starting(self) -> frozenset[str]:
         """The spec digests of the containers whose start is under way."""
-        return frozenset(pending.container.digest for pending in self._pending.values())
+        return frozenset(pending.container.digest for pending in self._underway.pending.values())
+
+    def needed_images(self) -> set[str]:
+        """The references and ids of the images it needs. From any thread."""
+        desired = self.desired
+        return self.images.needed(desired) | self.deploys.revisions.images if desired is not None else set()
 
     # one pass
 
@@ -196,20 +183,27 @@ class AppWorker:
         self.plan = self._planning.decide(self._situation(), now)
         if self.deploys.current not in ("", before):
             self.drift.begin()
-        self._keep_slots(self.plan.slots)
+        self.slots.keep(self.plan.slots)
         self._faults.keep({action.id for action in self.plan.actions})
         self.drift.note(self.plan)
         if not self._shared.suspended:
-            self._begin(now)
+            self._underway.begin(self.plan, self.aim, self.desired, self.observed, now)
         self._publish()
         self._tell(now)
         self._arm(now)
 
     def _situation(self) -> Situation:
-        pending = tuple(self._pending.values())
-        images, busy = self.images.states, bool(self._busy)
-        actions = frozenset(task.get_name() for task in self._busy.values())
-        return Situation(self.desired, self.removed, images, self.slots, self._stopping, pending, busy, actions)
+        underway = self._underway
+        return Situation(
+            desired=self.desired,
+            removed=self.removed,
+            images=self.images.states,
+            slots=self.slots.histories,
+            stopping=underway.stopping,
+            pending=tuple(underway.pending.values()),
+            busy=bool(underway),
+            actions=underway.actions,
+        )
 
     def compute_whole(self, now: float) -> Plan:
         """The plan as of now for all that is wanted, and beside what it holds back all else that keeps the app from
@@ -220,99 +214,7 @@ class AppWorker:
         holds = [Hold(reason, message, final=True, failing=True) for reason, message in troubles if message]
         return replace(plan, holds=(*plan.holds, *self._faults.holds, *holds))
 
-    # acting
-
-    def _begin(self, now: float) -> None:
-        aim, seconds = self.aim, 0.0
-        for action in self.plan.ready_actions:
-            resource = resource_of(action)
-            if resource in self._busy or not self._faults.may_try(action, now):
-                continue
-            if isinstance(action, StartContainer):
-                self._pending[action.id] = self._expect(action, now)
-            if isinstance(action, StopContainer):
-                self._stopping[action.container] = True
-                seconds = compute_drain(action.container, self.observed, aim.desired, self.plan.actions)
-            self.drift.begin_action(action)
-            desired = self.desired if isinstance(action, EnsureImage) else aim.desired
-            scene = Scene(
-                self.name, desired, self.images, self._shared, self.deploys.revisions, partial(self._drain, seconds)
-            )
-            run = self._perform(action, resource, scene)
-            self._busy[resource] = asyncio.get_running_loop().create_task(run, name=action.id)
-
-    def _expect(self, action: StartContainer, now: float) -> Pending:
-        place = (action.service, action.slot)
-        known = frozenset(container.id for container in self.observed if (container.service, container.slot) == place)
-        container = ObservedContainer(
-            id=f"pending-{action.id}",
-            app=self.name,
-            service=action.service,
-            slot=action.slot,
-            digest=action.digest,
-            phase=Phase.PENDING,
-            image=action.image,
-            created=now,
-        )
-        return Pending(container, known)
-
-    async def _drain(self, seconds: float, container_id: str) -> None:
-        """Wait, within bounds, until a container that is out of traffic has nobody connected to it."""
-        self._shared.health.rest(container_id)
-        self.poke()
-        if seconds and not self._hurry.is_set():
-            await drain(self._shared, container_id, seconds, self._hurry)
-        self._stopping[container_id] = False
-
-    async def _perform(self, action: Action, resource: str, scene: Scene) -> None:
-        try:
-            await self.deploys.settle_on_disk()
-            await apply_action(action, scene)
-        except Exception as error:
-            self._fail(action, scene, error)
-        else:
-            if isinstance(action, StopContainer):
-                key = (action.service, action.slot)
-                ignored = ignore_container(self.slots.get(key, SlotHistory()), action.container)
-                self._keep_slots({**self.slots, key: ignored})
-            self._faults.succeed(action)
-            self.drift.correct(action.id)
-        finally:
-            self._pending.pop(action.id, None)
-            if isinstance(action, StopContainer):
-                self._stopping.pop(action.container, None)
-            self._busy.pop(resource, None)
-            self.poke()
-
-    def _fail(self, action: Action, scene: Scene, error: Exception) -> None:
-        now = self._shared.clock()
-        if isinstance(action, EnsureImage):
-            failure = compute_failure(error, scene.images.next_attempt(action.key))
-            scene.images.fail(action.key, failure, now)
-        elif isinstance(action, StartContainer):
-            key = (action.service, action.slot)
-            history = self.slots.get(key, SlotHistory())
-            same = history.failures if history.digest == action.digest else 0
-            failure = compute_failure(error, same + 1)
-            told = (failure.reason, failure.message, failure.retry_after)
-            self._keep_slots({**self.slots, key: count_failed_start(history, action.digest, now, told)})
-            if isinstance(error, NotFound):
-                self.images.lose(action.image)
-        else:
-            failure = self._faults.fail(action, error, now)
-        self._shared.events.fail(kind_of(action), failure, error, app=self.name, what=describe(action))
-
     # telling
-
-    def _keep_slots(self, slots: Mapping[SlotKey, SlotHistory]) -> None:
-        before, self.slots = self.slots, slots
-        if slots is before:
-            return
-        for key in {*before, *slots}:
-            history = slots.get(key)
-            if history is not before.get(key):
-                document = None if history is None else encode_history(history)
-                self._shared.journal.put(SLOT_KIND, slot_key(self.name, key), document)
 
     def _publish(self) -> None:
         aim = self.aim
@@ -323,23 +225,19 @@ class AppWorker:
         records = (
             (container, record)
             for container in self.observed
-            if container.id not in self._stopping and (record := self._shared.inventory.get(container.id)) is not None
+            if container.id not in self._underway.stopping
+            and (record := self._shared.inventory.get(container.id)) is not None
         )
         digests = aim.desired.digests(aim.images) if aim.older is not None else {}
         self._shared.publisher.update(self.name, compute_endpoints(aim.desired, records, digests, aim.older))
 
-    def needed_images(self) -> set[str]:
-        """The references and ids of the images it needs. From any thread."""
-        desired = self.desired
-        return self.images.needed(desired) | self.deploys.revisions.images if desired is not None else set()
-
-    def findings(self) -> Findings:
+    def _findings(self) -> Findings:
         """What the conditions are made from."""
         holds = (*self.plan.holds, *self._faults.holds)
         return Findings(
             plan=replace(self.plan, holds=holds),
             containers=self.observed,
-            busy=len(self._busy),
+            busy=len(self._underway),
             invalid=self.invalid,
             blind=self.desired is None and not self.removed,
             conflict=self._shared.publisher.conflicts.get(self.name, ""),
@@ -359,11 +257,11 @@ class AppWorker:
             and not self.plan.holds
             and not self._faults.holds
             and all(looks)
-            and set(self._busy) <= {action.id for action in self.plan.actions}
+            and self._underway.resources <= {action.id for action in self.plan.actions}
         )
 
     def _tell(self, now: float) -> None:
-        fresh = compute_conditions(self.findings())
+        fresh = compute_conditions(self._findings())
         before = self.conditions
         self.conditions, changed = carry_over(before, fresh, self.generation, now)
         if self.conditions["Ready"].status == "True":
@@ -378,18 +276,11 @@ class AppWorker:
         self._shared.events.fail("app", failure, error, app=self.name, what="reconcile")
         fault = Condition("Ready", "False", failure.reason, failure.message)
         self.conditions, _ = carry_over(self.conditions, [fault], self.generation, self._shared.clock())
-        self._disarm()
-        self._timer = asyncio.get_running_loop().call_later(failure.retry_after or 60.0, self.poke)
+        self._alarm.set(failure.retry_after or 60.0)
 
     def _arm(self, now: float) -> None:
         """Wake up when time alone would change the plan."""
-        self._disarm()
+        self._alarm.cancel()
         moments = [moment for moment in (self.plan.next_check, self._faults.next_try) if moment is not None]
         if moments and not self._shared.suspended:
-            wait = min(max(min(moments) - now, 0.001), LONGEST_TIMER)
-            self._timer = asyncio.get_running_loop().call_later(wait, self.poke)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._alarm.set(min(moments) - now)

@@ -75,7 +75,7 @@ async def test_plan_shows_the_fields_that_changed_without_secrets(bench: Bench) 
     await bench.until(lambda: bench.condition("shop", "Stalled")["reason"] == "StartFailed")
     del bench.engine.containers.failures["shop-web-1"]
     worker = bench.controller._workers["shop"]
-    worker.slots = {}
+    worker.slots.keep({})
     (app,) = bench.controller.pending_plan()["apps"]
     start = next(action for action in app["actions"] if action["kind"] == "StartContainer")
     changes = {change["path"]: (change["old"], change["new"]) for change in start["cause"]["changes"]}
