@@ -10,38 +10,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.errors import HoldfastError, InvalidSpec, Stalled, Unsupported, Waiting
 from agent.image.archives import ImageArchives
 from agent.image.cargo import CargoLoader
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
+from agent.image.documents import ImageDocuments
 from agent.image.errors import ImageNotFound, translated_storage_errors
+from agent.image.fetching import ImageFetcher
 from agent.image.flight import Flights, Leases
+from agent.image.flushing import Flusher
 from agent.image.indexes import IndexRecords
-from agent.image.platforms import find_platform, platform_of, require_platform
 from agent.image.policy import PolicyFile
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
-from agent.image.puller import Pull, Stores
+from agent.image.puller import Stores
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.snapshots import Records, SnapshotStore, compute_chain_names
 from agent.image.uses import Uses
 from agent.image.verify import Finding, Means, Verifier, VerifyProgress
-from agent.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor
+from agent.oci.descriptor import OCI_CONFIG, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
-from agent.oci.imageconfig import ImageConfig, decode_image_config, encode_image_config
-from agent.oci.manifest import Manifest, decode_manifest, encode_manifest
-from agent.oci.platform import Platform
-from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.oci.imageconfig import ImageConfig, encode_image_config
+from agent.oci.manifest import Manifest, encode_manifest
+from agent.oci.reference import parse_reference
 from agent.store.layout import DataLayout
 
 if TYPE_CHECKING:
     from agent.image.pusher import PushReport
 
-POLICIES = ("always", "missing", "never")
-MAX_CONFIGS = 64
 PRUNE_AGE = 3600.0
 
 
@@ -60,19 +58,19 @@ class ImageStore:
         self.content = ContentStore(layout.content)
         self.snapshots = SnapshotStore(layout.snapshots, database)
         self._images = ImageRecords(database, self.content)
-        self._gate = ImageGate(policy, self._config, database)
-        self._gate.forget(self._images.all())
+        gate = ImageGate(policy, self._config, database)
+        gate.forget(self._images.all())
         indexes = IndexRecords(database)
         indexes.forget(self._images.all())
         self._cargo = CargoLoader(self._images, self.content, indexes)
-        self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), self._gate, indexes)
+        self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), gate, indexes)
         self._uses = Uses(self._images)
+        self._documents = ImageDocuments(self.content, self._images, self._uses)
+        self._flusher = Flusher(self.snapshots)
+        self._fetcher = ImageFetcher(self._stores, gate, self._config, self._documents, self._uses, self._flusher.begin)
         self._collector = ImageCollector(self._stores, self._uses)
         self._committer = LayerCommitter(self.content, self.snapshots, self._config.limits)
-        self._configs: dict[Digest, ImageConfig] = {}
-        self._lock = threading.Lock()
-        self._flushers: list[threading.Thread] = []
-        self.archives = ImageArchives(self._stores, self._config.limits, self._flush_later)
+        self.archives = ImageArchives(self._stores, self._config.limits, self._flusher.begin)
 
     def pull(
         self,
@@ -91,45 +89,7 @@ class ImageStore:
         RegistryUnauthorized, RegistryUnreachable, ImagePullFailed, InsufficientStorage, PullCancelled, or Refused
         for a hostile or ambiguous image.
         """
-        if policy not in POLICIES:
-            raise Unsupported(f"the pull policy {policy!r} is not one of {', '.join(POLICIES)}")
-        parsed, wanted = parse_reference(reference), require_platform(platform)
-        tracker = PullTracker(parsed.familiar(), progress, cancel)
-        self._gate.check(parsed)
-        with translated_storage_errors():
-            present = None if policy == "always" else self._find_complete(parsed, tracker, wanted)
-            if present is not None:
-                self._uses.note(present.id)
-                return present
-            if policy == "never":
-                raise self._explain_absence(parsed, wanted)
-            entry = Pull(self._stores, self._config, parsed, tracker, wanted).run()
-        self._uses.note(entry.id)
-        self._flush_later()
-        return entry
-
-    def _explain_absence(self, reference: Reference, platform: Platform | None) -> HoldfastError:
-        """Why there is no image that may be used, though none may be pulled."""
-        if self._find_local(reference, platform) is not None:
-            return self._gate.refuse_unchecked(reference)
-        what = f"the image {reference.familiar()} is not local, and its pull policy is never"
-        return ImageNotFound(what, reason="ImageNotPresent")
-
-    def _find_local(self, reference: Reference, platform: Platform | None) -> ImageEntry | None:
-        return self._images.find(str(reference)) if platform is None else self._find_platform(reference, platform)
-
-    def _find_complete(
-        self, reference: Reference, tracker: PullTracker, platform: Platform | None = None
-    ) -> ImageEntry | None:
-        """The local image that may be used, unpacked again from its blobs when a power cut took its snapshots."""
-        entry = self._find_local(reference, platform)
-        if entry is None or not self._gate.admits(reference, entry):
-            return None
-        if all(self.snapshots.find(chain) for chain in entry.chains):
-            return entry
-        restored = Pull(self._stores, self._config, reference, tracker, platform).restore(entry)
-        self._flush_later()
-        return restored
+        return self._fetcher.pull(reference, policy, platform, progress, cancel)
 
     def push(
         self,
@@ -152,21 +112,9 @@ class ImageStore:
 
             return Push(self._stores, self._config, cargo, goal, tracker).run()
 
-    def _find_platform(self, reference: Reference, platform: Platform) -> ImageEntry | None:
-        return find_platform(self._images.all(), reference, platform, lambda found: self.config(found.id))
-
-    def _flush_later(self) -> None:
-        with self._lock:
-            self._flushers = [thread for thread in self._flushers if thread.is_alive()]
-            self._flushers.append(threading.Thread(target=self.snapshots.flush, name="snapshot-flush", daemon=True))
-            self._flushers[-1].start()
-
     def close(self) -> None:
         """Wait until what was pulled and committed is on the disk. Never needed for consistency."""
-        with self._lock:
-            running = list(self._flushers)
-        for thread in running:
-            thread.join()
+        self._flusher.wait()
 
     def find(self, name_or_id: str) -> ImageEntry | None:
         """By reference, id, or a unique beginning of the id (6 digits at least). Raises Conflict if not unique."""
@@ -174,16 +122,7 @@ class ImageStore:
 
     def find_admitted(self, reference: str, platform: str | None = None) -> ImageEntry | None:
         """The image of a reference, if it may be used as it is: ``pull`` has to be asked for any other one."""
-        wanted = require_platform(platform)
-        entry = self._images.find(reference)
-        if wanted is not None:
-            entry = self._find_platform(parse_reference(reference), wanted)
-        try:
-            return entry if entry is None or self._gate.admits(parse_reference(reference), entry) else None
-        except InvalidReference:
-            return entry
-        except InvalidSpec:
-            return None
+        return self._fetcher.find_admitted(reference, platform)
 
     def all(self) -> tuple[ImageEntry, ...]:
         """Every local image."""
@@ -209,33 +148,15 @@ class ImageStore:
 
     def document(self, image_id: str) -> bytes:
         """The image's config as it came, verified. Raises ImageNotFound, DigestMismatch."""
-        return self._read(self._images.require(image_id).id)
+        return self._documents.raw_config(image_id)
 
     def manifest(self, image_id: str) -> Manifest:
         """The image's manifest, verified. Raises ImageNotFound, DigestMismatch."""
-        manifest = decode_manifest(self._read(self._images.require(image_id).manifest), OCI_MANIFEST)
-        if not isinstance(manifest, Manifest):
-            raise ImageNotFound(f"the manifest of {image_id} is an index")
-        return manifest
+        return self._documents.manifest(image_id)
 
     def config(self, image_id: str) -> ImageConfig:
         """The image's config, verified on its first reading. Raises ImageNotFound, DigestMismatch."""
-        entry = self._images.require(image_id)
-        self._uses.note(entry.id)
-        config = self._configs.get(entry.id)
-        if config is None:
-            config = decode_image_config(self._read(entry.id))
-            with self._lock:
-                if len(self._configs) >= MAX_CONFIGS:
-                    self._configs.clear()
-                self._configs[entry.id] = config
-        return config
-
-    def _read(self, digest: Digest) -> bytes:
-        try:
-            return self.content.read(digest)
-        except FileNotFoundError as error:
-            raise ImageNotFound(f"the blob {digest} is missing", hint="pull the image again") from error
+        return self._documents.config(image_id)
 
     def blob_size(self, key: str) -> int | None:
         """The bytes of a blob, None when ``key`` is the digest of none."""
@@ -249,10 +170,7 @@ class ImageStore:
 
     def layers(self, image_id: str) -> tuple[LayerBlob, ...]:
         """The image's layers, bottom first, to build upon. Raises ImageNotFound."""
-        manifest = self.manifest(image_id)
-        diff_ids = self.config(image_id).diff_ids
-        chains = compute_chain_ids(diff_ids)
-        return tuple(map(LayerBlob, manifest.layers, diff_ids, chains))
+        return self._documents.layers(image_id)
 
     def tag(self, image_id: str, name: str) -> ImageEntry:
         """Give the image one more name; it is taken from the image that had it. Raises ImageNotFound."""
@@ -266,8 +184,7 @@ class ImageStore:
         """
         entry = self._images.remove(name)
         if entry is not None:
-            with self._lock:
-                self._configs.pop(entry.id, None)
+            self._documents.forget(entry.id)
 
     def commit_layer(
         self, upper: Path, *, parents: Sequence[Digest] = (), compression: Compression = "gzip",
@@ -307,7 +224,7 @@ class ImageStore:
             local=True,
         )
         self._uses.note(image_id)
-        self._flush_later()
+        self._flusher.begin()
         return self._images.put(entry)
 
     def unname(self, image_id: str) -> None:
@@ -326,8 +243,7 @@ class ImageStore:
         """
         report = self._collector.remove_image(image_id, keep)
         if report is not None:
-            with self._lock:
-                self._configs.pop(image_id, None)
+            self._documents.forget(image_id)
         return report
 
     def verify(
@@ -345,7 +261,7 @@ class ImageStore:
         """
         stop = cancel or threading.Event()
         means = Means(
-            repull=lambda entry: self._repull(entry, stop),
+            repull=lambda entry: self._fetcher.repull(entry, stop),
             in_use=in_use,
             progress=progress or (lambda _: None),
             cancel=stop,
@@ -353,36 +269,8 @@ class ImageStore:
             repair=repair,
         )
         findings = Verifier(self._stores, means).run()
-        self._flush_later()
+        self._flusher.begin()
         return findings
-
-    def _repull(self, entry: ImageEntry, cancel: threading.Event) -> None:
-        """Pull an image again by its digest, from where its names say. Raises what a pull raises."""
-        if entry.local or not entry.names:
-            lost, hint = "it was made here, no registry is known to have it", "build or load it again"
-            if not entry.local:
-                lost, hint = "it has no name, so nobody knows its registry", "holdfast image prune, if it is not used"
-            raise ImageNotFound(lost, hint=hint)
-        platform = self._platform_name(entry)
-        for number, name in enumerate(entry.names, 1):
-            pinned = str(replace(parse_reference(name), tag=None, digest=entry.digest))
-            try:
-                self.pull(pinned, policy="always", platform=platform, cancel=cancel)
-            except (ImageNotFound, Waiting, Stalled):
-                if number == len(entry.names):
-                    raise
-                continue
-            if pinned not in entry.names:
-                self._images.remove(pinned)
-            return
-
-    def _platform_name(self, entry: ImageEntry) -> str | None:
-        """What an image is made for; None when it does not say, or its config is what is damaged."""
-        try:
-            offered = platform_of(decode_image_config(self._read(entry.id)))
-        except HoldfastError:
-            return None
-        return str(offered) if offered is not None else None
 
     def prune(
         self,
