@@ -15,51 +15,39 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def registries_option(command: F) -> F:
-    """``--registries FILE``; one that is named must exist."""
-    declared = option(
-        "--registries",
+def _file_option(switch: str, default: Path, text: str) -> Callable[[F], F]:
+    """``SWITCH FILE``; one that is named must exist."""
+    return option(
+        switch,
         metavar="FILE",
         type=of_type("Path", path_type=Path),
-        default=DEFAULT_REGISTRIES,
+        default=default,
         show_default=True,
         callback=_check_exists,
-        help="How registries are reached: mirrors, certificates, helpers; deploy/registries.yaml is an example.",
+        help=text,
     )
-    return declared(command)
 
 
-def policy_option(command: F) -> F:
-    """``--policy FILE``; one that is named must exist."""
-    declared = option(
-        "--policy",
-        metavar="FILE",
-        type=of_type("Path", path_type=Path),
-        default=DEFAULT_POLICY,
-        show_default=True,
-        callback=_check_exists,
-        help="Which images may come in, and whose signatures they need; deploy/policy.yaml is an example.",
-    )
-    return declared(command)
-
-
-def notify_option(command: F) -> F:
-    """``--notify FILE``; one that is named must exist."""
-    declared = option(
-        "--notify",
-        metavar="FILE",
-        type=of_type("Path", path_type=Path),
-        default=DEFAULT_NOTIFY,
-        show_default=True,
-        callback=_check_exists,
-        help="Whom to tell of deploys and troubles of all apps; deploy/notify.yaml is an example.",
-    )
-    return declared(command)
-
-
-def _check_exists(_context: click.Context, _parameter: click.Parameter, value: Path) -> Path:
-    if value not in (DEFAULT_REGISTRIES, DEFAULT_POLICY, DEFAULT_NOTIFY) and not value.is_file():
+def _check_exists(_context: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    if value != parameter.default and not value.is_file():
         import click
 
         raise click.BadParameter(f"there is no file {value}")
     return value
+
+
+registries_option = _file_option(
+    "--registries",
+    DEFAULT_REGISTRIES,
+    "How registries are reached: mirrors, certificates, helpers; deploy/registries.yaml is an example.",
+)
+policy_option = _file_option(
+    "--policy",
+    DEFAULT_POLICY,
+    "Which images may come in, and whose signatures they need; deploy/policy.yaml is an example.",
+)
+notify_option = _file_option(
+    "--notify",
+    DEFAULT_NOTIFY,
+    "Whom to tell of deploys and troubles of all apps; deploy/notify.yaml is an example.",
+)
