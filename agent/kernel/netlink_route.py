@@ -1,4 +1,5 @@
-"""rtnetlink (linux/rtnetlink.h, if_link.h, fib_rules.h): requests for links, addresses, routes and rules. IPv4 only.
+"""rtnetlink (linux/rtnetlink.h, if_link.h, fib_rules.h): requests for links, addresses, routes and rules. IPv4 only,
+but for ``find_route``.
 
 The ``*_request`` functions are pure; hand their results to a NetlinkSocket of the right namespace.
 """
@@ -35,6 +36,7 @@ UNICAST, PROHIBIT = 1, 8
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
 PROTOCOL_STATIC = 4
 NO_PREFIX_ROUTE = 0x200
+_MATCHED_ENTRY = 0x2000
 
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
@@ -250,14 +252,23 @@ def list_routes(netlink: NetlinkSocket) -> list[Route]:
     return [_decode_route(message) for message in netlink.dump(request) if message.kind == NEW_ROUTE]
 
 
+def find_route(netlink: NetlinkSocket, address: bytes) -> Route:
+    """The route that the kernel takes for what this host itself sends to a packed IPv4 or IPv6 address. Raises OSError
+    when there is none."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    header = _ROUTE.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, _MATCHED_ENTRY)
+    purpose = f"find the route to {socket.inet_ntop(family, address)}"
+    return _decode_route(netlink.ask(Request(GET_ROUTE, header + encode_attribute(_RTA_TO, address), purpose))[0])
+
+
 def _decode_route(message: Message) -> Route:
-    _, prefix, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.payload)
+    family, prefix, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.payload)
     found = decode_attributes(message.payload[_ROUTE.size :])
     return Route(
-        socket.inet_ntoa(found.get(_RTA_TO, bytes(4))),
+        socket.inet_ntop(family, found.get(_RTA_TO, bytes(4 if family == socket.AF_INET else 16))),
         prefix,
         _number(found.get(_RTA_OUT)),
-        socket.inet_ntoa(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else "",
+        socket.inet_ntop(family, found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else "",
         _number(found.get(_RTA_TABLE)) or table,
         kind,
         protocol,

@@ -16,8 +16,9 @@ import threading
 from urllib.parse import SplitResult, urlsplit
 
 from agent import __version__
-from agent.builder.remote import PORTS, is_reachable
+from agent.builder.remote import PORTS
 from agent.errors import Stalled, Waiting
+from agent.network.reach import is_elsewhere
 from agent.notify.notices import Notice, render_document, render_notice
 from agent.spec.model import NotifyTarget
 
@@ -64,13 +65,18 @@ def _post(target: NotifyTarget, notice: Notice, *, trusted: bool) -> None:
     parts = urlsplit(target.url)
     try:
         connection = _connect(parts, trusted=trusted)
-        watch = threading.Timer(WHOLE_SECONDS, _break, [connection])
+        late = threading.Event()
+        watch = threading.Timer(WHOLE_SECONDS, _break, [connection, late])
         watch.daemon = True
         watch.start()
         try:
+            if isinstance(connection.sock, ssl.SSLSocket):
+                connection.sock.do_handshake()
             path = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
             connection.request("POST", path, body, {"Host": parts.netloc, **headers})
             answer = connection.getresponse()
+            if late.is_set():  # what was cut off may look whole
+                raise TimeoutError
             _judge(answer.status, answer.headers.get("Retry-After", ""))
         finally:
             watch.cancel()
@@ -82,18 +88,21 @@ def _post(target: NotifyTarget, notice: Notice, *, trusted: bool) -> None:
 
 
 def _connect(parts: SplitResult, *, trusted: bool) -> http.client.HTTPConnection:
-    """A connection to an address that was looked at, so that the name cannot mean another one a moment later."""
+    """A connection to an address that was looked at, so that the name cannot mean another one a moment later; over TLS
+    the handshake is yet to be made."""
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     found = [str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not trusted and not all(map(is_reachable, found)):
+    if not trusted and not all(map(is_elsewhere, found)):
         raise DeliveryRefused(
-            "an app's webhook must not lead to this host itself", hint="name it in the agent's own notify file"
+            "an app's webhook must not lead to this host itself or to a container of it",
+            hint="name it in the agent's own notify file",
         )
     stream = socket.create_connection((found[0], port), CONNECT_SECONDS)
     try:
         stream.settimeout(WHOLE_SECONDS)
         if parts.scheme == "https":
-            stream = ssl.create_default_context().wrap_socket(stream, server_hostname=host)
+            context = ssl.create_default_context()
+            stream = context.wrap_socket(stream, server_hostname=host, do_handshake_on_connect=False)
     except BaseException:
         stream.close()
         raise
@@ -102,10 +111,11 @@ def _connect(parts: SplitResult, *, trusted: bool) -> http.client.HTTPConnection
     return connection
 
 
-def _break(connection: http.client.HTTPConnection) -> None:
-    """End an answer that comes too slowly."""
-    with contextlib.suppress(OSError, AttributeError):
-        connection.sock.shutdown(socket.SHUT_RDWR)
+def _break(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+    """End what comes too slowly, a handshake too: below TLS, which another thread is busy with."""
+    late.set()
+    with contextlib.suppress(OSError, TypeError):
+        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
 
 def _judge(status: int, retry_after: str) -> None:

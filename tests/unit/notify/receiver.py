@@ -1,8 +1,11 @@
-"""A small real HTTP server that keeps what it is sent."""
+"""A small real HTTP server that keeps what it is sent, and one that no sender should wait for."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +22,11 @@ class Received:
 
 @dataclass
 class Inbox:
-    """``answers`` are the statuses to come, the last one for good; ``held`` makes it wait with the answer."""
+    """``answers`` are the statuses to come, the last one for good; ``held`` makes it wait with the answer; redirects
+    lead to ``location``."""
 
     url: str = ""
+    location: str = ""
     answers: list[int] = field(default_factory=lambda: [200])
     arrived: queue.Queue[Received] = field(default_factory=queue.Queue)
     held: threading.Event = field(default_factory=threading.Event)
@@ -31,7 +36,7 @@ class Inbox:
 
 
 @contextmanager
-def receiving(address: str = "127.0.0.1") -> Iterator[Inbox]:
+def receiving(address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[Inbox]:
     inbox = Inbox()
     inbox.held.set()
 
@@ -42,8 +47,8 @@ def receiving(address: str = "127.0.0.1") -> Iterator[Inbox]:
             inbox.held.wait(20)
             status = inbox.answers.pop(0) if len(inbox.answers) > 1 else inbox.answers[0]
             self.send_response(status)
-            if status in (301, 302):
-                self.send_header("Location", inbox.url + "/elsewhere")
+            if 300 <= status < 400:
+                self.send_header("Location", inbox.location or inbox.url + "/elsewhere")
             self.end_headers()
             self.wfile.write(b"x" * 1000)
 
@@ -52,9 +57,11 @@ def receiving(address: str = "127.0.0.1") -> Iterator[Inbox]:
 
     server = ThreadingHTTPServer((address, 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    inbox.url = f"http://{address}:{server.server_port}"
+    inbox.url = f"{'https' if tls else 'http'}://{address}:{server.server_port}"
     try:
         yield inbox
     finally:
@@ -62,3 +69,52 @@ def receiving(address: str = "127.0.0.1") -> Iterator[Inbox]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@dataclass
+class Tormentor:
+    """A server that takes what it is sent and answers never or, where ``drip`` is something, with that, byte by byte,
+    and no end. ``most`` is how many connections there were at once."""
+
+    port: int = 0
+    drip: bytes = b""
+    open: int = 0
+    most: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def serve(self, stream: socket.socket) -> None:
+        with self.lock:
+            self.open += 1
+            self.most = max(self.most, self.open)
+        with stream, contextlib.suppress(OSError):
+            stream.settimeout(0.02)
+            while not self.ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    if not stream.recv(4096):
+                        break
+                stream.sendall(self.drip[:1])
+                self.drip = self.drip[1:] or self.drip
+        with self.lock:
+            self.open -= 1
+
+
+@contextmanager
+def tormenting(drip: bytes = b"") -> Iterator[Tormentor]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        tormentor = Tormentor(listener.getsockname()[1], drip)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    stream, _ = listener.accept()
+                    threading.Thread(target=tormentor.serve, args=(stream,), daemon=True).start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield tormentor
+        finally:
+            tormentor.ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()

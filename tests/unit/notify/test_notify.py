@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from receiver import Inbox, receiving
+from receiver import Inbox, receiving, tormenting
 
 from agent.errors import InvalidSpec
 from agent.notify import queue as notify_queue
+from agent.notify import sending
 from agent.notify.notices import Notice, choose_notice
 from agent.notify.notifier import Notifier
 from agent.notify.queue import NoticeQueue
@@ -129,6 +130,17 @@ def test_what_is_refused_and_what_is_tried_again(inbox: Inbox) -> None:
         send(NotifyTarget(url=inbox.url), notice(), trusted=False)
     with pytest.raises(DeliveryFailed, match="does not answer"):
         send(NotifyTarget(url="http://127.0.0.1:1/x"), notice(), trusted=True)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("drip", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 9])
+def test_nobody_is_waited_for_longer_than_that(monkeypatch: pytest.MonkeyPatch, scheme: str, drip: bytes) -> None:
+    """Neither for a whole answer nor for a handshake, however often a byte of it comes."""
+    monkeypatch.setattr(sending, "WHOLE_SECONDS", 0.25)
+    with tormenting(drip if scheme == "http" else bytes((22, 3, 3, 64, 0)) * bool(drip) + drip) as server:
+        with pytest.raises(DeliveryFailed, match="does not answer"):
+            send(NotifyTarget(url=f"{scheme}://127.0.0.1:{server.port}/x"), notice(), trusted=True)
+        assert server.most == 1
 
 
 @pytest.mark.parametrize(
