@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agents import ROOT, Agent, eventually
 from apps import sleeper, write_app
+
+from agent.cli.client import Client
 
 pytestmark = pytest.mark.host
 
@@ -46,3 +50,79 @@ def test_back_up_and_restore(agent: Agent, tmp_path: Path) -> None:
         write_app(fresh, "shop", sleeper(1))
         eventually(lambda: len(fresh.ps()) == 1, 40, "the app on the other host")
         fresh.converge()
+
+
+GATED = """\
+web:
+  BUILD
+  init: true
+  command: [sh, -c, 'while ! [ -e /gate/{gate} ]; do sleep 0.02; done; exit 3']
+  environment: {{VERSION: '{version}'}}
+  volumes: ['{gates}:/gate:ro']
+  stop_grace_period: 1s
+  deploy: {{replicas: 2, update_config: {{monitor: {monitor}}}, rollback_config: {{monitor: 100ms}}}}
+  x-holdfast:
+    drain: 0s
+    probes: {{readiness: {{exec: {{command: [test, -e, '/gate/{ready}']}}, period: 50ms, timeout: 5s}}}}
+"""
+
+
+def write_gated(agent: Agent, gates: Path, version: int) -> None:
+    """The first version is good at once; the second one when ``open`` is there, until ``fail`` is."""
+    first = {"gate": "never", "ready": ".", "monitor": "100ms"}
+    fields = first if version == 1 else {"gate": "fail", "ready": "open", "monitor": "1s"}
+    write_app(agent, "shop", GATED.format(gates=gates, version=version, **fields))
+
+
+def history(agent: Agent) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = Client(agent.host).get("/history")
+    return rows
+
+
+def says(agent: Agent, text: str) -> bool:
+    return text in json.dumps(agent.status()["apps"])
+
+
+def versions(agent: Agent) -> list[str]:
+    """What the running containers have as VERSION, as their processes know it."""
+    texts = [Path(f"/proc/{row['pid']}/environ").read_text() for row in agent.ps() if row["state"] == "running"]
+    return [text.partition("VERSION=")[2].partition("\0")[0] for text in texts]
+
+
+def back_up(agent: Agent, file: Path) -> Path:
+    made = holdfast(agent, "backup", str(file))
+    assert made.returncode == 0, made.stderr
+    assert [row["status"] for row in history(agent)] == ["good", "deploying"]
+    return file
+
+
+def go_on(agent: Agent, file: Path, status: str, version: str, code: int) -> None:
+    """On another host, with the same files: what becomes of the deploy there."""
+    other = Agent()
+    other.state = agent.state
+    assert holdfast(other, "restore", str(file)).returncode == 0
+    with other:
+        eventually(lambda: [row["status"] for row in history(other)] == ["good", status], 40, f"{status} in the end")
+        eventually(lambda: versions(other) == [version] * 2, 40, f"all of version {version}")
+        plan = json.loads(other.cli("plan", "--json", check=False).stdout)
+        assert [app["actions"] for app in plan["apps"]] == [[]]
+        assert other.cli("status", check=False).returncode == code
+
+
+def test_backups_from_the_middle_of_a_deploy(tmp_path: Path) -> None:
+    """The deploy goes on from there: to all new, or, when it fails on that host, back to all old."""
+    gates = tmp_path / "gates"
+    gates.mkdir()
+    with Agent() as agent:
+        write_gated(agent, gates, 1)
+        eventually(lambda: [row["status"] for row in history(agent)] == ["good"], 40, "the first revision")
+        write_gated(agent, gates, 2)
+        eventually(lambda: len(agent.ps()) == 3, 40, "the first container of the second revision")
+        rolling = back_up(agent, tmp_path / "rolling.tar")
+        (gates / "open").touch()
+        eventually(lambda: says(agent, "is in place and watched"), 40, "the watch")
+        watched = back_up(agent, tmp_path / "watched.tar")
+        agent.kill()
+        go_on(agent, rolling, "good", "2", 0)
+        (gates / "fail").touch()
+        go_on(agent, watched, "rolled-back", "1", 2)
