@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from agent.controller.approvals import Approvals
 from agent.controller.appworkers import AppWorkers
 from agent.controller.callers import Callers
 from agent.controller.checks import Checks
@@ -73,7 +74,7 @@ class Controller:
         self._workers: Mapping[str, AppWorker] = self._apps.workers
         self._suspension = Suspension(self._shared, records, self._workers)
         self._watch = EngineWatch(self._shared, self._workers, self.callers)
-        self.deploys = DeployCommands(self._workers, self._shared, self.wait_change)
+        self.deploys = DeployCommands(self._workers, self._shared, Approvals(records, journal), self.wait_change)
 
     # the loop
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from agent.controller.approvals import Approvals
 from agent.controller.choices import WHOLE_APP
 from agent.controller.deploys import AppDeploys
 from agent.controller.parts import Shared
@@ -31,13 +32,17 @@ class DeployCommands:
     returns when that is on disk, so that no crash takes it back."""
 
     def __init__(
-        self, apps: Mapping[str, AppWorker], shared: Shared, wait_change: Callable[[], Awaitable[None]]
+        self,
+        apps: Mapping[str, AppWorker],
+        shared: Shared,
+        approvals: Approvals,
+        wait_change: Callable[[], Awaitable[None]],
     ) -> None:
         self._apps = apps
         self._shared = shared
+        self._approvals = approvals
         self._wait_change = wait_change
         self._shown: dict[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {}
-        self._applied: dict[str, Mapping[str, str]] = {}
 
     # looking
 
@@ -216,7 +221,7 @@ class DeployCommands:
     def _is_in_hand(self, name: str) -> bool:
         """Whether the plan of a hash was approved, and what it leads to is still wanted, and is in force or on its way
         to be."""
-        applied = self._applied.get(name)
+        applied = self._approvals.find(name)
         if applied is None or not applied.keys() <= self._apps.keys():
             return False
         wanted = {app: self._wanted_id(self._apps[app]) for app in applied}
@@ -238,9 +243,8 @@ class DeployCommands:
             raise self._explain_change(name, plans)
         done = [app for app in now[name] if self._approve(self._apps[app])]
         if done:
-            self._applied[name] = {app: self._wanted_id(self._apps[app]) for app in now[name]}
-            for key in list(self._applied)[:-PLANS_REMEMBERED]:
-                del self._applied[key]
+            wanted = {app: self._wanted_id(self._apps[app]) for app in now[name]}
+            self._approvals.note(name, wanted, self._shared.clock())
         await self._shared.journal.flush()
         return {"approved": done}
 

@@ -106,3 +106,8 @@ def test_an_app_that_is_applied_by_hand_waits(agent: Agent) -> None:
     agent.cli("plan", "--apply", plan["apps"][0]["hash"])
     agent.converge()
     assert colours(agent) == ["black"]
+    agent.kill()
+    agent.start()
+    agent.converge()
+    again = agent.cli("plan", "--apply", plan["apps"][0]["hash"]).stdout
+    assert again == "nothing waits for an approval\n", "the answer may have been lost"

@@ -13,6 +13,7 @@ from deploy_cases import QUICK, count, images, in_force, on_bench, ready_reason,
 from fake_engine import FakeEngine
 from loop_bench import Bench, make_app, running
 
+from agent.controller.approvals import KEPT, Approvals
 from agent.errors import Conflict, NotFound
 
 
@@ -248,6 +249,39 @@ async def test_a_manual_app_waits_for_the_approval_of_exactly_its_plan(bench: Be
     await ready_reason(bench, "ApprovalNeeded")
     with pytest.raises(Conflict, match="another one by now"):
         await commands.approve(name, bench.controller.pending_plan())
+
+
+def test_an_approval_outlives_the_agent(tmp_path: Path) -> None:
+    """Of the newest ones; and only as long as what it led to is wanted."""
+    engine, manual = FakeEngine(), {"apply": "manual"}
+
+    async def approve() -> list[str]:
+        async with running(tmp_path, engine) as bench:
+            bench.source.put(shop(1, deploys=manual))
+            await ready_reason(bench, "ApprovalNeeded")
+            plan = bench.controller.pending_plan()
+            assert await bench.controller.deploys.approve(plan["hash"], plan) == {"approved": ["shop"]}
+            await bench.until(lambda: count(bench, "DeploySucceeded"))
+            return [plan["hash"], plan["apps"][0]["hash"]]
+
+    async def ask_again(whole: str, alone: str) -> None:
+        async with running(tmp_path, engine) as bench:
+            await bench.want(shop(1, deploys=manual))
+            assert await bench.controller.deploys.approve(whole, bench.controller.pending_plan()) == {"approved": []}
+            with pytest.raises(Conflict, match="no plan of this agent"):
+                await bench.controller.deploys.approve(alone, bench.controller.pending_plan())
+            bench.source.put(shop(2, deploys=manual))
+            await ready_reason(bench, "ApprovalNeeded")
+            with pytest.raises(Conflict, match="no plan of this agent"):
+                await bench.controller.deploys.approve(whole, bench.controller.pending_plan())
+            journal = bench.controller._shared.journal
+            approvals = Approvals(bench.database, journal)
+            for number in range(KEPT):
+                approvals.note(f"{number}", {"shop": "some"}, 1.0 + number)
+            await journal.flush()
+            assert set(bench.database.all("approval")) == {str(number) for number in range(KEPT)}
+
+    asyncio.run(ask_again(*asyncio.run(approve())))
 
 
 @on_bench

@@ -19,7 +19,7 @@ from agent.store.layout import DataLayout
 from agent.store.sealing import Seal, load_key
 
 SEALED = ("app", "revision")
-OF_THE_AGENT = {"app", "revision", "deploy", "agent", "event", "image_state"}
+OF_THE_AGENT = {"app", "revision", "deploy", "agent", "approval", "event", "image_state"}
 
 
 def open_state(layout: DataLayout) -> Database:
