@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +18,7 @@ from agent.kernel import mounts as m
 from agent.kernel.namespaces import CLONE_NEWNS, unshare
 from agent.kernel.placement import spread_children
 from agent.kernel.removal import discard_tree
+from agent.kernel.threads import run_apart
 from agent.runtime.imageview import KERNEL, TAKES_LAYERS
 
 STEP_PREFIX = "build-"
@@ -148,36 +148,21 @@ def _mount_apart(lower: Sequence[Path], upper: Path, work: Path, target: Path) -
 
     Layers are named relative to their common parent, since mount(2) takes one page of options.
     """
-    results: list[int] = []
-    failures: list[BaseException] = []
 
-    def mount() -> None:
-        try:
-            unshare(CLONE_NEWNS)
-            m.mount(None, "/", None, m.MS_PRIVATE | m.MS_REC)
-            base = os.path.commonpath([path.parent for path in lower])
-            os.chdir(base)
-            names = ":".join(_escape(os.path.relpath(path, base), ":,") for path in lower)
-            data = f"volatile,lowerdir={names},upperdir={_escape(str(upper), ',')},workdir={_escape(str(work), ',')}"
-            if len(os.fsencode(data)) > _MAX_DATA:
-                raise Refused(f"the image has {len(lower)} layers, too many for one mount", reason="TooManyLayers")
-            m.mount("overlay", str(target / "merged"), "overlay", m.MS_NODEV | m.MS_NOSUID, data)
-            results.append(m.clone_mount(str(target / "merged")))
-        except BaseException as error:
-            failures.append(error)
+    def mount() -> int:
+        unshare(CLONE_NEWNS)
+        m.mount(None, "/", None, m.MS_PRIVATE | m.MS_REC)
+        base = os.path.commonpath([path.parent for path in lower])
+        os.chdir(base)
+        names = ":".join(m.escape_option(os.path.relpath(path, base), ":,") for path in lower)
+        writable = f"upperdir={m.escape_option(str(upper), ',')},workdir={m.escape_option(str(work), ',')}"
+        data = f"volatile,lowerdir={names},{writable}"
+        if len(os.fsencode(data)) > _MAX_DATA:
+            raise Refused(f"the image has {len(lower)} layers, too many for one mount", reason="TooManyLayers")
+        m.mount("overlay", str(target / "merged"), "overlay", m.MS_NODEV | m.MS_NOSUID, data)
+        return m.clone_mount(str(target / "merged"))
 
-    thread = threading.Thread(target=mount, name="build-view")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
-
-
-def _escape(path: str, special: str) -> str:
-    for character in "\\" + special:
-        path = path.replace(character, "\\" + character)
-    return path
+    return run_apart("build-view", mount)
 
 
 def _settle(root: Path, begun: int, epoch: int | None) -> None:

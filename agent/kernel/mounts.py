@@ -94,6 +94,13 @@ def set_attributes(
     _mount_setattr(descriptor, b"", flags, attributes, len(attributes))
 
 
+def escape_option(value: str, special: str) -> str:
+    """A value as an option of a mount takes it: characters that would end or part it are escaped."""
+    for character in "\\" + special:
+        value = value.replace(character, "\\" + character)
+    return value
+
+
 def create_filesystem(
     fstype: str, options: Iterable[tuple[str, str | None]], attributes: int, source: str | None = None
 ) -> int:

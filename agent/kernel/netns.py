@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from agent.kernel.syscalls import libc
+from agent.kernel.threads import run_apart
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def create_network_namespace(inside: Callable[[], T]) -> tuple[int, T]:
             os.close(descriptor)
             raise
 
-    return _in_thread(work)
+    return run_apart("netns", work)
 
 
 def call_in_namespace(descriptor: int, inside: Callable[[], T]) -> T:
@@ -43,25 +43,7 @@ def call_in_namespace(descriptor: int, inside: Callable[[], T]) -> T:
         _setns(descriptor, _NEW_NETWORK)
         return inside()
 
-    return _in_thread(work)
-
-
-def _in_thread(work: Callable[[], T]) -> T:
-    results: list[T] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run, name="netns")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
+    return run_apart("netns", work)
 
 
 def pin_namespace(descriptor: int, path: Path) -> None:

@@ -36,6 +36,7 @@ _MAX_MAPS = 1 << 20
 _PRESENT, _EXCLUSIVE = 1 << 63, 1 << 56
 _DEFAULT_ACTION = bytes(32)
 _SIGNAL_SET_BYTES = 8
+_SIGNALS = 64
 
 
 def set_dumpable(on: bool) -> None:
@@ -58,9 +59,13 @@ def set_name(name: str) -> None:
     _prctl_text(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
-def reset_signal(number: int) -> None:
-    """Give a signal its default action, also one of the two that the C library keeps for itself (32, 33)."""
-    _rt_sigaction(number, _DEFAULT_ACTION, None, _SIGNAL_SET_BYTES)
+def reset_signals() -> None:
+    """Give every signal its default action, also the two that the C library keeps for itself (32, 33)."""
+    for number in range(1, _SIGNALS + 1):
+        try:
+            _rt_sigaction(number, _DEFAULT_ACTION, None, _SIGNAL_SET_BYTES)
+        except OSError:
+            continue  # SIGKILL and SIGSTOP
 
 
 def load_filter(program: bytes) -> None:

@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import stat
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from agent.kernel.openat import (
     openat2,
     read_filesystem_type,
 )
+from agent.kernel.threads import run_apart
 
 _ATTRIBUTES = m.ATTR_RDONLY | m.ATTR_NOSUID | m.ATTR_NODEV | m.ATTR_NOEXEC
 _FLAGS = m.MS_RDONLY | m.MS_NOSUID | m.MS_NODEV
@@ -77,21 +77,7 @@ def mount_apart(lower: Sequence[Path]) -> int:
 
     A copy of the mount outlives the thread and its namespace. Raises OSError, Refused for too many layers.
     """
-    results: list[int] = []
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(_mount_here(lower))
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=work, name="image-view")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
+    return run_apart("image-view", lambda: _mount_here(lower))
 
 
 def _mount_here(lower: Sequence[Path]) -> int:
@@ -103,7 +89,7 @@ def _mount_here(lower: Sequence[Path]) -> int:
     empty, merged = f"{_STAGE}/empty", f"{_STAGE}/merged"
     for name in (empty, merged):
         Path(name).mkdir()
-    layers = [_escape(os.path.relpath(path, base)) for path in lower]
+    layers = [m.escape_option(os.path.relpath(path, base), ":,") for path in lower]
     data = f"lowerdir={':'.join([*layers, empty])}"
     if len(os.fsencode(data)) > _MAX_DATA:
         raise Refused(f"the image has {len(lower)} layers, too many for this kernel to merge", reason="TooManyLayers")
@@ -111,12 +97,6 @@ def _mount_here(lower: Sequence[Path]) -> int:
     view = m.clone_mount(merged)
     m.set_attributes(view, _ATTRIBUTES)
     return view
-
-
-def _escape(path: str) -> str:
-    for character in "\\:,":
-        path = path.replace(character, "\\" + character)
-    return path
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from agent.engine.model import (
     ResourceConfig,
     SecurityConfig,
 )
-from agent.kernel.process import reset_signal
+from agent.kernel.process import reset_signals
 
 pytestmark = pytest.mark.host
 SCHEMAS = Path(__file__).resolve().parents[1] / "data/runtime-spec"
@@ -88,16 +87,9 @@ class Crun:
             text=True,
             timeout=60,
             check=False,
-            preexec_fn=reset_signals,
+            preexec_fn=reset_signals,  # crun hands on what whoever started these tests ignores; the keeper does not
         )
         return run.returncode, run.stdout + run.stderr
-
-
-def reset_signals() -> None:
-    """crun hands on what whoever started these tests ignores; the keeper does not."""
-    for number in range(1, 65):
-        with suppress(OSError):
-            reset_signal(number)
 
 
 def _hide_unified_controllers(scratch: Path) -> Sequence[list[str]]:

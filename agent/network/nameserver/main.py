@@ -10,7 +10,7 @@ import resource
 import sys
 
 from agent.kernel.capabilities import drop_bounding, read_bounding, set_capabilities
-from agent.kernel.process import reset_signal, set_dumpable, set_name, set_no_new_privileges
+from agent.kernel.process import reset_signals, set_dumpable, set_name, set_no_new_privileges
 from agent.network.nameserver.control import Control
 from agent.network.nameserver.files import RunFiles
 from agent.network.nameserver.forward import Forwarder
@@ -90,11 +90,7 @@ def _raise_limits() -> None:
 
 
 def _prepare_signals() -> None:
-    for number in range(1, _signal.NSIG):
-        try:
-            reset_signal(number)
-        except OSError:
-            continue  # SIGKILL and SIGSTOP
+    reset_signals()
     for number in (_signal.SIGPIPE, _signal.SIGINT, _signal.SIGHUP):
         _signal.signal(number, _signal.SIG_IGN)
     _signal.signal(_signal.SIGTERM, _end)

@@ -9,7 +9,7 @@ import os
 import sys
 
 from agent.kernel.allocator import trim_heap
-from agent.kernel.process import reset_signal, set_dumpable, set_name
+from agent.kernel.process import reset_signals, set_dumpable, set_name
 from agent.runtime.keeper import adopt, upgrade
 from agent.runtime.keeper.become import raise_own_limits
 from agent.runtime.keeper.parts import Keeper
@@ -84,11 +84,7 @@ def _tell_ready(descriptor: int | None) -> None:
 
 def _prepare_signals() -> None:
     """No disposition of whoever started us may reach a container, and a terminal's signals may not reach us."""
-    for number in range(1, _signal.NSIG):
-        try:
-            reset_signal(number)
-        except OSError:
-            continue  # SIGKILL and SIGSTOP
+    reset_signals()
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     for number in _TERMINATING:
         _signal.signal(number, _wake)

@@ -42,8 +42,9 @@ def mount_overlay(order: Order, target: str) -> None:
     """
     base = os.path.commonpath(order.lower) if len(order.lower) > 1 else os.path.dirname(order.lower[0])
     os.chdir(base)
-    lower = ":".join(_escape(os.path.relpath(path, base), ":,") for path in order.lower)
-    data = f"volatile,lowerdir={lower},upperdir={_escape(order.upper, ',')},workdir={_escape(order.work, ',')}"
+    lower = ":".join(m.escape_option(os.path.relpath(path, base), ":,") for path in order.lower)
+    upper, work = (m.escape_option(path, ",") for path in (order.upper, order.work))
+    data = f"volatile,lowerdir={lower},upperdir={upper},workdir={work}"
     if len(os.fsencode(data)) > _MAX_DATA:
         raise OSError(7, "too many layers for one mount", order.lower[0])
     m.mount("overlay", target, "overlay", m.MS_NODEV, data)
@@ -57,7 +58,7 @@ def create_overlay(board: Board) -> int:
     base = os.path.commonpath([*board.lower, board.upper, board.work])
     os.chdir(base)
     lower = [os.path.relpath(path, base) for path in board.lower]
-    joined = ":".join(_escape(path, ":") for path in lower)
+    joined = ":".join(m.escape_option(path, ":") for path in lower)
     layers = [("lowerdir", joined)] if len(joined) <= _MAX_VALUE else [("lowerdir+", path) for path in lower]
     writable = [(f"{name}dir", os.path.relpath(getattr(board, name), base)) for name in ("upper", "work")]
     return m.create_filesystem("overlay", (("volatile", None), *layers, *writable), m.ATTR_NODEV, "overlay")
@@ -72,12 +73,6 @@ def forget_mount(work: str) -> None:
         os.rmdir(place)
     except FileNotFoundError:
         return
-
-
-def _escape(path: str, special: str) -> str:
-    for character in "\\" + special:
-        path = path.replace(character, "\\" + character)
-    return path
 
 
 def pivot(target: str) -> int:
