@@ -16,7 +16,6 @@ Names are full ones: docker.io/library/alpine, not alpine. Every problem is told
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -29,6 +28,7 @@ import yaml
 from agent.errors import InvalidSpec, Problem, Refused
 from agent.image.signature import PublicKey, load_public_key
 from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.store.ownfiles import FileStamp, read_bounded, stamp_file
 from agent.values import frozen
 
 MAX_FILE = 1 << 20
@@ -94,24 +94,24 @@ class PolicyFile:
         self.path = path
         self._required = required
         self._lock = threading.Lock()
-        self._stamps: dict[Path, tuple[int, ...]] | None = None
+        self._stamps: dict[Path, FileStamp] | None = None
         self._policy: Policy | InvalidSpec
 
     def current(self) -> Policy:
         """The policy now. Raises InvalidSpec with every problem of the file."""
         with self._lock:
-            if self._stamps is None or any(_stamp(path) != stamp for path, stamp in self._stamps.items()):
+            if self._stamps is None or any(stamp_file(path) != stamp for path, stamp in self._stamps.items()):
                 self._read()
             if isinstance(self._policy, InvalidSpec):
                 raise self._policy
             return self._policy
 
     def _read(self) -> None:
-        stamps: dict[Path, tuple[int, ...]] = {}
+        stamps: dict[Path, FileStamp] = {}
 
         def read(path: Path, limit: int) -> bytes:
-            stamps[path] = _stamp(path)
-            return _read_file(path, limit)
+            stamps[path] = stamp_file(path)
+            return read_bounded(path, limit)
 
         try:
             self._policy = _Parser(self.path, read).parse()
@@ -120,23 +120,6 @@ class PolicyFile:
         if not self._required and stamps == {self.path: ()}:
             self._policy = Policy((Rule("**", "accept", str(self.path)),))
         self._stamps = stamps
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise Refused(f"is longer than {limit >> 10} KiB")
-    return data
 
 
 class _Parser:

@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from agent.errors import Stalled
 from agent.image.config import RegistryConfig
 from agent.image.proxies import Proxy
+from agent.store.ownfiles import stamp_file
 
 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # image.unsafe says it, once and in our words
 MAX_TRAILERS = 100
@@ -212,15 +213,7 @@ def make_context(tls: Tls) -> ssl.SSLContext:
     """
     system = ssl.get_default_verify_paths()
     paths = (system.cafile, system.capath, tls.ca, tls.certificate, tls.key)
-    return _load_context(tls, tuple(_stamp(path) for path in paths if path is not None))
-
-
-def _stamp(path: str | Path) -> tuple[int, ...]:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return ()
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _load_context(tls, tuple(stamp_file(path) for path in paths if path is not None))
 
 
 @lru_cache(maxsize=8)

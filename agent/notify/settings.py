@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from agent.spec.notify import read_targets
 from agent.spec.parse import parse_yaml
 from agent.spec.reading import Files, Reading
 from agent.spec.tree import Problems
+from agent.store.ownfiles import FileStamp, read_bounded, stamp_file
 from agent.telemetry.logging import get_logger
 
 FILE_LIMIT = 1 << 20
@@ -27,7 +27,7 @@ class NotifyFile:
         self._path = path
         self._environment = environment
         self._required = required
-        self._stamps: dict[Path, tuple[int, ...]] = {}
+        self._stamps: dict[Path, FileStamp] = {}
         self._targets: tuple[NotifyTarget, ...] = ()
         self._log = get_logger("notify")
 
@@ -38,7 +38,7 @@ class NotifyFile:
 
     def current(self) -> tuple[NotifyTarget, ...]:
         """The targets now; while the file is wrong those of before."""
-        if self._path is not None and any(_stamp(path) != stamp for path, stamp in self._stamps.items()):
+        if self._path is not None and any(stamp_file(path) != stamp for path, stamp in self._stamps.items()):
             try:
                 self.check()
             except InvalidSpec as error:
@@ -46,14 +46,14 @@ class NotifyFile:
         return self._targets
 
     def _read(self, path: Path) -> tuple[NotifyTarget, ...]:
-        stamps = {path: _stamp(path)}
+        stamps = {path: stamp_file(path)}
         self._stamps = stamps
         if not stamps[path] and not self._required:
             return ()
 
         def text_of(found: Path) -> bytes:
-            stamps[found] = _stamp(found)
-            return _read_bounded(found)
+            stamps[found] = stamp_file(found)
+            return read_bounded(found, FILE_LIMIT)
 
         problems = Problems(str(path))
         targets: list[NotifyTarget] = []
@@ -70,20 +70,3 @@ class NotifyFile:
         if problems.found:
             raise InvalidSpec(list(problems.found))
         return tuple(targets)
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _read_bounded(path: Path) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(FILE_LIMIT + 1)
-    if len(data) > FILE_LIMIT:
-        raise Refused(f"is longer than {FILE_LIMIT >> 20} MiB")
-    return data
