@@ -25,6 +25,7 @@ from agent.errors import HoldfastError, NotFound, Refused, Waiting
 from agent.image.limits import UnpackLimits
 from agent.image.unpack import check_space
 from agent.oci.digest import render_shortened
+from agent.store.atomic import write_all
 from agent.values import frozen
 
 if TYPE_CHECKING:
@@ -163,9 +164,7 @@ class Downloader:
                     check_space(target.parent, len(chunk), UnpackLimits())
                     unchecked = 0
                 running.update(chunk)
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(fd, view) :]
+                write_all(fd, chunk)
             mtime = _parse_time(response.headers.get("Last-Modified", ""))
             os.utime(fd, ns=(mtime, mtime))
         finally:

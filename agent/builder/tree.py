@@ -26,6 +26,7 @@ from agent.errors import NotFound, Refused
 from agent.kernel.openat import openat2
 from agent.oci.digest import render_shortened
 from agent.runtime.imageview import open_inside
+from agent.store.atomic import write_all
 
 MAX_ENTRIES = 500_000
 MAX_BYTES = 64 << 30
@@ -256,9 +257,7 @@ def _write(target: int, piece: bytes) -> None:
     if not piece.strip(b"\0"):
         os.lseek(target, len(piece), os.SEEK_CUR)
         return
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(target, view) :]
+    write_all(target, piece)
 
 
 def _read_location(fd: int) -> str:

@@ -26,6 +26,7 @@ from agent.image.unpack import SPACE_CHECK, check_space
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.digest import Digest, digest_of_hex, render_shortened
 from agent.oci.document import MAX_DOCUMENT
+from agent.store.atomic import write_all
 from agent.values import frozen
 
 MAX_MEMBERS = 20_000
@@ -104,9 +105,7 @@ class _Sink:
             self.head += bytes(piece[:4])
         self._hash.update(piece)
         self.size += len(piece)
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        write_all(self._fd, piece)
 
 
 class TarFiles:

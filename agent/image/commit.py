@@ -22,6 +22,7 @@ from agent.image.limits import UnpackLimits
 from agent.image.snapshots import SnapshotStore
 from agent.oci.descriptor import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from agent.oci.digest import Digest, compute_chain_id, digest_of_hex
+from agent.store.atomic import write_all
 from agent.values import frozen
 
 Compression = Literal["gzip", "portable", "zstd", "none"]
@@ -111,9 +112,7 @@ class Packer:
     def _keep(self, fd: int, piece: bytes) -> None:
         self._hash.update(piece)
         self.size += len(piece)
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, piece)
 
 
 def _new_compressor(compression: Compression) -> Generator[Iterator[bytes], bytes | None, None]:
