@@ -7,10 +7,16 @@ import os
 import sys
 from pathlib import Path
 
+from agent.cli.agentoptions import (
+    data_root_option,
+    insecure_option,
+    notify_option,
+    policy_option,
+    registries_option,
+)
 from agent.cli.declare import command, of_type, option
-from agent.cli.fileoptions import notify_option, policy_option, registries_option
 from agent.errors import Refused
-from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, Settings
+from agent.settings import DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, Settings
 
 _DEFAULT_WATERMARKS = ":".join(f"{mark:.0f}" for mark in DEFAULT_WATERMARKS)
 
@@ -31,14 +37,7 @@ def parse_watermarks(text: str) -> tuple[float, float]:
 
 @command(short_help="Run the agent: make the host what the state directory says.")
 @option("--state", metavar="DIR", required=True, type=of_type("Path", path_type=Path), help="The desired state.")
-@option(
-    "--data-root",
-    metavar="DIR",
-    type=of_type("Path", path_type=Path),
-    default=DEFAULT_DATA_ROOT,
-    show_default=True,
-    help="Images, volumes and containers.",
-)
+@data_root_option("Images, volumes and containers.")
 @option(
     "--run-root",
     metavar="DIR",
@@ -55,13 +54,7 @@ def parse_watermarks(text: str) -> tuple[float, float]:
     help="Listen on unix:///path or tcp://127.0.0.1:PORT; repeatable.  [default: holdfast.sock in the run root]",
 )
 @option("--metrics", metavar="HOST:PORT", default=DEFAULT_METRICS, show_default=True, help="/metrics; `off` for none.")
-@option(
-    "--insecure-registry",
-    "insecure",
-    metavar="HOST[:PORT]",
-    multiple=True,
-    help="Speak plain HTTP to it (loopback always may); repeatable.",
-)
+@insecure_option
 @registries_option
 @policy_option
 @notify_option

@@ -1,4 +1,4 @@
-"""The agent's own files as options: registries, policy, receivers of notifications."""
+"""How an agent is set up, as options of the commands that are one or look at what is its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.cli.declare import of_type, option
-from agent.settings import DEFAULT_NOTIFY, DEFAULT_POLICY, DEFAULT_REGISTRIES
+from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_NOTIFY, DEFAULT_POLICY, DEFAULT_REGISTRIES
 
 if TYPE_CHECKING:
     import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def data_root_option(text: str) -> Callable[[F], F]:
+    """``--data-root DIR``; ``text`` says what is there."""
+    return option(
+        "--data-root",
+        metavar="DIR",
+        type=of_type("Path", path_type=Path),
+        default=DEFAULT_DATA_ROOT,
+        show_default=True,
+        help=text,
+    )
+
+
+insecure_option = option(
+    "--insecure-registry",
+    "insecure",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="Speak plain HTTP to it (loopback always may); repeatable.",
+)
 
 
 def _file_option(switch: str, default: Path, text: str) -> Callable[[F], F]:

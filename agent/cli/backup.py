@@ -10,26 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import __version__
+from agent.cli.agentoptions import data_root_option
 from agent.cli.declare import argument, command, of_type, option
 from agent.cli.main import DONE
 from agent.cli.options import json_option
 from agent.cli.output import print_json, render_size, safe
 from agent.errors import Refused
-from agent.settings import DEFAULT_DATA_ROOT
 
 if TYPE_CHECKING:
     from agent.store.backup import Summary
 
 _LEFT_OUT = "not in it: volumes (back up their files), images (pulled or built again), credentials of registries"
 
-_data_root = option(
-    "--data-root",
-    metavar="DIR",
-    type=of_type("Path", path_type=Path),
-    default=DEFAULT_DATA_ROOT,
-    show_default=True,
-    help="The agent's data root.",
-)
+_data_root = data_root_option("The agent's data root.")
 
 
 @command(short_help="Write the agent's own state to a file, also while it runs.")

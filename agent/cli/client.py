@@ -88,21 +88,14 @@ class Client:
             try:
                 return json.loads(answer.read())
             except (BrokenAnswer, OSError, ValueError) as error:
-                raise self._break(error) from None
+                raise _broken(error) from None
 
     def stream(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, **parameters: Any
     ) -> Iterator[dict[str, Any]]:
         """The objects of an NDJSON answer as they come. Raises AgentUnreachable, AgentError, also in the middle."""
         with self._send(method, path, parameters, body) as answer:
-            try:
-                for line in answer:
-                    document = json.loads(line)
-                    if set(document) == {"error"}:
-                        raise make_error(document["error"])
-                    yield document
-            except (BrokenAnswer, OSError, ValueError) as error:
-                raise self._break(error) from None
+            yield from read_documents(answer)
 
     def frames(self, path: str, **parameters: Any) -> Iterator[tuple[Channel, bytes]]:
         """The frames of a log answer up to its end. Raises AgentUnreachable, AgentError, also in the middle."""
@@ -119,7 +112,7 @@ class Client:
                             raise make_error(json.loads(payload))
                         yield channel, payload
             except (BrokenAnswer, OSError, ValueError) as error:
-                raise self._break(error) from None
+                raise _broken(error) from None
         raise AgentUnreachable("the agent ended the answer", hint="it was stopped, or its log says why")
 
     def _send(self, method: str, path: str, parameters: Mapping[str, Any], body: Mapping[str, Any] | None) -> Answer:
@@ -138,9 +131,6 @@ class Client:
                 raise make_error(read_error(answer))
         return answer
 
-    def _break(self, error: Exception) -> AgentUnreachable:
-        return AgentUnreachable(f"the agent ended the answer ({error})", hint="its log says why; try again")
-
 
 def _render(value: Any) -> str:
     return ("1" if value else "0") if isinstance(value, bool) else str(value)
@@ -151,6 +141,22 @@ def encode_query(parameters: Sequence[tuple[str, str]]) -> str:
     from urllib.parse import urlencode
 
     return urlencode(parameters)
+
+
+def read_documents(answer: Answer) -> Iterator[dict[str, Any]]:
+    """The objects of an NDJSON answer as they come. Raises AgentUnreachable, AgentError, also in the middle."""
+    try:
+        for line in answer:
+            document = json.loads(line)
+            if set(document) == {"error"}:
+                raise make_error(document["error"])
+            yield document
+    except (BrokenAnswer, OSError, ValueError) as error:
+        raise _broken(error) from None
+
+
+def _broken(error: Exception) -> AgentUnreachable:
+    return AgentUnreachable(f"the agent ended the answer ({error})", hint="its log says why; try again")
 
 
 def read_error(answer: Answer) -> Any:

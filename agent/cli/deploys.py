@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.cli.client import Client
-from agent.cli.declare import argument, command, of_type, option, usage_error
+from agent.cli.declare import argument, command, option, usage_error
 from agent.cli.main import DONE, PENDING
-from agent.cli.options import host_option, json_option
+from agent.cli.options import host_option, json_option, wait_option
 from agent.cli.output import paint, print_json, print_table, render_time, safe
 
 _COLOURS = {"good": "green", "deploying": "yellow", "rolled-back": "red", "superseded": "grey"}
@@ -98,14 +98,7 @@ def _describe_change(change: Mapping[str, Any]) -> str:
 @command(short_help="Put an earlier revision in force until `resume`.")
 @argument("app", required=False)
 @argument("revision", metavar="[REV]", required=False)
-@option(
-    "--wait",
-    metavar="SECONDS",
-    type=of_type("FloatRange", 0, 86400),
-    default=60.0,
-    show_default=True,
-    help="Wait so long until it is in force; 0 does not wait.",
-)
+@wait_option("Wait so long until it is in force; 0 does not wait.")
 @json_option
 @host_option
 def rollback(app: str | None, revision: str | None, wait: float, as_json: bool, host: str) -> int:

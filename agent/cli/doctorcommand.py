@@ -6,12 +6,11 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+from agent.cli.agentoptions import data_root_option, registries_option
 from agent.cli.declare import command, of_type, option
-from agent.cli.fileoptions import registries_option
 from agent.cli.main import DONE, ERROR
 from agent.cli.options import json_option
 from agent.cli.output import paint, print_json, safe
-from agent.settings import DEFAULT_DATA_ROOT
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -23,14 +22,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
     type=of_type("Path", exists=True, file_okay=False, path_type=Path),
     help="Also ask the registries that its apps name.",
 )
-@option(
-    "--data-root",
-    metavar="DIR",
-    type=of_type("Path", path_type=Path),
-    default=DEFAULT_DATA_ROOT,
-    show_default=True,
-    help="Where images and containers will be.",
-)
+@data_root_option("Where images and containers will be.")
 @registries_option
 @json_option
 def doctor(state: Path | None, data_root: Path, registries: Path, as_json: bool) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from agent.cli.agentoptions import insecure_option, registries_option
 from agent.cli.declare import argument, command, of_type, option
-from agent.cli.fileoptions import registries_option
 from agent.cli.main import DONE
 from agent.cli.options import json_option
 from agent.cli.output import print_json, safe
@@ -31,13 +31,7 @@ _config_option = option(
 @argument("registry", default=DOCKER_HUB)
 @option("-u", "--username", metavar="NAME", help="Asked for on the terminal when not given.")
 @option("--password-stdin", is_flag=True, help="Read the password (or a token) from standard input.")
-@option(
-    "--insecure-registry",
-    "insecure",
-    metavar="HOST[:PORT]",
-    multiple=True,
-    help="Speak plain HTTP to it (loopback always may); repeatable.",
-)
+@insecure_option
 @_config_option
 @registries_option
 @json_option

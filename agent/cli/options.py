@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from agent.cli.declare import option
+from agent.cli.declare import of_type, option
 
 DEFAULT_HOST = "unix:///run/holdfast/holdfast.sock"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,3 +26,15 @@ def host_option(command: F) -> F:
 def json_option(command: F) -> F:
     """``--json``: for scripts."""
     return option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)
+
+
+def wait_option(text: str) -> Callable[[F], F]:
+    """``--wait SECONDS``; ``text`` says for what."""
+    return option(
+        "--wait",
+        metavar="SECONDS",
+        type=of_type("FloatRange", 0, 86400),
+        default=60.0,
+        show_default=True,
+        help=text,
+    )

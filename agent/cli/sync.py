@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from agent.cli.client import Client
-from agent.cli.declare import command, of_type, option
+from agent.cli.declare import command
 from agent.cli.main import DONE, PENDING
-from agent.cli.options import host_option, json_option
+from agent.cli.options import host_option, json_option, wait_option
 from agent.cli.output import print_json, safe
 from agent.cli.status import print_status
 
@@ -17,13 +17,8 @@ START_SECONDS = 10.0
 
 
 @command(short_help="Read the state directory and reconcile now.")
-@option(
-    "--wait",
-    metavar="SECONDS",
-    type=of_type("FloatRange", 0, 86400),
-    default=60.0,
-    show_default=True,
-    help="Wait so long until everything is as wanted, and up to 10 s for an agent that is starting; 0 does not wait.",
+@wait_option(
+    "Wait so long until everything is as wanted, and up to 10 s for an agent that is starting; 0 does not wait."
 )
 @json_option
 @host_option

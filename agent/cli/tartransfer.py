@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import select
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from agent.cli.client import PREFIX, AgentUnreachable, encode_query, make_error, open_socket, read_error
+from agent.cli.client import (
+    PREFIX,
+    AgentUnreachable,
+    encode_query,
+    make_error,
+    open_socket,
+    read_documents,
+    read_error,
+)
 from agent.cli.http import Answer, BrokenAnswer, ask
 
 CHUNK = 256 << 10
@@ -30,14 +37,7 @@ def download(host: str, path: str, parameters: Parameters) -> Iterator[bytes]:
 def upload(host: str, path: str, parameters: Parameters, chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Send ``chunks``, then give the objects of the NDJSON answer as they come. Raises AgentUnreachable, AgentError."""
     with _begin(host, "POST", path, parameters, chunks) as answer:
-        try:
-            for line in answer:
-                document = json.loads(line)
-                if set(document) == {"error"}:
-                    raise make_error(document["error"])
-                yield document
-        except (BrokenAnswer, OSError, ValueError) as error:
-            raise AgentUnreachable(f"the agent ended the answer ({error})", hint="its log says why") from None
+        yield from read_documents(answer)
 
 
 def _begin(host: str, method: str, path: str, parameters: Parameters, chunks: Iterable[bytes]) -> Answer:
