@@ -27,20 +27,22 @@ async def relay(
     running = threads.start(name, lambda: work(latest.put, cancel))
     running.add_done_callback(lambda _: latest.wake())
     try:
-        async with JsonLines(request) as lines:
-            await tell(lines, running, latest)
-            await lines.send([describe(running.result())])
-        return lines.response
+        return await tell(request, running, latest, describe)
     finally:
         cancel.set()
 
 
-async def tell(lines: JsonLines, running: asyncio.Future[Any], latest: Latest) -> None:
-    """Write the newest reports until the work is done."""
-    while not running.done():
-        report = await latest.take()
-        if report is not None:
-            await lines.send([{"progress": report}])
+async def tell(
+    request: web.Request, running: asyncio.Future[Any], latest: Latest, describe: Callable[[Any], Mapping[str, Any]]
+) -> web.StreamResponse:
+    """Answer with the newest reports until the work is done, and then with what ``describe`` makes of its result."""
+    async with JsonLines(request) as lines:
+        while not running.done():
+            report = await latest.take()
+            if report is not None:
+                await lines.send([{"progress": report}])
+        await lines.send([describe(running.result())])
+    return lines.response
 
 
 class Latest:

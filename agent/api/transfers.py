@@ -15,7 +15,6 @@ from typing import Any
 from aiohttp import StreamReader, web
 
 from agent.api.failures import describe_error, log
-from agent.api.ndjson import JsonLines
 from agent.api.progressing import Latest, tell
 from agent.api.threads import Feed, Threads, Wakeup
 from agent.errors import HoldfastError, Refused
@@ -99,10 +98,7 @@ async def receive(
         await upload.fill(request.content, running)
         if running.done():
             running.result()
-        async with JsonLines(request) as lines:
-            await tell(lines, running, latest)
-            await lines.send([describe(running.result())])
-        return lines.response
+        return await tell(request, running, latest, describe)
     finally:
         cancel.set()
         upload.cut()
