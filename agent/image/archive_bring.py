@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import closing
 
 from agent.image.archive import check_platform
+from agent.image.assembly import record_here
 from agent.image.budget import ImageBudget
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch
@@ -16,9 +17,8 @@ from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.limits import UnpackLimits
 from agent.image.progress import LayerMeter, PullTracker
-from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores, record_image
+from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores
 from agent.image.records import ImageEntry
-from agent.image.snapshots import compute_chain_names
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
 from agent.oci.platform import compute_platform
@@ -45,7 +45,7 @@ class LocalBringer:
             budget = ImageBudget(self._limits, manifest.layers)
             for position, meter in enumerate(self._tracker.expect(manifest.layers)):
                 self._bring_layer(manifest.layers[position], meter, image.config.diff_ids[: position + 1], budget)
-            return self.record(image, names)
+            return record_here(self._stores, image, names)
 
     def _bring_layer(
         self, layer: Descriptor, meter: LayerMeter, diff_ids: tuple[Digest, ...], budget: ImageBudget
@@ -88,10 +88,3 @@ class LocalBringer:
                     self._reported = time.monotonic()
                     self._tracker.report("unpacking")
                 yield chunk
-
-    def record(self, image: ResolvedImage, names: tuple[str, ...]) -> ImageEntry:
-        """Note an image all layers of which are here, blobs and snapshots."""
-        snapshots, empty = self._stores.snapshots, compute_chain_names(())[0]
-        if not image.chains and snapshots.find(empty) is None:
-            snapshots.commit(snapshots.prepare(), empty, 0)
-        return record_image(self._stores, image, names, local=True)

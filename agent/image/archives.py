@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import Stalled
-from agent.image.archive import make_resolved
-from agent.image.archive_bring import LocalBringer
 from agent.image.archive_load import ArchiveLoader, LoadedImage, Naming, missing_source
 from agent.image.archive_save import Format, SavedImage, make_descriptor, stream_archive
+from agent.image.assembly import assemble_image
 from agent.image.commit import Packer
 from agent.image.decompress import decompress
 from agent.image.errors import HostileLayer, ImageNotFound, translated_storage_errors
@@ -27,10 +26,10 @@ from agent.image.policy_gate import ARCHIVE
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Stores
 from agent.image.records import ImageEntry
-from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
-from agent.oci.digest import Digest, compute_digest
-from agent.oci.imageconfig import ImageConfig, encode_image_config
-from agent.oci.manifest import Manifest, decode_manifest, encode_manifest
+from agent.oci.descriptor import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
+from agent.oci.digest import Digest
+from agent.oci.imageconfig import ImageConfig
+from agent.oci.manifest import Manifest, decode_manifest
 from agent.oci.platform import compute_platform
 from agent.oci.reference import InvalidReference, parse_reference
 from agent.oci.source import LocalImage
@@ -86,7 +85,7 @@ class ImageArchives:
         tracker.report("reading")
         platform = compute_platform(os.uname().machine)
         config = ImageConfig(platform.architecture, platform.os, platform.variant)
-        return self._make(_read_tree(source), config, (), tracker)
+        return self._make(_read_tree(source), config, ())
 
     def import_tar(
         self,
@@ -103,14 +102,14 @@ class ImageArchives:
         tracker = PullTracker("the archive", progress, cancel, "import")
         tracker.report("unpacking")
         try:
-            entry = self._make(_unpacked(chunks, self._limits), config, names, tracker)
+            entry = self._make(_unpacked(chunks, self._limits), config, names)
         except HostileLayer as error:
             hint = "expected is the whole tar of a root file system, as `holdfast export` writes it"
             raise HostileLayer(error.message.replace("the layer", "the tar"), hint=hint) from error
         self._flush()
         return entry
 
-    def _make(self, tar: Chunks, config: ImageConfig, names: tuple[str, ...], tracker: PullTracker) -> ImageEntry:
+    def _make(self, tar: Chunks, config: ImageConfig, names: tuple[str, ...]) -> ImageEntry:
         """An image of one layer, whose tar is read once: packed, unpacked and hashed in one pass."""
         content, snapshots = self._stores.content, self._stores.snapshots
         with translated_storage_errors():
@@ -123,20 +122,11 @@ class ImageArchives:
                     content.commit(packed.path, packed.digest)
                     snapshots.commit(path, diff_id, pipeline.size)
                     layer = Descriptor(OCI_LAYER_GZIP, packed.digest, packed.size)
-                    return self._record(layer, replace(config, diff_ids=(diff_id,)), names, tracker)
+                    return assemble_image(self._stores, replace(config, diff_ids=(diff_id,)), (layer,), names)
             except BaseException:
                 snapshots.discard(path)
                 packed.path.unlink(missing_ok=True)
                 raise
-
-    def _record(
-        self, layer: Descriptor, config: ImageConfig, names: tuple[str, ...], tracker: PullTracker
-    ) -> ImageEntry:
-        raw_config = encode_image_config(config)
-        descriptor = Descriptor(OCI_CONFIG, compute_digest(raw_config), len(raw_config))
-        manifest = Manifest(descriptor, (layer,))
-        image = make_resolved(manifest, encode_manifest(manifest), raw_config, config)
-        return LocalBringer(self._stores, self._limits, tracker).record(image, names)
 
     def save(self, names: Sequence[str], form: Format) -> Chunks:
         """The archive of some images, each under the name it was asked by; by its id it has none in the archive.

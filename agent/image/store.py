@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.image.archives import ImageArchives
+from agent.image.assembly import assemble_image
 from agent.image.cargo import CargoLoader
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
 from agent.image.commit import Compression, LayerBlob, LayerCommitter
@@ -27,13 +27,12 @@ from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Stores
 from agent.image.records import ImageEntry, ImageRecords
-from agent.image.snapshots import Records, SnapshotStore, compute_chain_names
+from agent.image.snapshots import Records, SnapshotStore
 from agent.image.uses import Uses
 from agent.image.verify import Finding, Means, Verifier, VerifyProgress
-from agent.oci.descriptor import OCI_CONFIG, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
-from agent.oci.imageconfig import ImageConfig, encode_image_config
-from agent.oci.manifest import Manifest, encode_manifest
+from agent.oci.imageconfig import ImageConfig
+from agent.oci.manifest import Manifest
 from agent.oci.reference import parse_reference
 from agent.store.layout import DataLayout
 
@@ -200,32 +199,13 @@ class ImageStore:
     def add_image(self, config: ImageConfig, layers: Sequence[LayerBlob], name: str | None) -> ImageEntry:
         """Record an image of stored layers, bottom first; ``config.diff_ids`` is set from them. Raises NotFound."""
         config = replace(config, diff_ids=tuple(layer.diff_id for layer in layers))
-        chains = compute_chain_names(compute_chain_ids(config.diff_ids))
-        if not layers and self.snapshots.find(chains[0]) is None:
-            self.snapshots.commit(self.snapshots.prepare(), chains[0], 0)
-        for chain in chains:
+        for chain in compute_chain_ids(config.diff_ids):
             self.snapshots.require(chain)
-        raw_config = encode_image_config(config)
-        image_id = self.content.write(raw_config)
-        descriptor = Descriptor(OCI_CONFIG, image_id, len(raw_config))
-        raw_manifest = encode_manifest(Manifest(descriptor, tuple(layer.descriptor for layer in layers)))
-        manifest = self.content.write(raw_manifest)
-        entry = ImageEntry(
-            id=image_id,
-            digest=manifest,
-            names=(str(parse_reference(name)),) if name else (),
-            size=sum(layer.descriptor.size for layer in layers),
-            created=config.created,
-            pulled=time.time(),
-            manifest=manifest,
-            manifest_size=len(raw_manifest),
-            blobs=(manifest, image_id, *(layer.descriptor.digest for layer in layers)),
-            chains=chains,
-            local=True,
-        )
-        self._uses.note(image_id)
+        names = (str(parse_reference(name)),) if name else ()
+        entry = assemble_image(self._stores, config, [layer.descriptor for layer in layers], names)
+        self._uses.note(entry.id)
         self._flusher.begin()
-        return self._images.put(entry)
+        return entry
 
     def unname(self, image_id: str) -> None:
         """Take all names of an image away, and leave it. Raises ImageNotFound."""

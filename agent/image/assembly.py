@@ -1,0 +1,35 @@
+"""Images that are made on this host, of layers that are in the stores already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.image.archive import make_resolved
+from agent.image.puller import ResolvedImage, Stores, record_image
+from agent.image.records import ImageEntry
+from agent.image.snapshots import compute_chain_names
+from agent.oci.descriptor import OCI_CONFIG, Descriptor
+from agent.oci.digest import compute_digest
+from agent.oci.imageconfig import ImageConfig, encode_image_config
+from agent.oci.manifest import Manifest, encode_manifest
+
+
+def assemble_image(
+    stores: Stores, config: ImageConfig, layers: Sequence[Descriptor], names: tuple[str, ...]
+) -> ImageEntry:
+    """Note an image of ``layers``, bottom first, whose blobs and snapshots are here; its manifest is made from them.
+
+    Raises InvalidDocument when there are as many ``config.diff_ids`` as layers not.
+    """
+    raw_config = encode_image_config(config)
+    descriptor = Descriptor(OCI_CONFIG, compute_digest(raw_config), len(raw_config))
+    manifest = Manifest(descriptor, tuple(layers))
+    return record_here(stores, make_resolved(manifest, encode_manifest(manifest), raw_config, config), names)
+
+
+def record_here(stores: Stores, image: ResolvedImage, names: tuple[str, ...]) -> ImageEntry:
+    """Note an image all layers of which are here, blobs and snapshots; no registry need have it."""
+    snapshots, empty = stores.snapshots, compute_chain_names(())[0]
+    if not image.chains and snapshots.find(empty) is None:
+        snapshots.commit(snapshots.prepare(), empty, 0)
+    return record_image(stores, image, names, local=True)
