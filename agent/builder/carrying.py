@@ -25,7 +25,7 @@ from agent.builder.supplies import Files, InlineFiles, RemoteFiles, Supply
 from agent.errors import Refused
 from agent.image.commit import LayerBlob
 from agent.image.limits import UnpackLimits
-from agent.image.unpack import check_space
+from agent.image.space import check_space
 from agent.values import frozen
 
 

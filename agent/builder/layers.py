@@ -19,8 +19,8 @@ from agent.builder.workspace import StepDirectory, step_directory
 from agent.image.commit import Compression, LayerBlob
 from agent.image.errors import translated_storage_errors
 from agent.image.limits import UnpackLimits
+from agent.image.space import check_space
 from agent.image.store import ImageStore
-from agent.image.unpack import check_space
 from agent.oci.digest import Digest
 from agent.runtime.imageview import merged_view, open_inside
 from agent.runtime.users import read_identity

@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from agent.errors import HoldfastError, NotFound, Refused, Waiting
 from agent.image.limits import UnpackLimits
-from agent.image.unpack import check_space
+from agent.image.space import check_space
 from agent.oci.digest import render_shortened
 from agent.store.atomic import write_all
 from agent.values import frozen

@@ -13,12 +13,12 @@ from agent.image.assembly import record_here
 from agent.image.budget import ImageBudget
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch
-from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.limits import UnpackLimits
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores
 from agent.image.records import ImageEntry
+from agent.image.unpack import Unpacker
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
 from agent.oci.platform import compute_platform
@@ -58,10 +58,10 @@ class LocalBringer:
                 return
             path = snapshots.prepare()
             try:
-                pipeline = LayerPipeline(path / "fs", self._limits, budget)
+                pipeline = LayerPipeline(Unpacker(path / "fs", self._limits), budget)
                 pipeline.run(self._read(layer, meter), diff_id)
                 lower = [snapshots.require(chain) for chain in reversed(chains[:-1])]
-                adopt_attributes(path / "fs", pipeline.implied, lower)
+                pipeline.settle(lower)
                 snapshots.commit(path, chains[-1], pipeline.size)
             except BaseException:
                 snapshots.discard(path)

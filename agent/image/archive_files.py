@@ -21,8 +21,8 @@ from agent.image.content import CHUNK, ContentStore
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch, HostileLayer
 from agent.image.limits import UnpackLimits
+from agent.image.space import SPACE_CHECK, check_space
 from agent.image.tarreader import TarReader
-from agent.image.unpack import SPACE_CHECK, check_space
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.digest import Digest, digest_of_hex, render_shortened
 from agent.oci.document import MAX_DOCUMENT

@@ -17,7 +17,6 @@ from agent.image.assembly import assemble_image
 from agent.image.commit import Packer
 from agent.image.decompress import decompress
 from agent.image.errors import HostileLayer, ImageNotFound, translated_storage_errors
-from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.layertar import LayerTar
 from agent.image.layout import INDEX
@@ -26,6 +25,7 @@ from agent.image.policy_gate import ARCHIVE
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Stores
 from agent.image.records import ImageEntry
+from agent.image.unpack import Unpacker
 from agent.oci.descriptor import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest
 from agent.oci.imageconfig import ImageConfig
@@ -115,9 +115,9 @@ class ImageArchives:
         with translated_storage_errors():
             packed, path = Packer(content.new_ingest(), "gzip"), snapshots.prepare()
             try:
-                pipeline = LayerPipeline(path / "fs", self._limits)
+                pipeline = LayerPipeline(Unpacker(path / "fs", self._limits))
                 diff_id = pipeline.run(packed.tee(tar), None)
-                adopt_attributes(path / "fs", pipeline.implied, ())
+                pipeline.settle(())
                 with self._stores.leases.held((packed.digest, diff_id)):
                     content.commit(packed.path, packed.digest)
                     snapshots.commit(path, diff_id, pipeline.size)

@@ -12,9 +12,9 @@ import stat
 from collections.abc import Generator, Iterator
 
 from agent.image.content import CHUNK
+from agent.image.layerwriter import UNWANTED_XATTRS
 from agent.image.rooted import OPAQUE
 from agent.image.tarwriter import encode_end, encode_member, encode_padding
-from agent.image.unpack import UNWANTED_XATTRS
 
 MAX_DEPTH = 512
 _POINTER = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -12,8 +12,7 @@ from typing import Protocol
 from agent.image.channel import Channel, ChannelBroken
 from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch, translated_storage_errors
-from agent.image.limits import UnpackLimits
-from agent.image.unpack import Unpacker
+from agent.image.layerwriter import LayerWriter
 from agent.oci.digest import Digest, digest_of_hex
 
 _SHORT = 256 << 10
@@ -33,9 +32,11 @@ class Pipeline(Protocol):
     def size(self) -> int:
         """Bytes of file data that were written."""
 
-    @property
-    def implied(self) -> frozenset[bytes]:
-        """Directories that the layer uses but does not describe."""
+    def settle(self, lower: Sequence[Path]) -> None:
+        """After ``run``: directories that the layer uses but does not describe are as the topmost of ``lower`` says.
+
+        Raises HostileLayer, OSError.
+        """
 
     def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
         """Take ``source`` to its end and return the diff ID of what came out. Raises what goes wrong."""
@@ -49,17 +50,17 @@ def check_diff_id(actual: Digest, wanted: Digest | None) -> Digest:
 
 
 class LayerPipeline:
-    """Unpacks one stream beneath ``root``: the caller's thread feeds, a second inflates and hashes, a third writes.
+    """Unpacks one stream by ``writer``: the caller's thread feeds, a second inflates and hashes, a third writes.
 
     Nothing may be trusted before ``run`` has returned: only then do both digests stand.
     """
 
-    def __init__(self, root: Path, limits: UnpackLimits, budget: Budget | None = None) -> None:
-        self._limits = limits
+    def __init__(self, writer: LayerWriter, budget: Budget | None = None) -> None:
+        self.writer = writer
+        self._limits = writer.limits
         self._budget = budget
         self._packed = Channel()
         self._plain = Channel()
-        self._unpacker = Unpacker(root, limits)
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._hash = hashlib.sha256()
@@ -67,12 +68,11 @@ class LayerPipeline:
     @property
     def size(self) -> int:
         """Bytes of file data that were written."""
-        return self._unpacker.size
+        return self.writer.size
 
-    @property
-    def implied(self) -> frozenset[bytes]:
-        """Directories that the layer uses but does not describe."""
-        return self._unpacker.implied
+    def settle(self, lower: Sequence[Path]) -> None:
+        """Give directories that the layer uses but does not describe what ``lower`` says of them."""
+        self.writer.settle(lower)
 
     def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
         """Take ``source`` to its end and return the diff ID of what came out.
@@ -87,13 +87,13 @@ class LayerPipeline:
             else:
                 self._run_together(_prepend(head, source))
         finally:
-            self._unpacker.close()
+            self.writer.close()
         return check_diff_id(digest_of_hex(self._hash.hexdigest()), diff_id)
 
     def _run_alone(self, packed: list[bytes]) -> None:
         """A short stream: to start threads for it takes longer than to unpack it."""
         with translated_storage_errors():
-            self._unpacker.unpack(self._inflated(iter(packed)))
+            self.writer.unpack(self._inflated(iter(packed)))
 
     def _run_together(self, source: Generator[bytes, None, None]) -> None:
         threads = [
@@ -141,7 +141,7 @@ class LayerPipeline:
             yield piece
 
     def _write(self) -> None:
-        self._unpacker.unpack(iter(self._plain))
+        self.writer.unpack(iter(self._plain))
 
 
 def _take_head(source: Generator[bytes, None, None]) -> tuple[list[bytes], bool]:

@@ -12,10 +12,10 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from agent.errors import Unsupported
+from agent.image.layerwriter import OPAQUE_WHITEOUT, UNWANTED_XATTRS, WHITEOUT
 from agent.image.rooted import OPAQUE, is_whiteout, render_path
 from agent.image.tarheader import DEVICES
 from agent.image.tarwriter import BLOCK, encode_end, encode_member
-from agent.image.unpack import OPAQUE_WHITEOUT, UNWANTED_XATTRS, WHITEOUT
 
 CHUNK = 256 << 10
 

@@ -15,9 +15,8 @@ from agent.image.budget import ImageBudget
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.download import BlobDownload
-from agent.image.errors import DigestMismatch, InsufficientStorage
+from agent.image.errors import DigestMismatch, InsufficientStorage, translated_storage_errors
 from agent.image.flight import Flights, Leases
-from agent.image.implied import adopt_attributes
 from agent.image.indexes import IndexRecords
 from agent.image.layer import Pipeline
 from agent.image.opening import open_registry
@@ -26,7 +25,7 @@ from agent.image.policy_gate import ImageGate
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.snapshots import SnapshotStore, compute_chain_names
-from agent.image.unpack import check_space
+from agent.image.space import check_space
 from agent.image.unpackers import Unpackers
 from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_chain_ids
@@ -298,7 +297,8 @@ class Pull:
                 if earlier is not None:
                     earlier.result()
                 lower = [snapshots.require(chain) for chain in reversed(below)]
-                adopt_attributes(path / "fs", pipeline.implied, lower)
+                with translated_storage_errors():
+                    pipeline.settle(lower)
                 snapshots.commit(path, layer.chain, pipeline.size)
                 self._stores.unpacked.add((layer.descriptor.digest, layer.chain))
             except BaseException:

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.errors import HoldfastError
 from agent.image.errors import (
@@ -22,8 +23,10 @@ from agent.image.errors import (
     StorageFailed,
     translated_storage_errors,
 )
+from agent.image.implied import adopt_attributes
 from agent.image.layer import Budget, LayerPipeline, Pipeline, check_diff_id
 from agent.image.limits import UnpackLimits
+from agent.image.unpack import Unpacker
 from agent.image.unpackwire import MAX_ANSWER, Disconnected, Kind, receive, send
 from agent.oci.digest import Digest, parse_digest
 
@@ -46,8 +49,8 @@ class Unpackers:
     def pipeline(self, root: Path, packed: int, budget: Budget | None) -> Pipeline:
         """The way of a layer of ``packed`` bytes to ``root``, which must exist and be empty."""
         if packed < self._apart_from:
-            return LayerPipeline(root, self._limits, budget)
-        return _PipelineApart(self, root, self._limits, budget)
+            return LayerPipeline(Unpacker(root, self._limits), budget)
+        return _PipelineApart(self, _Job(root, self._limits), budget)
 
     def abort(self) -> None:
         """Make all that is under way fail at once, from any thread."""
@@ -117,15 +120,28 @@ def _start(descriptor: int) -> subprocess.Popen[bytes]:
     )
 
 
+class _Job(NamedTuple):
+    """Where a layer goes."""
+
+    root: Path
+    limits: UnpackLimits
+
+    def encode(self) -> bytes:
+        return json.dumps({"root": str(self.root), "limits": self.limits._asdict()}).encode()
+
+
 class _PipelineApart:
     """Feeds one layer to a process."""
 
-    def __init__(self, owner: Unpackers, root: Path, limits: UnpackLimits, budget: Budget | None) -> None:
+    def __init__(self, owner: Unpackers, job: _Job, budget: Budget | None) -> None:
         self._owner = owner
-        self._job = {"root": str(root), "limits": limits._asdict()}
+        self._job = job
         self._budget = budget
+        self._implied: list[bytes] = []
         self.size = 0
-        self.implied: frozenset[bytes] = frozenset()
+
+    def settle(self, lower: Sequence[Path]) -> None:
+        adopt_attributes(self._job.root, self._implied, lower)
 
     def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
         with closing(source):
@@ -147,7 +163,7 @@ class _PipelineApart:
         answers = select.poll()
         answers.register(connection, select.POLLIN)
         try:
-            send(connection, Kind.JOB, json.dumps(self._job).encode())
+            send(connection, Kind.JOB, self._job.encode())
             with translated_storage_errors():
                 for chunk in source:
                     send(connection, Kind.DATA, chunk)
@@ -171,7 +187,7 @@ class _PipelineApart:
         answer = json.loads(head)
         if kind is Kind.FAILED:
             raise _recover(answer)
-        self.size, self.implied = int(answer["size"]), frozenset(implied)
+        self.size, self._implied = int(answer["size"]), implied
         return parse_digest(answer["diff_id"])
 
 

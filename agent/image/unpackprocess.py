@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.errors import HoldfastError
 from agent.image.layer import LayerPipeline
 from agent.image.limits import UnpackLimits
+from agent.image.unpack import Unpacker
 from agent.image.unpackwire import MAX_DATA, Disconnected, Kind, receive, receive_data, send
 
 _COUNTED = 4 << 20
@@ -52,7 +53,7 @@ def _unpack_one(connection: socket.socket) -> bool:
         raise Disconnected
     job = json.loads(payload)
     counter = _Counter(connection)
-    pipeline = LayerPipeline(Path(job["root"]), UnpackLimits(**job["limits"]), counter)
+    pipeline = LayerPipeline(Unpacker(Path(job["root"]), UnpackLimits(**job["limits"])), counter)
     try:
         diff_id = pipeline.run(receive_data(connection), None)
     except HoldfastError as error:
@@ -61,5 +62,5 @@ def _unpack_one(connection: socket.socket) -> bool:
         return False
     counter.tell()
     head = json.dumps({"diff_id": diff_id, "size": pipeline.size}).encode()
-    send(connection, Kind.DONE, b"\0".join((head, *sorted(pipeline.implied))))
+    send(connection, Kind.DONE, b"\0".join((head, *sorted(pipeline.writer.implied))))
     return True

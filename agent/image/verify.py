@@ -22,12 +22,12 @@ from agent.image.errors import (
     PullCancelled,
     translated_storage_errors,
 )
-from agent.image.implied import adopt_attributes
 from agent.image.layer import LayerPipeline
 from agent.image.limits import UnpackLimits
 from agent.image.puller import Stores
 from agent.image.records import ImageEntry
 from agent.image.snapshots import EMPTY_CHAIN, compute_chain_names
+from agent.image.unpack import Unpacker
 from agent.oci.descriptor import OCI_MANIFEST
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
 from agent.oci.imageconfig import decode_image_config
@@ -239,10 +239,10 @@ class Verifier:
 
     def _unpack(self, layer: _Layer, path: Path) -> int:
         with self._leases.held({layer.entry.id, layer.blob, *layer.below}), translated_storage_errors():
-            pipeline = LayerPipeline(path / "fs", self._means.limits)
+            pipeline = LayerPipeline(Unpacker(path / "fs", self._means.limits))
             pipeline.run(self._content.stream(layer.blob), layer.diff_id)
             lower = [self._lower(chain) for chain in reversed(layer.below)]
-            adopt_attributes(path / "fs", pipeline.implied, lower)
+            pipeline.settle(lower)
         return pipeline.size
 
     def _lower(self, chain: Digest) -> Path:

@@ -26,8 +26,8 @@ from agent.image.limits import UnpackLimits
 from agent.image.origin import Origin, parse_origin
 from agent.image.progress import PullProgress, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
+from agent.image.space import check_space
 from agent.image.transport import Transport
-from agent.image.unpack import check_space
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.store.database import Database
