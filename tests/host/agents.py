@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -166,3 +167,14 @@ class Agent:
         Client(self.host).post("/down")
         self.stop()
         shutil.rmtree(self.base)
+
+
+@contextmanager
+def small_disk(agent: Agent, size: str | int) -> Iterator[None]:
+    """The data root of an agent that has not begun yet is a file system of ``size``, in memory."""
+    agent.data_root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", agent.data_root], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", agent.data_root], check=True)

@@ -11,14 +11,13 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
-from agents import Agent, eventually
+from agents import Agent, eventually, small_disk
 from registry import Registry
 
 from agent.cli.client import Client
@@ -188,19 +187,14 @@ class Chaos:
 @pytest.fixture
 def chaos() -> Iterator[Chaos]:
     made = Agent()
-    made.data_root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=700", "tmpfs", made.data_root], check=True)
-    try:
-        with Registry() as registry:
+    with small_disk(made, ROOM), Registry() as registry:
+        made.start()
+        yield Chaos(made, registry, SEED)
+        (made.data_root / "filler").unlink(missing_ok=True)
+        if made.process is None or made.process.poll() is not None:
             made.start()
-            yield Chaos(made, registry, SEED)
-            (made.data_root / "filler").unlink(missing_ok=True)
-            if made.process is None or made.process.poll() is not None:
-                made.start()
-            made.cli("down", timeout=90)
-            made.stop()
-    finally:
-        subprocess.run(["umount", made.data_root], check=True)
+        made.cli("down", timeout=90)
+        made.stop()
     shutil.rmtree(made.base)
 
 

@@ -9,9 +9,7 @@ import copy
 import json
 import random
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from agent.image.errors import DigestMismatch
 from agent.image.store import ImageStore
 from agent.oci.document import InvalidDocument
 from agent.store.database import Database
+from tests.unit.image.stub_registry import Answer, StubRegistry
 
 pytestmark = pytest.mark.host
 MUTATIONS = 80
@@ -69,7 +68,7 @@ def test_rows_44_and_45_layers_stay_inside(attack: AttackLab, tmp_path: Path) ->
         decoy.check()
 
 
-class Liar:
+class Liar(StubRegistry):
     """A registry of one image; ``change`` has the last word on every document."""
 
     def __init__(self) -> None:
@@ -77,35 +76,17 @@ class Liar:
         self.config: Any = {"architecture": HOST_ARCHITECTURE, "os": "linux", "config": {"Cmd": ["true"]}}
         self.config["rootfs"] = {"type": "layers", "diff_ids": [digest_of(busybox_layer())]}
         self.change: Callable[[str, Any], Any] = lambda kind, document: document
-        liar = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                status, kind, body = liar.answer(self.path)
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def answer(self, path: str) -> tuple[int, str, bytes]:
+    def find(self, path: str) -> Answer:
         config = encode(self.change("config", copy.deepcopy(self.config)))
         if path == "/v2/":
-            return 200, "application/json", b"{}"
+            return 200, {"Content-Type": "application/json"}, b"{}"
         if "/manifests/" in path:
-            return 200, TYPES["manifest"], encode(self.change("manifest", self.manifest(config)))
+            return 200, {"Content-Type": TYPES["manifest"]}, encode(self.change("manifest", self.manifest(config)))
         blobs = {digest_of(config): config, digest_of(self.layer): self.layer}
         body = blobs.get(path.rpartition("/")[2])
-        return (200, "application/octet-stream", body) if body is not None else (404, "text/plain", b"")
+        return (200, {}, body) if body is not None else (404, {}, b"")
 
     def manifest(self, config: bytes) -> dict[str, Any]:
         return {
@@ -115,11 +96,6 @@ class Liar:
             "layers": [{"mediaType": TYPES["gzip"], "digest": digest_of(self.layer), "size": len(self.layer)}],
         }
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
 
 def encode(document: Any) -> bytes:
     return document if isinstance(document, bytes) else json.dumps(document).encode()
@@ -127,9 +103,8 @@ def encode(document: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def liar() -> Iterator[Liar]:
-    made = Liar()
-    yield made
-    made.close()
+    with Liar() as made:
+        yield made
 
 
 NONSENSE: tuple[Any, ...] = (

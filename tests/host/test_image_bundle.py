@@ -52,12 +52,6 @@ class Lab:
         return str(self.index["digest"])
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
-
-
 @pytest.fixture
 def lab(registry: Registry, tmp_path: Path) -> Iterator[Lab]:
     made = Lab(registry, tmp_path)

@@ -20,12 +20,6 @@ pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def agent(registry: Registry) -> Iterator[Agent]:
     kept = registry.push_layers("kept:1", [make_tar([entry("kept", b"k" * 1000)])])
     app = registry.push_busybox("app:1", Cmd=["sleep", "300"], Env=["PATH=/bin", "COLOUR=re\x1bd"])

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,16 +24,11 @@ from agent.image.store import ImageStore
 from agent.oci.digest import compute_digest, hex_of
 from agent.store.database import Database
 from tests.host.registry import Registry, entry, make_tar
+from tests.host.storelab import open_store
 
 pytestmark = pytest.mark.host
 ROOT = Path(__file__).resolve().parents[2]
 LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
 
 
 class Proxy:
@@ -115,11 +109,6 @@ def proxy(registry: Registry) -> Iterator[Proxy]:
     if opened.gate is not None:
         opened.gate.set()
     opened.close()
-
-
-def open_store(root: Path, **options: Any) -> ImageStore:
-    root.mkdir(exist_ok=True)
-    return ImageStore(root, Database(root / "holdfast.db"), RegistryConfig(**{"backoff": 0.01, **options}))
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ pytestmark = pytest.mark.host
 GNU = tarfile.GNU_FORMAT
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
-
-
 @pytest.fixture
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ImageStore]:
     """Short layers are unpacked in this process; with the parameter ``apart``, each in one of its own."""

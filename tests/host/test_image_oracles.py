@@ -30,12 +30,6 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ImageStore]:
     opened = ImageStore(tmp_path / "data", Database(_made(tmp_path / "data") / "db"))

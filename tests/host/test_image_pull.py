@@ -9,17 +9,14 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.errors import HoldfastError, Stalled, Unsupported
-from agent.image.config import RegistryConfig
 from agent.image.errors import ImageNotFound, PullCancelled, RegistryUnauthorized, RegistryUnreachable
 from agent.image.progress import PullProgress
 from agent.image.store import ImageStore
 from agent.oci.digest import compute_digest
-from agent.store.database import Database
 from tests.host.registry import (
     HOST_ARCHITECTURE,
     Registry,
@@ -29,19 +26,9 @@ from tests.host.registry import (
     entry,
     make_tar,
 )
+from tests.host.storelab import open_store
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
-
-
-def open_store(root: Path, **options: Any) -> ImageStore:
-    root.mkdir(exist_ok=True)
-    return ImageStore(root, Database(root / "holdfast.db"), RegistryConfig(backoff=0.01, **options))
 
 
 @pytest.fixture

@@ -16,32 +16,20 @@ from typing import Any
 import pytest
 
 from agent.errors import Conflict, Stalled, Unsupported
-from agent.image.config import RegistryConfig
 from agent.image.errors import DigestMismatch, ImageNotFound
 from agent.image.progress import PullProgress
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
-from agent.store.database import Database
 from tests.host.registry import HOST_ARCHITECTURE, Registry, directory, entry, make_tar
+from tests.host.storelab import open_store
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
 def other() -> Iterator[Registry]:
     with Registry() as running:
         yield running
-
-
-def open_store(root: Path, **options: Any) -> ImageStore:
-    root.mkdir(exist_ok=True)
-    return ImageStore(root, Database(root / "holdfast.db"), RegistryConfig(**{"backoff": 0.01, **options}))
 
 
 @pytest.fixture

@@ -70,12 +70,6 @@ class Lab:
             store.close()
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
-
-
 NUMBERS = iter(range(1000))
 
 

@@ -27,12 +27,6 @@ LAYERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as running:
-        yield running
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ImageStore]:
     config = RegistryConfig(backoff=0.01, attempts=2)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from networklab import Lab, Outside, ask_tcp, cannot_reach, observe_network, outside_host, resolve
+from networklab import Lab, Outside, ask_tcp, cannot_reach, observe_network, resolve
 
 from agent.engine.model import PublishedPort
 from agent.kernel.netlink import ROUTE, Listener, NetlinkSocket
@@ -58,12 +58,6 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     lab.stack.recover([])
     yield lab
     lab.end()
-
-
-@pytest.fixture
-def outside() -> Iterator[Outside]:
-    with outside_host() as host:
-        yield host
 
 
 def table_of(lab: Lab) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from networklab import Lab, Outside, addresses, ask_tcp, ask_udp, cannot_reach, open_udp, outside_host, resolve
+from networklab import Lab, Outside, addresses, ask_tcp, ask_udp, cannot_reach, open_udp, resolve
 
 from agent.engine.model import PublishedPort
 
@@ -25,12 +25,6 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     lab.stack.ensure_network(APP)
     yield lab
     lab.end()
-
-
-@pytest.fixture
-def outside() -> Iterator[Outside]:
-    with outside_host() as host:
-        yield host
 
 
 def replicas(lab: Lab, count: int, kind: int = socket.SOCK_STREAM) -> tuple[tuple[str, int], ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from networklab import Lab, Outside, Sandboxed, ask_tcp, cannot_reach, outside_host
+from networklab import Lab, Outside, Sandboxed, ask_tcp, cannot_reach
 
 from agent.errors import Conflict, NotFound, Refused
 from agent.kernel.netlink import ROUTE, NetlinkSocket
@@ -29,12 +29,6 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     lab.stack.ensure_network(APP)
     yield lab
     lab.end()
-
-
-@pytest.fixture
-def outside() -> Iterator[Outside]:
-    with outside_host() as host:
-        yield host
 
 
 def routes_of(host: Sandboxed) -> list[tuple[str, int, str]]:

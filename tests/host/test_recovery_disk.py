@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from agents import Agent, eventually
+from agents import Agent, eventually, small_disk
 from apps import sleeper, write_app
 from registry import Registry, entry, make_tar
 from test_recovery_registry import alive, condition
@@ -26,9 +26,7 @@ ROOM = 24 << 20
 def agent() -> Iterator[Agent]:
     """Its data root is a file system of 24 MiB; one app runs."""
     made = Agent()
-    made.data_root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=700", "tmpfs", made.data_root], check=True)
-    try:
+    with small_disk(made, ROOM):
         made.start()
         write_app(made, "steady", sleeper(2))
         made.converge()
@@ -38,8 +36,6 @@ def agent() -> Iterator[Agent]:
             made.start()
         made.cli("down", timeout=90)
         made.stop()
-    finally:
-        subprocess.run(["umount", made.data_root], check=True)
     shutil.rmtree(made.base)
 
 

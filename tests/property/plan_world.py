@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from hypothesis import strategies as st
+
 from agent.plan.actions import (
     Action,
     EnsureImage,
@@ -197,6 +199,18 @@ class World:
                 assert plan.next_check > self.now, "a check in the past would make the loop run hot"
                 self.now = plan.next_check
         raise AssertionError(f"no end: {plan}")
+
+
+def end_some(world: World, data: st.DataObject) -> None:
+    """End some of what is under way, well or not."""
+    for action in [*world.running.values()]:
+        match data.draw(st.sampled_from(["finish", "finish", "finish", "slow", "fail", "stall"])):
+            case "finish":
+                world.finish(action)
+            case "fail":
+                world.fail(action, 1.0)
+            case "stall":
+                world.fail(action, None)
 
 
 def _image_id(key: str) -> str:

@@ -8,7 +8,7 @@ from deploy_world import DeployWorld
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from plan_world import APP
+from plan_world import APP, end_some
 
 from agent.plan.actions import Plan, RemoveContainer, StartContainer, StopContainer
 from agent.plan.deploy import Stage
@@ -121,14 +121,7 @@ class DeployMachine(RuleBasedStateMachine):
         plan = self.world.plan()
         self.check(plan)
         self.world.begin(plan)
-        for action in [*self.world.running.values()]:
-            match data.draw(st.sampled_from(["finish", "finish", "finish", "slow", "fail", "stall"])):
-                case "finish":
-                    self.world.finish(action)
-                case "fail":
-                    self.world.fail(action, 1.0)
-                case "stall":
-                    self.world.fail(action, None)
+        end_some(self.world, data)
 
     @rule(times=st.integers(1, 12))
     def live_on(self, times: int) -> None:

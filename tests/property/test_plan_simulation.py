@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from plan_world import APP, World
+from plan_world import APP, World, end_some
 
 from agent.plan.actions import (
     EnsureImage,
@@ -95,14 +95,7 @@ class HostMachine(RuleBasedStateMachine):
     def work(self, data: st.DataObject) -> None:
         """One pass of the loop: begin everything that can be, end some of it, well or not."""
         self.step()
-        for action in [*self.world.running.values()]:
-            match data.draw(st.sampled_from(["finish", "finish", "finish", "slow", "fail", "stall"])):
-                case "finish":
-                    self.world.finish(action)
-                case "fail":
-                    self.world.fail(action, 1.0)
-                case "stall":
-                    self.world.fail(action, None)
+        end_some(self.world, data)
 
     @rule(data=st.data(), code=st.sampled_from([0, 1, None]), lost=st.booleans())
     def crash(self, data: st.DataObject, code: int | None, lost: bool) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fake_engine import FakeEngine
 from memory_source import MemorySource
@@ -32,6 +32,9 @@ def make_app(name: str = "shop", services: dict[str, Any] | None = None, **extra
     return App.model_validate(
         {"name": name, "file": f"{name}.yaml", "services": filled, "networks": {}, "volumes": {}, "images": [], **extra}
     )
+
+
+B = TypeVar("B", bound="Bench")
 
 
 class Bench:
@@ -80,8 +83,14 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def running(directory: Path, engine: FakeEngine | None = None) -> AsyncIterator[Bench]:
-    """A bench whose controller runs; leaving it is what SIGTERM does."""
-    bench = Bench(directory, engine or FakeEngine())
+    """A bench whose controller runs."""
+    async with at_work(Bench(directory, engine or FakeEngine())) as bench:
+        yield bench
+
+
+@contextlib.asynccontextmanager
+async def at_work(bench: B) -> AsyncIterator[B]:
+    """Run the controller of a bench; leaving the block is what SIGTERM does."""
     task = asyncio.get_running_loop().create_task(bench.controller.run())
     try:
         yield bench

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import fake_engine
 import pytest
 from fake_engine import FakeEngine
-from loop_bench import Bench, make_app
+from loop_bench import Bench, at_work, make_app
 
 from agent.controller.controller import Controller
 from agent.errors import Waiting
@@ -47,20 +46,6 @@ class ClockBench(Bench):
         return sum(event.reason == reason for event in self.events.recent())
 
 
-@contextlib.asynccontextmanager
-async def running(directory: Path, clock: Clock) -> AsyncIterator[ClockBench]:
-    bench = ClockBench(directory, FakeEngine(), clock)
-    task = asyncio.get_running_loop().create_task(bench.controller.run())
-    try:
-        yield bench
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        bench.events.close()
-        bench.database.close()
-
-
 @pytest.fixture(params=JUMPS, ids=lambda jump: f"{jump:+.0f}s")
 def run(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,7 +55,7 @@ def run(
 
     def start(test: Callable[[ClockBench, float], Awaitable[None]]) -> None:
         async def main() -> None:
-            async with running(tmp_path, clock) as bench:
+            async with at_work(ClockBench(tmp_path, FakeEngine(), clock)) as bench:
                 await test(bench, request.param)
 
         asyncio.run(main())

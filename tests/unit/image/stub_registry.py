@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ssl
-import threading
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
+
+from tests.unit.image.loopback import LoopbackServer
 
 Answer = tuple[int, Mapping[str, str], bytes]
 
 
-class StubRegistry:
+class StubRegistry(LoopbackServer):
     """Serves ``answers`` by path (without query); a callable gets the request's headers. Records all requests.
 
     With ``tls`` it is encrypted, and ``peers`` are the client certificates that were shown (None: none was).
@@ -24,8 +24,6 @@ class StubRegistry:
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = {key.lower(): value for key, value in self.headers.items()}
@@ -43,15 +41,7 @@ class StubRegistry:
             def do_POST(self) -> None:
                 self.do_GET()
 
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer((host, 0), Handler)
-        self._server.daemon_threads = True
-        if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.address = f"{host}:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        super().__init__(Handler, host, tls)
 
     def find(self, path: str) -> Answer | Callable[[Mapping[str, str]], Answer]:
         """What is answered at a path."""
@@ -68,14 +58,3 @@ class StubRegistry:
             for key, value in headers.items()
             if key in ("authorization", "proxy-authorization", "cookie")
         ]
-
-    def __enter__(self) -> StubRegistry:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

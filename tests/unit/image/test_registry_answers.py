@@ -6,8 +6,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,21 @@ def test_a_blob_of_another_length_is_refused_before_it_is_read(stub: StubRegistr
             client(stub.address, tmp_path).open_blob(descriptor, offset)
 
 
+@contextmanager
+def serving(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Give each connection to ``serve``, in a thread of its own; the address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
 @pytest.mark.parametrize("where", ["head", "body", "handshake", "proxy"])
 def test_a_trickling_answer_is_cut(tmp_path: Path, where: str) -> None:
     """Slow loris: each byte comes in time, the answer never does."""
@@ -109,15 +124,7 @@ def test_a_trickling_answer_is_cut(tmp_path: Path, where: str) -> None:
             while not stop.wait(0.05):
                 connection.sendall(b"1")
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with serving(serve) as address:
         limits = {"attempts": 1, "connect_timeout": 0.2, "read_timeout": 0.2, "slow_seconds": 0.3, "slow_bytes": 1000}
         if where == "proxy":
             limits["proxies"], address = Proxies(secure=parse_proxy(address)), "registry.invalid"
@@ -125,7 +132,6 @@ def test_a_trickling_answer_is_cut(tmp_path: Path, where: str) -> None:
         with pytest.raises((ImagePullFailed, RegistryUnreachable)):
             asked.fetch_manifest()
         stop.set()
-        server.shutdown(socket.SHUT_RDWR)
 
 
 def test_endless_trailers_are_cut(tmp_path: Path) -> None:
@@ -140,15 +146,7 @@ def test_endless_trailers_are_cut(tmp_path: Path) -> None:
                 while not stop.is_set():
                     connection.sendall(b"X: y\r\n" * 1000)
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
+    with serving(serve) as address:
         with pytest.raises(RegistryUnreachable):
-            client(f"127.0.0.1:{server.getsockname()[1]}", tmp_path, attempts=1).fetch_manifest()
+            client(address, tmp_path, attempts=1).fetch_manifest()
         stop.set()
-        server.shutdown(socket.SHUT_RDWR)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from tests.unit.image.loopback import LoopbackServer
 
 PREFIX = "/v2/team/app/"
 Answer = tuple[int, Mapping[str, str]]
@@ -37,7 +37,7 @@ class Seen:
     body: bytes = field(repr=False, default=b"")
 
 
-class UploadRegistry:
+class UploadRegistry(LoopbackServer):
     """Blobs, upload sessions with offsets, manifests. ``mountable`` are (repository, digest) that can be mounted;
     ``place`` makes the Location of an upload from its path."""
 
@@ -54,20 +54,12 @@ class UploadRegistry:
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def __getattr__(self, name: str) -> Callable[[], None]:
                 if not name.startswith("do_"):
                     raise AttributeError(name)
                 return lambda: registry.handle(self)
 
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        super().__init__(Handler)
 
     def handle(self, asked: BaseHTTPRequestHandler) -> None:
         if asked.path == "/v2/":
@@ -138,14 +130,3 @@ class UploadRegistry:
 
     def methods(self) -> list[str]:
         return [seen.method for seen in self.seen]
-
-    def __enter__(self) -> UploadRegistry:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
