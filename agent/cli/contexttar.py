@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 CHUNK = 256 << 10
 MAX_ENTRIES = 500_000
-Warn = Callable[[str], None]
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -14,7 +14,6 @@ from agent.values import frozen
 
 ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
 Claim = tuple[str, int, str]
-Holder = tuple[str, str]
 _UNKNOWN: Mapping[str, str] = MappingProxyType({})
 
 

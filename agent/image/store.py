@@ -32,7 +32,6 @@ from agent.image.uses import Uses
 from agent.image.verify import Finding, Means, Verifier, VerifyProgress
 from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.imageconfig import ImageConfig
-from agent.oci.manifest import Manifest
 from agent.oci.reference import parse_reference
 from agent.store.layout import DataLayout
 
@@ -148,10 +147,6 @@ class ImageStore:
     def document(self, image_id: str) -> bytes:
         """The image's config as it came, verified. Raises ImageNotFound, DigestMismatch."""
         return self._documents.raw_config(image_id)
-
-    def manifest(self, image_id: str) -> Manifest:
-        """The image's manifest, verified. Raises ImageNotFound, DigestMismatch."""
-        return self._documents.manifest(image_id)
 
     def config(self, image_id: str) -> ImageConfig:
         """The image's config, verified on its first reading. Raises ImageNotFound, DigestMismatch."""

@@ -9,7 +9,7 @@ import select
 
 from agent.kernel.syscalls import libc
 
-MODIFY, MOVED_TO, CREATE, DELETE, DELETE_SELF = 0x2, 0x80, 0x100, 0x200, 0x400
+MODIFY, MOVED_TO, CREATE, DELETE_SELF = 0x2, 0x80, 0x100, 0x400
 _ONLY_DIRECTORY = 0x01000000
 _BUFFER = 65536
 _init = libc("inotify_init1", ctypes.c_int)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from agent.values import frozen
 
 ROUTE, NETFILTER = 0, 12
-REQUEST, MULTI, ACK, DUMP_INTERRUPTED = 0x1, 0x2, 0x4, 0x10
+REQUEST, ACK, DUMP_INTERRUPTED = 0x1, 0x4, 0x10
 DUMP = 0x300
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 ERROR, DONE = 2, 3

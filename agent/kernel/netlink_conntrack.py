@@ -10,7 +10,6 @@ import struct
 from collections.abc import Iterator
 
 from agent.kernel.netlink import (
-    NETFILTER,
     NetlinkSocket,
     Request,
     decode_attributes,
@@ -77,8 +76,3 @@ def _delete(netlink: NetlinkSocket, original: bytes) -> int:
 
 def _address(flow: bytes, kind: int) -> bytes:
     return decode_attributes(decode_attributes(flow).get(_IP, b"")).get(kind, b"")
-
-
-def open_conntrack() -> NetlinkSocket:
-    """A socket for the calls above, in the caller's network namespace."""
-    return NetlinkSocket(NETFILTER)

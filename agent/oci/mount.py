@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from agent.oci.document import InvalidDocument, take_text, take_texts
 from agent.values import frozen
 
 
@@ -27,12 +25,3 @@ def encode_mount(mount: Mount) -> dict[str, Any]:
         "source": mount.source,
         "options": list(mount.options),
     }
-
-
-def decode_mount(document: Mapping[str, Any]) -> Mount:
-    """The mount that ``encode_mount`` wrote. Raises InvalidDocument."""
-    destination = take_text(document, "destination")
-    if not destination.startswith("/"):
-        raise InvalidDocument("a mount's destination is not an absolute path")
-    options = take_texts(document, "options") or ()
-    return Mount(take_text(document, "type"), take_text(document, "source"), destination, options)

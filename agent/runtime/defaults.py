@@ -43,7 +43,6 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 # An unprivileged process may serve port 80 and send a ping: both reach only the container's own network namespace.
 NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 _QUIET = ("nosuid", "noexec", "nodev")
-_TERMINALS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
 
 
 def compute_mounts(shm_size: int) -> tuple[Mount, ...]:

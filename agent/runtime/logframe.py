@@ -21,21 +21,6 @@ MAX_PAYLOAD = 1 << 20
 _BLOCK = 1 << 20
 
 
-def encode_header(stream: int, length: int, at_ns: int) -> bytes:
-    """The 16 bytes before a payload of ``length`` bytes read from ``stream`` at ``at_ns`` (unix nanoseconds)."""
-    return HEADER.pack(stream, length, at_ns)
-
-
-def decode_header(data: bytes) -> tuple[int, int, int]:
-    """``(stream, length, at_ns)`` of the first 16 bytes of ``data``. Raises ValueError when it is no header."""
-    if len(data) < HEADER.size:
-        raise ValueError("short log header")
-    stream, length, at_ns = HEADER.unpack_from(data)
-    if stream not in (STDOUT, STDERR) or length > MAX_PAYLOAD:
-        raise ValueError("not a log header")
-    return stream, length, at_ns
-
-
 def compute_log_name(generation: int) -> str:
     """The file name of a generation: 0 is being written, 1 is the one before it, and so on."""
     return f"{LOG_NAME}.{generation}" if generation else LOG_NAME

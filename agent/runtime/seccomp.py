@@ -31,12 +31,6 @@ def _load_profile(profile: str) -> Profile:
     return parse_profile(read_default() if profile == DEFAULT else profile)
 
 
-def check_profile(profile: str) -> None:
-    """Raise Stalled with reason InvalidSeccompProfile unless ``profile`` can be compiled on this machine."""
-    if profile != UNCONFINED:
-        compile_profile(resolve_profile(_load_profile(profile), (), read_host()))
-
-
 def render_profile(profile: str, capabilities: Collection[str]) -> dict[str, Any] | None:
     """The OCI runtime spec's ``linux.seccomp`` of the same filter; None for no filter. Raises Stalled.
 

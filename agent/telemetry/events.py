@@ -178,12 +178,6 @@ class EventLog:
         with self._lock:
             self._readers = [known for known in self._readers if known is not reader]
 
-    @property
-    def readers(self) -> int:
-        """How many follow at this moment."""
-        with self._lock:
-            return len(self._readers)
-
     def flush(self) -> bool:
         """Write what was recorded so far, blocking; False when the disk does not take it now."""
         return self._write_waiting()

@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.errors import Conflict
 from agent.runtime.client import KeeperClient
-from agent.runtime.logframe import HEADER, compute_log_name, decode_header
+from agent.runtime.logframe import HEADER, compute_log_name
 from agent.runtime.protocol import CgroupPlan, CreateRequest, ExecRequest, KeeperEvent, LogSpec, OverlaySpec
 from agent.runtime.wire import PID_NAME
 
@@ -145,7 +145,7 @@ class Lab:
             path = directory / compute_log_name(generation)
             data = path.read_bytes() if path.exists() else b""
             while data:
-                kind, length, _ = decode_header(data)
+                kind, length, _ = HEADER.unpack_from(data)
                 if stream in (None, kind):
                     found += data[HEADER.size : HEADER.size + length]
                 data = data[HEADER.size + length :]

@@ -8,8 +8,6 @@ import pytest
 
 from agent.errors import Refused
 from agent.oci.digest import compute_chain_ids, compute_digest, digest_of_hex, hex_of, parse_digest, render_shortened
-from agent.oci.document import InvalidDocument
-from agent.oci.mount import Mount, decode_mount, encode_mount
 from agent.oci.platform import Platform, compute_platform, compute_rank
 from agent.oci.reference import InvalidReference, Reference, parse_reference
 
@@ -145,10 +143,3 @@ def test_target_prefers_the_digest() -> None:
 )
 def test_platform_ranks(machine: str, offered: Platform, rank: int | None) -> None:
     assert compute_rank(offered, compute_platform(machine)) == rank
-
-
-def test_mount_round_trip() -> None:
-    mount = Mount("bind", "/a", "/b", ("rbind", "ro"))
-    assert decode_mount(encode_mount(mount)) == mount
-    with pytest.raises(InvalidDocument):
-        decode_mount({"destination": "relative"})
