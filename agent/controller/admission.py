@@ -10,7 +10,7 @@ from agent.controller.deploys import AppDeploys
 from agent.controller.endpoints import Claim
 from agent.controller.groups import GroupApp, Groups
 from agent.controller.port import CapacityPort
-from agent.controller.prepare import Ports, check_host
+from agent.controller.preflight import Ports, check_host
 from agent.controller.revisions import AppRevision, short_name
 from agent.plan.actions import Hold
 from agent.plan.windows import compute_opening, describe_moment

@@ -60,7 +60,7 @@ def compute_endpoints(
         running = serving.get(name, [])
         ready = [replica for replica in running if replica.ready]
         for port in service.ports:
-            claim = _claim_of(port)
+            claim = claim_of(port)
             reached = ((replica.record.ip, replica.targets.get(claim, port.target)) for replica in ready)
             ports.setdefault(claim, tuple((address, target) for address, target in reached if address))
             first = services.setdefault(claim, name)
@@ -70,7 +70,8 @@ def compute_endpoints(
     return AppEndpoints(ports, services, names, clash)
 
 
-def _claim_of(port: Port) -> Claim:
+def claim_of(port: Port) -> Claim:
+    """What a published port claims of the host."""
     return (port.host_ip or "0.0.0.0", port.published, port.protocol)
 
 
@@ -94,7 +95,7 @@ def _find_replicas(
         waits = unproven and (container.service, container.slot) in served
         app = older.app if outdated and older is not None and container.service in older.app.services else desired.app
         service = app.services.get(container.service)
-        targets = {_claim_of(port): port.target for port in service.ports} if service is not None else {}
+        targets = {claim_of(port): port.target for port in service.ports} if service is not None else {}
         replica = _Replica(record, container.ready and not waits, targets)
         found.setdefault(container.service, []).append(replica)
     return found
@@ -125,7 +126,7 @@ def compute_published(
     by_port: dict[tuple[int, str], list[Claim]] = {}
     refused: dict[str, str] = {app: found.clash for app, found in apps.items() if found.clash}
     for _, app, claim in sorted(wanted):
-        rival = next((other for other in by_port.get(claim[1:], ()) if _overlap(other[0], claim[0])), None)
+        rival = next((other for other in by_port.get(claim[1:], ()) if overlap(other, claim)), None)
         if rival is not None:
             refused.setdefault(app, _describe_conflict(apps, app, claim, holders[rival]))
             continue
@@ -137,8 +138,9 @@ def compute_published(
     return published, holders, refused
 
 
-def _overlap(one: str, other: str) -> bool:
-    return one == other or one in ANY_ADDRESS or other in ANY_ADDRESS
+def overlap(one: Claim, other: Claim) -> bool:
+    """Whether two claims cannot both be had."""
+    return one[1:] == other[1:] and (one[0] == other[0] or bool(ANY_ADDRESS & {one[0], other[0]}))
 
 
 def _describe_conflict(apps: Mapping[str, AppEndpoints], app: str, claim: Claim, holder: str) -> str:

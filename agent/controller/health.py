@@ -42,11 +42,6 @@ class HealthRunner:
         """The health of a container; the same object until it changes."""
         return self._readings.get(container_id, NO_READING)
 
-    def output(self, container_id: str) -> str:
-        """The end of what the last failed probe said."""
-        record = self._records.get(container_id)
-        return record.output if record else ""
-
     def knows(self, container_id: str) -> bool:
         """Whether ``watch`` was called for it, by this agent."""
         return container_id in self._tasks or container_id in self._unchecked

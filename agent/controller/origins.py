@@ -72,6 +72,8 @@ def _show(change: FieldChange) -> dict[str, Any]:
 
 
 def _hide(path: str, text: str | None) -> str | None:
-    if text is None or path == "environment" or path.startswith(_VALUES_HIDDEN):
-        return None if text is None else HIDDEN
+    if text is None:
+        return None
+    if path == "environment" or path.startswith(_VALUES_HIDDEN):
+        return HIDDEN
     return str(redact_field(path.rpartition(".")[2], text))

@@ -69,11 +69,6 @@ class ProbeRunner:
         """What the probes of a container say; the same object until it changes."""
         return self._readings.get(container_id, NO_READING)
 
-    def output(self, container_id: str) -> str:
-        """What the last failure was that counted."""
-        record = self._records.get(container_id)
-        return record.output if record else ""
-
     def watch(self, container: ContainerRecord, probes: Probes | None) -> None:
         """Probe a running container in this way from now on; None: not at all."""
         wanted = probes or _UNPROBED

@@ -1,24 +1,20 @@
-"""Further processes in running containers: interactive ones by descriptors, and short ones by their output."""
+"""Further processes in running containers, joined to whoever asked for them by descriptors."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import field
 
-from agent.engine.model import ContainerRecord, ContainerState, ExecResult, ExitStatus
+from agent.engine.model import ContainerRecord, ContainerState, ExitStatus
 from agent.errors import Conflict, HoldfastError
 from agent.runtime.client import KeeperClient
 from agent.runtime.protocol import ExecRequest, KeeperEvent
 from agent.values import frozen
 
-OUTPUT_LIMIT = 64 << 10
 _EARLY_LIMIT = 1024
 
 
@@ -92,22 +88,6 @@ class Execs:
             os.close(descriptor)
         return ExecHandle(exec_id, record.id, in_write, out_read, err_read, self._register(exec_id))
 
-    def output(self, record: ContainerRecord, args: Sequence[str], seconds: float) -> ExecResult:
-        """Run ``args`` to their end and return at most 64 KiB of their output; killed after ``seconds``.
-
-        A command that had to be killed for time has exit code None.
-        """
-        handle = self.start(record, args, ExecOptions())
-        try:
-            output = _read_until(handle, time.monotonic() + seconds)
-            try:
-                return ExecResult(handle.ended.result(0 if output is None else seconds), output or b"")
-            except FutureTimeout:
-                self.kill(handle, 9)
-                return ExecResult(ExitStatus(None), output or b"timed out")
-        finally:
-            handle.close()
-
     def resize(self, handle: ExecHandle, rows: int, columns: int) -> None:
         """Tell the terminal its new size in characters; nothing to do when the exec has ended."""
         with contextlib.suppress(HoldfastError):
@@ -151,24 +131,3 @@ def _pipe(opened: list[int]) -> tuple[int, int]:
     pair = os.pipe2(os.O_CLOEXEC)
     opened += pair
     return pair
-
-
-def _read_until(handle: ExecHandle, deadline: float) -> bytes | None:
-    """Both streams to their end, cut at the limit; None when the deadline came first."""
-    collected = bytearray()
-    poller = select.poll()
-    streams = {handle.stdout_fd, handle.stderr_fd}
-    for descriptor in streams:
-        poller.register(descriptor, select.POLLIN)
-    while streams:
-        rest = deadline - time.monotonic()
-        if rest <= 0:
-            return None
-        for descriptor, _ in poller.poll(rest * 1000):
-            chunk = os.read(descriptor, 65536)
-            if not chunk:
-                poller.unregister(descriptor)
-                streams.discard(descriptor)
-            elif len(collected) < OUTPUT_LIMIT:
-                collected += chunk[: OUTPUT_LIMIT - len(collected)]
-    return bytes(collected)

@@ -182,14 +182,6 @@ class Tampering:
 
 
 @frozen
-class ExecResult:
-    """A finished one-shot exec: its exit and at most the first 64 KiB of its output."""
-
-    exit: ExitStatus
-    output: bytes
-
-
-@frozen
 class ImageRecord:
     """A local image: ``id`` is the digest of its config, ``digest`` that of its manifest."""
 

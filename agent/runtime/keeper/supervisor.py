@@ -42,7 +42,7 @@ SIGKILL = 9
 
 
 class Supervisor:
-    """``announce`` tells subscribers of an event; ``on_exit`` is called with the id of a container that ended."""
+    """``announce`` tells subscribers of an event."""
 
     def __init__(
         self, loop: Loop, records: Records, launcher: Launcher, announce: Callable[[dict[str, Any]], None]

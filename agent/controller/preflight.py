@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from agent.controller.aims import Barrier, find_changed
-from agent.controller.endpoints import ANY_ADDRESS, Claim
+from agent.controller.endpoints import Claim, claim_of, overlap
 from agent.controller.port import CapacityPort
 from agent.controller.revisions import AppRevision
 from agent.plan.actions import Hold
@@ -71,7 +71,7 @@ def _check_ports(wanted: AppRevision, base: AppRevision | None, ports: Ports, ca
     taken = [(claim, app) for app, known in ports.others.items() for found in known for claim, _ in claims_of(found)]
     for claim, service in claims_of(wanted):
         name = f"{wanted.desired.name}/{service}"
-        holder = next((app for other, app in taken if _overlap(claim, other)), "")
+        holder = next((app for other, app in taken if overlap(claim, other)), "")
         if holder:
             text = f"port {claim[0]}:{claim[1]}/{claim[2]} of service {name} is published by app {holder}"
             return Hold("PortConflict", text, service, final=True, failing=True)
@@ -85,11 +85,7 @@ def claims_of(revision: AppRevision) -> Iterator[tuple[Claim, str]]:
     """The host's ports that a revision publishes, with the service of each."""
     for name, service in revision.desired.app.services.items():
         for port in service.ports:
-            yield (port.host_ip or "0.0.0.0", port.published, port.protocol), name
-
-
-def _overlap(one: Claim, other: Claim) -> bool:
-    return one[1:] == other[1:] and (one[0] == other[0] or one[0] in ANY_ADDRESS or other[0] in ANY_ADDRESS)
+            yield claim_of(port), name
 
 
 def _size(count: int) -> str:
