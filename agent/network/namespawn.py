@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import agent
 from agent.errors import Waiting
+from agent.kernel.daemons import start_daemon
 from agent.network.nameserver.protocol import JOURNAL_NAME
 
 _BOOT = """\
 import os, sys
 if os.fork(): os._exit(0)
 sys.path.insert(0, {root!r})
+from agent.kernel.daemons import start_daemon
 from agent.network.nameserver.main import main
 main({options!r})
 """
@@ -46,23 +46,13 @@ def spawn_name_server(run_root: Path, upstreams: Upstream) -> socket.socket:
 
 def _start(run_root: Path, client: int, upstreams: Upstream) -> None:
     root = str(Path(agent.__file__).resolve().parents[1])
-    code = _BOOT.format(root=root, options={"run_root": str(run_root), "client": client, "upstreams": upstreams})
+    boot = _BOOT.format(root=root, options={"run_root": str(run_root), "client": client, "upstreams": upstreams})
     journal = os.open(run_root / JOURNAL_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(journal).st_size > _MAX_JOURNAL_BYTES:
             os.ftruncate(journal, 0)
-        done = subprocess.run(
-            [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=journal,
-            pass_fds=(client,),
-            start_new_session=True,
-            cwd="/",
-            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            check=False,
-        )
+        code = start_daemon(boot, journal, client, {"PATH": os.defpath, "LC_ALL": "C.UTF-8"})
     finally:
         os.close(journal)
-    if done.returncode:
+    if code:
         raise Waiting("the name server cannot be started", reason="NamesUnavailable", hint=f"see {run_root}/names.log")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
-import sys
 from pathlib import Path
 
 from agent.errors import Waiting
+from agent.kernel.daemons import start_daemon
 from agent.runtime.keeper.sealed import find_package_root
 from agent.runtime.wire import JOURNAL_NAME
 
@@ -16,6 +15,7 @@ _BOOT = """\
 import os, sys
 if os.fork(): os._exit(0)
 sys.path.insert(0, {root!r})
+from agent.kernel.daemons import start_daemon
 from agent.runtime.keeper.sealed import execute_sealed
 execute_sealed(sys.executable, {root!r}, {options!r})
 """
@@ -48,15 +48,6 @@ def _start(run_root: Path, told: int) -> None:
     code = _BOOT.format(root=root, options={"run_root": str(run_root), "ready": told})
     journal = os.open(run_root / JOURNAL_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        subprocess.run(
-            [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=journal,
-            pass_fds=(told,),
-            start_new_session=True,
-            cwd="/",
-            check=False,
-        )
+        start_daemon(code, journal, told)
     finally:
         os.close(journal)

@@ -6,6 +6,7 @@ import _socket
 import fcntl
 import os
 
+from agent.kernel.daemons import write_pid
 from agent.network.nameserver.protocol import JOURNAL_NAME, LOCK_NAME, PID_NAME, SOCKET_NAME
 
 _BACKLOG = 16
@@ -27,7 +28,7 @@ class RunFiles:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.stat(path), os.fstat(lock)):
                     self._lock = lock
-                    self._write_pid()
+                    write_pid(f"{self._root}/{PID_NAME}")
                     return True
             except BlockingIOError:
                 os.close(lock)
@@ -59,14 +60,6 @@ class RunFiles:
         self._unlink(LOCK_NAME)
         os.close(self._lock)
         self._lock = -1
-
-    def _write_pid(self) -> None:
-        """Note our pid for people and monitoring; nothing of ours trusts it."""
-        temporary = f"{self._root}/{PID_NAME}.new"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        os.write(descriptor, b"%d\n" % os.getpid())
-        os.close(descriptor)
-        os.rename(temporary, f"{self._root}/{PID_NAME}")
 
     def _is_empty(self, name: str) -> bool:
         try:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from agent.kernel.allocator import trim_heap
+from agent.kernel.daemons import write_pid
 from agent.kernel.process import reset_signals, set_dumpable, set_name
 from agent.runtime.keeper import adopt, upgrade
 from agent.runtime.keeper.become import raise_own_limits
@@ -37,7 +38,7 @@ def main(options: dict[str, Any]) -> None:
         keeper = upgrade.resume(run_root, options["handover"])
     else:
         lock = take_lock(run_root, patient=options.get("ready") is None)
-        _write_pid(run_root)
+        write_pid(f"{run_root}/{PID_NAME}")
         keeper = Keeper(run_root, lock)
         adopt.adopt_all(keeper.supervisor)
         keeper.serve(create_listener(run_root), upgrade.upgrade)
@@ -64,15 +65,6 @@ def take_lock(run_root: str, *, patient: bool) -> int:
         os.write(2, f"another keeper serves {run_root}; this one stands by\n".encode())
         fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
-
-
-def _write_pid(run_root: str) -> None:
-    """Note our pid for people and monitoring; nothing of ours trusts it."""
-    temporary = f"{run_root}/{PID_NAME}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    os.write(descriptor, b"%d\n" % os.getpid())
-    os.close(descriptor)
-    os.rename(temporary, f"{run_root}/{PID_NAME}")
 
 
 def _tell_ready(descriptor: int | None) -> None:
