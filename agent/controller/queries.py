@@ -9,7 +9,7 @@ from typing import Any
 from agent.controller.checks import Checks
 from agent.controller.inventory import Inventory
 from agent.controller.worker import AppWorker
-from agent.engine.model import ContainerRecord, ContainerState
+from agent.engine.model import ContainerRecord
 from agent.errors import Problem
 from agent.plan.actions import Action, Hold, Plan
 from agent.plan.history import SlotHistory
@@ -102,7 +102,7 @@ def _render_container(record: ContainerRecord, health: Checks, workers: Mapping[
 
 def _count_restarts(record: ContainerRecord, history: SlotHistory) -> int:
     """How often the slot was filled again: an end after which nothing came is no restart."""
-    ended = record.state in (ContainerState.EXITED, ContainerState.LOST) and record.id in history.counted
+    ended = record.state.ended and record.id in history.counted
     return max(0, history.restarts - ended)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from pathlib import Path
 
 from agent.engine.parts import Parts
 from agent.errors import NotFound
@@ -36,12 +35,12 @@ class Cleaner:
 
     def discard(self, container_id: str) -> None:
         """Take the directories of a released container away. Raises OSError."""
-        delete_tree(self._parts.run.bundle(container_id))
+        discard_tree(self._parts.run.bundle(container_id))
         directory = self._parts.layout.container(container_id)
         trash = directory.with_name(f"{_TRASH}{container_id}")
         with contextlib.suppress(FileNotFoundError):
             directory.rename(trash)
-            delete_tree(trash)
+            discard_tree(trash)
 
     def sweep(self, known: Collection[str]) -> None:
         """Remove what belongs to no container: the leftovers of a crash."""
@@ -49,9 +48,4 @@ class Cleaner:
         for directory in (self._parts.layout.containers, self._parts.run.bundles):
             for path in directory.iterdir():
                 if path.name not in known:
-                    delete_tree(path)
-
-
-def delete_tree(path: Path) -> None:
-    """Remove a tree that containers wrote; no link in it is followed. What cannot go now is left for the next sweep."""
-    discard_tree(path)
+                    discard_tree(path)

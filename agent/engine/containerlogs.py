@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from agent.engine.cleanup import delete_tree
 from agent.engine.directories import LOGS
 from agent.engine.model import ContainerRecord
+from agent.kernel.removal import discard_tree
 from agent.runtime.logreader import LogLine, LogReader
 from agent.store.layout import DataLayout
 from agent.telemetry.logging import get_logger
@@ -62,7 +62,7 @@ class ContainerLogs:
             return
         try:
             with self._lock:
-                delete_tree(replaced)
+                discard_tree(replaced)
                 with contextlib.suppress(FileNotFoundError):
                     kept.rename(replaced)
                 source.rename(kept)
@@ -73,13 +73,13 @@ class ContainerLogs:
         """No container has this name any more."""
         kept = self._place(name)
         if kept is not None:
-            delete_tree(kept)
+            discard_tree(kept)
 
     def sweep(self, names: Collection[str]) -> None:
         """Remove what is kept for names that no container has."""
         for path in self._layout.logs.iterdir():
             if path.name not in names:
-                delete_tree(path)
+                discard_tree(path)
 
     def _place(self, name: str) -> Path | None:
         """Where the log of a name's predecessor is kept; None for what is no file name."""

@@ -28,6 +28,11 @@ class ContainerState(StrEnum):
     EXITED = "exited"
     LOST = "lost"
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self in (ContainerState.EXITED, ContainerState.LOST)
+
 
 class MountKind(StrEnum):
     """What a container mount shows: a host path, a named volume, or memory."""

@@ -49,6 +49,11 @@ class ContainerTable:
         """Whether there is a container of that id."""
         return container_id in self._records
 
+    def has_ended(self, container_id: str) -> bool:
+        """Whether nothing of it runs any more; so it is for one that is gone."""
+        record = self._records.get(container_id)
+        return record is None or record.state.ended
+
     def find(self, name: str) -> ContainerRecord:
         """The container of an id, a name (the newest, if a replacement shares it) or an unambiguous id prefix."""
         if name in self._records:

@@ -9,12 +9,11 @@ from collections.abc import Collection
 from agent.engine.diskusage import TreeSize, measure_tree
 from agent.engine.imagefacts import ImageShare, compute_sizes
 from agent.engine.images import Images
-from agent.engine.model import ContainerRecord, ContainerState, MountKind
+from agent.engine.model import ContainerRecord, MountKind
 from agent.engine.parts import Parts
 from agent.values import frozen
 
 _BUILD_DIRECTORIES = ("builds", "build-mounts")
-_ENDED = (ContainerState.EXITED, ContainerState.LOST)
 
 
 @frozen
@@ -100,7 +99,7 @@ class UsageReader:
         for record in containers:
             size = measure_tree(layout.container(record.id), stop)
             whole += size
-            if record.state in _ENDED:
+            if record.state.ended:
                 ended += size
             else:
                 running += 1

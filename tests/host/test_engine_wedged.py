@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from enginelab import WAIT, EngineLab, open_engine
 
-from agent.engine import containers as engine_containers
+from agent.engine import stopping
 from agent.engine.model import ContainerState, ResourceConfig
 from agent.engine.wedged import ContainerWedged, describe_wedged
 
@@ -23,8 +23,8 @@ def lab() -> Iterator[EngineLab]:
 
 
 def test_it_is_told_with_its_processes_and_nobody_waits(lab: EngineLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_containers, "_RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(engine_containers, "WEDGED_SECONDS", 0.1)
+    monkeypatch.setattr(stopping, "_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(stopping, "WEDGED_SECONDS", 0.1)
     wedged, other = lab.start("wedged", "sleep", "1000"), lab.start("other", "sleep", "1000")
     keeper = lab.engine.containers._parts.keeper
     kill = keeper.kill
