@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import select
 import shutil
 import tempfile
 import threading
@@ -17,6 +19,7 @@ from apps import DOCKERFILE
 from agent.daemon.assembly import assemble
 from agent.engine.berths import COUNT as BERTHS
 from agent.engine.engine import Engine
+from agent.engine.execs import ExecOptions
 from agent.engine.model import (
     BuildConfig,
     ContainerConfig,
@@ -97,8 +100,20 @@ class EngineLab:
         return sorted(path.name for path in (self.root / "data/containers").iterdir() if path.name not in ready)
 
     def exec(self, record: ContainerRecord, *args: str) -> tuple[int | None, str]:
-        result = self.engine.execs.output(self.engine.containers.get(record.id), args, WAIT)
-        return result.exit.code, result.output.decode()
+        """The exit code of one more process in a container, and what it printed."""
+        handle = self.engine.execs.start(self.engine.containers.get(record.id), args, ExecOptions())
+        output, open_ends = b"", {handle.stdout_fd, handle.stderr_fd}
+        try:
+            while open_ends:
+                ready = select.select(open_ends, [], [], WAIT)[0]
+                assert ready, f"{args} says nothing and does not end"
+                for descriptor in ready:
+                    chunk = os.read(descriptor, 65536)
+                    output += chunk
+                    open_ends -= {descriptor} if not chunk else set()
+            return handle.ended.result(WAIT).code, output.decode()
+        finally:
+            handle.close()
 
 
 @contextmanager
