@@ -35,7 +35,7 @@ def test_events_past_and_to_come(agent: FakeAgent) -> None:
     agent.events.record("container", app="shop", reason="Exited", message="two")
     assert next(stream)["message"] == "two"
     stream.close()
-    until(lambda: agent.events.readers == 0)
+    until(lambda: not agent.events._readers)
 
 
 def test_slow_event_reader_is_dropped_and_told(agent: FakeAgent) -> None:
@@ -51,7 +51,7 @@ def test_slow_event_reader_is_dropped_and_told(agent: FakeAgent) -> None:
     with pytest.raises(AgentError) as caught:
         list(stream)
     assert caught.value.reason == "SlowReader"
-    assert agent.events.readers == 0
+    assert not agent.events._readers
 
 
 def test_logs_of_replicas_are_merged_by_time(agent: FakeAgent) -> None:
@@ -183,5 +183,5 @@ def test_thousand_disconnects_leave_no_descriptor(agent: FakeAgent) -> None:
         stream = Client(agent.host).stream("GET", "/events", follow=True, tail=1)
         next(stream)
         stream.close()
-    until(lambda: agent.events.readers == 0)
+    until(lambda: not agent.events._readers)
     until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208
