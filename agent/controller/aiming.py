@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from agent.controller.aims import Aim, find_changed, merge
 from agent.controller.choices import WHOLE_APP
-from agent.controller.deploys import AppDeploys
+from agent.controller.deploys import WATCHED, AppDeploys, find_configs
 from agent.controller.revisions import AppRevision, Find, short_name
 from agent.plan.actions import Hold
 from agent.plan.course import Course
-from agent.plan.deploy import Stage
+from agent.plan.deploy import Deploy, Stage, compute_watch_end
 from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp
 
@@ -107,23 +108,30 @@ class Aiming:
     def _aim_deploying(self, wanted: AppRevision, states: Mapping[str, ImageState]) -> Aim:
         deploy, base = self._deploys.deploy, self._deploys.in_force
         assert deploy is not None
+        holds: tuple[Hold, ...] = ()
+        if deploy.stage is Stage.BAKING:
+            holds = (self._say_watched(deploy, wanted),)
         if base is None:
-            return Aim(wanted.desired, states)
+            return Aim(wanted.desired, states, holds=holds)
         if deploy.stage is Stage.REVERTING:
             hold = Hold("RollingBack", f"back to revision {short_name(base)}: {deploy.message}", failing=True)
             course = self._course(frozenset())
             return Aim(base.desired, base.states(self._find, states), course, older=wanted.desired, holds=(hold,))
-        holds: tuple[Hold, ...] = ()
         if deploy.stage is Stage.PAUSED:
             text = f"the rollout of revision {short_name(wanted)} is paused: {deploy.message}\nholdfast resume goes on"
             holds = (Hold("RolloutPaused", text, final=True, failing=True),)
-        elif deploy.stage is Stage.BAKING:
-            others = "waits for the others of its group" if self._deploys.baked else "watched before it is final"
-            holds = (Hold("Baking", f"revision {short_name(wanted)} is in place and {others}"),)
         course = self._course(frozenset(deploy.services))
         merged = self._merge(wanted, base)
         images = {**base.states(self._find, states), **states}
         return Aim(merged, images, course, older=base.desired, holds=holds)
+
+    def _say_watched(self, deploy: Deploy, wanted: AppRevision) -> Hold:
+        """What is in place is not final yet: also of the first revision, which there is no way back from."""
+        moment = datetime.fromtimestamp(compute_watch_end(deploy, find_configs(deploy, wanted.desired)), UTC)
+        what = f"is in place and watched until {moment:%H:%M:%S} UTC before it is final"
+        if self._deploys.baked:
+            what = "is in place and waits for the others of its group"
+        return Hold(WATCHED, f"revision {short_name(self._deploys.revisions.find(wanted.id) or wanted)} {what}")
 
     def _course(self, forward: frozenset[str]) -> Course:
         deploy = self._deploys.deploy

@@ -235,7 +235,7 @@ class Controller:
             "revision": self._revision or "",
             "suspended": self._shared.suspended,
             "source": self._source_fault,
-            "network": self._shared.publisher.failure,
+            "network": self._shared.publisher.fault,
             "names": self._watch.names_fault,
         }
 

@@ -28,8 +28,10 @@ from agent.plan.group import GROUP_FAILED, GROUP_SECONDS
 from agent.plan.observed import ImageState
 from agent.plan.pace import compute_update
 from agent.plan.wants import DesiredApp
+from agent.spec.model import UpdateConfig
 
 KIND = "deploy"
+WATCHED = "Baking"
 
 
 class AppDeploys:
@@ -130,15 +132,11 @@ class AppDeploys:
             running = self.revisions.find(deploy.revision)
             if running is None or running.desired.content != aim.desired.content:
                 return False, None
-            settled = not plan.actions and not plan.holds and not busy
+            settled = not plan.actions and not busy and all(hold.reason == WATCHED for hold in plan.holds)
             progress = {name: Progress(settled) for name in aim.desired.app.services}
             if self.mates is not None and (faults := [hold.message for hold in plan.holds if hold.failing]):
                 self.mates.fail(faults[0], now, deploy.began)
-        services = aim.desired.app.services
-        configs = {
-            name: compute_update(services[name], reverting=False) for name in deploy.services if name in services
-        }
-        after, due = advance(deploy, progress, configs, now)
+        after, due = advance(deploy, progress, find_configs(deploy, aim.desired), now)
         waited, self.baked = self.baked, after.stage is Stage.COMMITTED
         if self.baked and self.mates is not None and not self.mates.commit(now, deploy.began):
             after, due = dataclasses.replace(after, stage=Stage.BAKING), now + GROUP_SECONDS
@@ -285,3 +283,9 @@ class AppDeploys:
         if revision is not None:
             details |= {"revision": revision.id, "number": revision.number}
         self._teller.record("app", app=self._app, reason=reason, message=message, **details)
+
+
+def find_configs(deploy: Deploy, desired: DesiredApp) -> dict[str, UpdateConfig]:
+    """How each service that a deploy changes, and that is still wanted, is to be updated."""
+    services = desired.app.services
+    return {name: compute_update(services[name], reverting=False) for name in deploy.services if name in services}

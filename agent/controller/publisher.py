@@ -67,6 +67,11 @@ class Publisher:
         """Whether everything said so far is in force."""
         return self._settled.is_set()
 
+    @property
+    def fault(self) -> str:
+        """Why that is not so; empty when it is."""
+        return self.failure or ("" if self.settled else "published ports and names are being brought up to date")
+
     def claims_of(self, app: str) -> list[Claim]:
         """The ports of the host that an app has."""
         return [claim for claim, holder in self._held.items() if holder == app]

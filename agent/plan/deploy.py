@@ -80,10 +80,15 @@ def _advance_forward(
     if not all(found is not None and (found.settled or found.tried) for found in watched):
         return replace(deploy, stage=Stage.ROLLING, baking_since=0.0), None
     since = deploy.baking_since if deploy.stage is Stage.BAKING and deploy.baking_since <= now else now
-    due = since + max((configs[name].monitor for name in deploy.services if name in configs), default=0.0)
-    if due <= now:
-        return replace(deploy, stage=Stage.COMMITTED, baking_since=since), None
-    return replace(deploy, stage=Stage.BAKING, baking_since=since), due
+    baking = replace(deploy, stage=Stage.BAKING, baking_since=since)
+    due = compute_watch_end(baking, configs)
+    return (replace(baking, stage=Stage.COMMITTED), None) if due <= now else (baking, due)
+
+
+def compute_watch_end(deploy: Deploy, configs: Mapping[str, UpdateConfig]) -> float:
+    """When (epoch seconds) a deploy that is in place has been watched for long enough."""
+    watches = (configs[name].monitor for name in deploy.services if name in configs)
+    return deploy.baking_since + max(watches, default=0.0)
 
 
 def _judge(deploy: Deploy, progress: Mapping[str, Progress], configs: Mapping[str, UpdateConfig]) -> Deploy | None:

@@ -7,6 +7,7 @@ a process for each question.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -45,6 +46,20 @@ def eventually(probe: Callable[[], T], seconds: float = 15.0, what: str = "condi
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true in {seconds} s; last: {result!r}")
         time.sleep(0.02)
+
+
+def is_in_place(status: Mapping[str, Any]) -> bool:
+    """Whether all is as wanted, but that first revisions may still be watched."""
+    if status["converged"]:
+        return True
+    ready = [found for app in status["apps"] for found in app["conditions"] if found["type"] == "Ready"]
+    others = [status[part] for part in ("suspended", "source", "network", "names")]
+    watched = re.compile(r"revision 1 \S+ is in place and watched until .*")
+    return (
+        0 < len(ready) == len(status["apps"])
+        and not any(others)
+        and all(found["status"] == "True" or watched.fullmatch(found["message"]) for found in ready)
+    )
 
 
 class Agent:
@@ -143,10 +158,13 @@ class Agent:
         return result
 
     def converge(self, seconds: int = 40) -> None:
-        """Block until the agent says that the host is as the state directory wants it."""
-        found = Client(self.host).get("/status", wait=seconds)
-        if not found["converged"]:
-            raise AssertionError(f"not converged: {found}\n{self.log.read_text()[-6000:]}")
+        """Block until the host is as the state directory wants it. First revisions need not have been watched for long
+        enough, which few tests are about; ``status --wait`` waits for that too."""
+        deadline = time.monotonic() + seconds
+        Client(self.host).get("/plan")  # the state directory as it is now
+        while not is_in_place(found := Client(self.host).get("/status", wait=0.05)):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not converged: {found}\n{self.log.read_text()[-6000:]}")
 
     def keeper_pid(self) -> int:
         return int((self.run_root / "keeper.pid").read_text())

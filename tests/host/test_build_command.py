@@ -353,6 +353,7 @@ services:
       tags: [built/extra:1]
       secrets: [token]
     stop_grace_period: 0s
+    deploy: {{update_config: {{monitor: 100ms}}}}
 """,
         )
         agent.converge()

@@ -29,7 +29,7 @@ web:
   command: [sh, -c, 'echo hello from $$(hostname); echo oops >&2; exec sleep 86400']
   stop_grace_period: 1s
   environment: {PASSWORD: hunter2, COLOUR: red}
-  deploy: {replicas: 2, resources: {limits: {memory: 64M, pids: 50}}}
+  deploy: {replicas: 2, resources: {limits: {memory: 64M, pids: 50}}, update_config: {monitor: 100ms}}
 """
 
 
@@ -68,6 +68,24 @@ def test_status_and_plan_are_0_when_all_is_as_wanted(agent: Agent) -> None:
     assert agent.cli("status").returncode == 0
     assert agent.cli("plan").stdout.endswith("nothing to do\n")
     assert agent.cli("sync").returncode == 0
+
+
+def test_status_is_2_while_a_first_revision_is_watched(agent: Agent) -> None:
+    """All who are asked say the same, and until when."""
+    write_app(agent, "fresh", SERVICES.replace("monitor: 100ms", "monitor: 2s"))
+    agent.converge()
+    shown = agent.cli("status", check=False)
+    assert (shown.returncode, shown.stdout.splitlines()[-1]) == (2, "not converged")
+    words = r"revision 1 \(\S+\) is in place and watched until \d\d:\d\d:\d\d UTC before it is final\n"
+    assert re.search(rf"fresh: Ready=False Reconciling: {words}", shown.stdout)
+    assert re.search(words, agent.cli("plan", check=False).stdout)
+    assert agent.cli("sync", "--wait", "0", check=False).returncode == 2
+    assert "holdfast_converged 0" in fetch(agent, "/metrics")
+    assert "DeploySucceeded" not in agent.cli("why", "fresh", "--json").stdout
+    assert agent.cli("sync", "--wait", "30").stdout.endswith("converged\n")
+    assert "DeploySucceeded" in agent.cli("why", "fresh", "--json").stdout
+    (agent.state / "fresh/compose.yaml").unlink()
+    assert agent.cli("status", "--wait", "30").returncode == 0
 
 
 def test_status_is_2_when_an_app_cannot_be(agent: Agent) -> None:

@@ -151,6 +151,7 @@ def test_services_of_one_image_for_two_platforms(agent: Agent, private: Registry
     reference = private.push(layout, layout.index([(image, name, "") for name, image in images.items()]), "two/app:1")
     save_credentials(home / ".docker" / "config.json", private.address, Credentials("joe", PASSWORD))
     service = f"{{image: '{reference}', command: [/bin/sleep, '600'], stop_grace_period: 0s"
+    service += ", deploy: {update_config: {monitor: 100ms}}"
     agent.write("two.yaml", f"services:\n  ours: {service}}}\n  other: {service}, platform: linux/s390x}}\n")
     agent.cli("sync")
     agent.converge()

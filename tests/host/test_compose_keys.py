@@ -230,6 +230,7 @@ def test_what_could_be_built_is_taken_from_its_registry(agent: Agent) -> None:
     with Registry() as registry:
         name = f"{registry.address}/made:1"
         run = "command: [sleep, '86400']\n  init: true\n  stop_signal: SIGKILL"
+        run += "\n  deploy: {update_config: {monitor: 100ms}}"
         write_app(agent, "either", f"web:\n  BUILD\n  image: '{name}'\n  pull_policy: always\n  {run}\n")
         eventually(lambda: states(agent, "either").get("web", [{}])[0].get("state") == "running", 30, "a built one")
         events = [json.loads(line) for line in agent.cli("events", "--json").stdout.splitlines()]

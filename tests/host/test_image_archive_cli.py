@@ -71,7 +71,8 @@ def test_an_oci_layout_runs_and_its_change_is_noticed(agent: Agent, layout: Layo
     """A directory beside the Compose file; content decides, not times; what is broken leaves what runs alone."""
     inside = agent.state / "shop" / "image"
     shutil.copytree(layout.path, inside)
-    agent.write("shop/compose.yaml", "services: {web: {image: 'oci:./image:v1'}}\n")
+    quick = "deploy: {update_config: {monitor: 100ms}}"
+    agent.write("shop/compose.yaml", f"services: {{web: {{image: 'oci:./image:v1', {quick}}}}}\n")
     agent.converge()
     assert read_word(agent, "shop") == "one"
     (first,) = ids(agent, "shop")

@@ -62,6 +62,7 @@ def test_second_sync_does_nothing(agent: Agent) -> None:
     write_app(agent, "calm", sleeper(3))
     agent.converge()
     before = {row["id"] for row in agent.ps()}
+    assert agent.cli("status", "--wait", "20").returncode == 0
     assert agent.cli("plan").returncode == 0
     assert agent.cli("sync").returncode == 0
     assert {row["id"] for row in agent.ps()} == before
@@ -256,6 +257,6 @@ def test_completed_dependency_comes_first(agent: Agent) -> None:
 
 def test_plan_says_what_would_change(agent: Agent) -> None:
     write_app(agent, "planned", sleeper(1))
-    agent.converge()
+    agent.cli("status", "--wait", "20")
     plan = json.loads(agent.cli("plan", "--json").stdout)
     assert not any(app["actions"] for app in plan["apps"])

@@ -22,11 +22,13 @@ web:
   init: true
   command: [sh, -c, "while :; do {LOOK_UP}; done"]
   stop_grace_period: 1s
+  deploy: {{update_config: {{monitor: 100ms}}}}
 db:
   BUILD
   init: true
   command: [sleep, '86400']
   stop_grace_period: 1s
+  deploy: {{update_config: {{monitor: 100ms}}}}
 """
 
 

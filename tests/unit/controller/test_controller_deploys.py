@@ -116,6 +116,20 @@ async def test_a_deploy_that_stops_first_is_not_converged_before_it_is_final(ben
 
 
 @on_bench
+async def test_a_first_revision_is_not_converged_before_it_is_final(bench: Bench) -> None:
+    """Conditions, and all who wait, say the same."""
+    bench.source.put(shop(1, update={"monitor": 0.3}))
+    await bench.until(lambda: "is in place and watched until" in bench.condition("shop", "Ready")["message"])
+    assert (bench.condition("shop", "Ready")["status"], bench.controller.converged) == ("False", False)
+    assert bench.condition("shop", "Reconciling")["status"] == "True"
+    assert [hold["reason"] for hold in bench.controller.pending_plan()["apps"][0]["holds"]] == ["Baking"]
+    assert reasons(bench) == ["DeployStarted"]
+    assert await bench.controller.wait_converged(10)
+    assert bench.controller.status()["network"] == ""
+    assert reasons(bench) == ["DeployStarted", "DeploySucceeded"]
+
+
+@on_bench
 async def test_what_down_stops_is_no_failure_of_a_deploy(bench: Bench) -> None:
     await in_force(bench, shop(1, replicas=3))
     bench.source.put(shop(2, replicas=3, update={"monitor": 0.3, "parallelism": 2}))
@@ -179,7 +193,8 @@ async def test_the_first_revision_has_nothing_to_go_back_to(bench: Bench) -> Non
 @on_bench
 async def test_a_first_revision_that_is_still_watched_is_something_to_go_back_to(bench: Bench) -> None:
     slow = {"update": {"monitor": 60.0}}
-    await bench.want(make_app(services={"web": {**service(1), **slow}}))
+    bench.source.put(make_app(services={"web": {**service(1), **slow}}))
+    await bench.until(lambda: "is in place and watched until" in bench.condition("shop", "Reconciling")["message"])
     bench.engine.containers.doomed["example/web:2"] = 0.0
     bench.source.put(shop(2))
     await bench.until(lambda: reasons(bench)[-1:] == ["DeployRolledBack"])
