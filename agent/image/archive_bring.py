@@ -18,6 +18,7 @@ from agent.image.limits import UnpackLimits
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores
 from agent.image.records import ImageEntry
+from agent.image.snapshots import TREE
 from agent.image.unpack import Unpacker
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
@@ -58,7 +59,7 @@ class LocalBringer:
                 return
             path = snapshots.prepare()
             try:
-                pipeline = LayerPipeline(Unpacker(path / "fs", self._limits), budget)
+                pipeline = LayerPipeline(Unpacker(path / TREE, self._limits), budget)
                 pipeline.run(self._read(layer, meter), diff_id)
                 lower = [snapshots.require(chain) for chain in reversed(chains[:-1])]
                 pipeline.settle(lower)

@@ -25,6 +25,7 @@ from agent.image.policy_gate import ARCHIVE
 from agent.image.progress import ProgressCallback, PullTracker
 from agent.image.puller import Stores
 from agent.image.records import ImageEntry
+from agent.image.snapshots import TREE
 from agent.image.unpack import Unpacker
 from agent.oci.descriptor import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest
@@ -115,7 +116,7 @@ class ImageArchives:
         with translated_storage_errors():
             packed, path = Packer(content.new_ingest(), "gzip"), snapshots.prepare()
             try:
-                pipeline = LayerPipeline(Unpacker(path / "fs", self._limits))
+                pipeline = LayerPipeline(Unpacker(path / TREE, self._limits))
                 diff_id = pipeline.run(packed.tee(tar), None)
                 pipeline.settle(())
                 with self._stores.leases.held((packed.digest, diff_id)):

@@ -18,7 +18,7 @@ from agent.image.errors import translated_storage_errors
 from agent.image.layer import LayerPipeline
 from agent.image.layertar import LayerTar
 from agent.image.limits import UnpackLimits
-from agent.image.snapshots import SnapshotStore
+from agent.image.snapshots import TREE, SnapshotStore
 from agent.image.unpack import Unpacker
 from agent.oci.descriptor import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from agent.oci.digest import Digest, compute_chain_id, digest_of_hex
@@ -61,7 +61,7 @@ class LayerCommitter:
         packed = Packer(self._content.new_ingest(), compression)
         path = self._snapshots.prepare()
         try:
-            pipeline = LayerPipeline(Unpacker(path / "fs", self._limits))
+            pipeline = LayerPipeline(Unpacker(path / TREE, self._limits))
             diff_id = pipeline.run(packed.tee(_checked(LayerTar(upper).stream(), check)), None)
             pipeline.settle(lower)
             chain = compute_chain_id(parents[-1] if parents else None, diff_id)

@@ -55,6 +55,12 @@ class HostileLayer(Refused):
     reason = "HostileLayer"
 
 
+class UnfitForImage(HoldfastError):
+    """The layer is to be unpacked as a tree: it has many entries, or attributes that only a file system can check."""
+
+    reason = "UnfitForImage"
+
+
 class DigestMismatch(Refused):
     """Content is not what its digest says."""
 

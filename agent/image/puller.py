@@ -15,7 +15,7 @@ from agent.image.budget import ImageBudget
 from agent.image.config import RegistryConfig
 from agent.image.content import ContentStore
 from agent.image.download import BlobDownload
-from agent.image.errors import DigestMismatch, InsufficientStorage, translated_storage_errors
+from agent.image.errors import DigestMismatch, InsufficientStorage, UnfitForImage, translated_storage_errors
 from agent.image.flight import Flights, Leases
 from agent.image.indexes import IndexRecords
 from agent.image.layer import Pipeline
@@ -24,7 +24,7 @@ from agent.image.platforms import host_platform, is_made_for, platform_of
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.records import ImageEntry, ImageRecords
-from agent.image.snapshots import SnapshotStore, compute_chain_names
+from agent.image.snapshots import IMAGE, TREE, SnapshotStore, compute_chain_names
 from agent.image.space import check_space
 from agent.image.unpackers import Unpackers
 from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor
@@ -307,14 +307,20 @@ class Pull:
             layer.meter.finish()
 
     def _unpack(self, path: Path, layer: WantedLayer) -> Pipeline:
-        """Fill ``path/fs``. Fetched again from the start, once each, when it is refused and what was left from before
-        may be damaged, or a mirror sent of it."""
+        """Fill a prepared snapshot. Fetched again from the start, once each, when it is refused and what was left from
+        before may be damaged, or a mirror sent of it; unpacked to a tree when an image cannot hold it."""
         content, digest = self._stores.content, layer.descriptor.digest
         left_over = content.size(digest) is not None or content.has_ingest(digest)
+        image = path / IMAGE if self._stores.snapshots.mounts.supported else None
         while True:
-            pipeline = self._unpackers.pipeline(path / "fs", layer.descriptor.size, self._budget)
+            pipeline = self._unpackers.pipeline(path / TREE, layer.descriptor.size, self._budget, image)
             try:
                 pipeline.run(self._source(layer), layer.diff_id)
+            except UnfitForImage:
+                image = None
+                self._stores.snapshots.empty(path)
+                layer.meter.restart()
+                continue
             except Refused:
                 distrusted = self._client.distrust(digest)
                 if not (left_over or distrusted) or self._is_sound(digest):

@@ -1,9 +1,10 @@
 """Snapshots: unpacked layers by chain ID, as small numbered directories that all images share.
 
-A snapshot is built in ``tmp-*`` and appears under its number by one rename, complete. Its marker says which chain it
-is, so that records can be rebuilt from the directories. Data is flushed to disk after the pull, in the background
-(``flush``): until then the marker is bound to this boot, and after a power cut the snapshot is dropped and unpacked
-again from its blob.
+A snapshot is a tree of files; or a layer image, which is mounted where the tree would be when it is first needed. It
+is built in ``tmp-*`` and appears under its number by one rename, complete. Its marker says which chain it is, so that
+records can be rebuilt from the directories. Data is flushed to disk after the pull, in the background (``flush``):
+until then the marker is bound to this boot, and after a power cut the snapshot is dropped and unpacked again from its
+blob.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 
 from agent.errors import NotFound
 from agent.image.errors import translated_storage_errors
+from agent.image.layermounts import LayerMounts
 from agent.kernel.placement import spread_children
 from agent.kernel.removal import discard_tree, remove_tree
 from agent.oci.digest import Digest, parse_digest
@@ -27,6 +29,8 @@ from agent.values import frozen
 
 EMPTY_CHAIN = "empty"
 KIND = "snapshot"
+TREE = "fs"
+IMAGE = "layer.erofs"
 _MARKER = "chain.json"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -67,6 +71,7 @@ class SnapshotStore:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         spread_children(root)
+        self.mounts = LayerMounts(root)
         self._load()
 
     def _load(self) -> None:
@@ -74,6 +79,7 @@ class SnapshotStore:
         for path in sorted(self.root.iterdir()):
             snapshot = self._read_marker(path)
             if snapshot is None or snapshot.chain in self._by_chain:
+                self.mounts.detach(path / TREE)
                 remove_tree(path)
             else:
                 self._by_chain[snapshot.chain] = snapshot
@@ -99,8 +105,10 @@ class SnapshotStore:
         self._records.put(KIND, snapshot.chain, {"number": snapshot.number, "size": snapshot.size})
 
     def path(self, number: int) -> Path:
-        """The directory that overlayfs takes as a lower layer."""
-        return self.root / str(number) / "fs"
+        """The directory that overlayfs takes as a lower layer. Raises StorageFailed for an image that is damaged."""
+        directory = self.root / str(number)
+        self.mounts.attach(directory / IMAGE, directory / TREE)
+        return directory / TREE
 
     def find(self, chain: str) -> Snapshot | None:
         """The snapshot of a chain ID, if it is there."""
@@ -114,7 +122,7 @@ class SnapshotStore:
         return self.path(snapshot.number)
 
     def prepare(self) -> Path:
-        """A fresh temporary snapshot; its ``fs`` directory is to be filled, then ``commit`` or ``discard``."""
+        """A fresh temporary snapshot; its TREE is to be filled or its IMAGE written, then ``commit`` or ``discard``."""
         path = self.root / f"tmp-{secrets.token_hex(8)}"
         with translated_storage_errors():
             path.mkdir(mode=0o700)
@@ -123,9 +131,10 @@ class SnapshotStore:
 
     def empty(self, path: Path) -> None:
         """Begin a prepared snapshot afresh."""
-        discard_tree(path / "fs")
-        (path / "fs").mkdir(mode=0o755)
-        (path / "fs").chmod(0o755)
+        (path / IMAGE).unlink(missing_ok=True)
+        discard_tree(path / TREE)
+        (path / TREE).mkdir(mode=0o755)
+        (path / TREE).chmod(0o755)
 
     def commit(self, path: Path, chain: str, size: int) -> Snapshot:
         """Make a prepared snapshot visible as ``chain``; when there is one already, that one stays."""
@@ -172,8 +181,9 @@ class SnapshotStore:
             gone = [self._by_chain[chain] for chain in chains if chain in self._by_chain]
             self._records.delete(KIND, *(snapshot.chain for snapshot in gone))
             for snapshot in gone:
-                target = self.root / f"tmp-{secrets.token_hex(8)}"
-                (self.root / str(snapshot.number)).rename(target)
+                target, directory = self.root / f"tmp-{secrets.token_hex(8)}", self.root / str(snapshot.number)
+                self.mounts.detach(directory / TREE)
+                directory.rename(target)
                 del self._by_chain[snapshot.chain]
                 moved.append(target)
                 self._volatile.discard(snapshot.number)
@@ -183,6 +193,12 @@ class SnapshotStore:
     def all(self) -> tuple[Snapshot, ...]:
         """Every snapshot that is there."""
         return tuple(self._by_chain.values())
+
+    def close(self) -> None:
+        """Unmount every layer image. Containers keep what they have; whoever needs one again mounts it again."""
+        with self._lock:
+            for snapshot in self._by_chain.values():
+                self.mounts.detach(self.root / str(snapshot.number) / TREE)
 
     def flush(self) -> None:
         """Put all data on the disk (one syncfs), then unbind the markers from this boot. Slow: seconds."""

@@ -111,8 +111,9 @@ class ImageStore:
             return Push(self._stores, self._config, cargo, goal, tracker).run()
 
     def close(self) -> None:
-        """Wait until what was pulled and committed is on the disk. Never needed for consistency."""
+        """Wait until what was pulled and committed is on the disk, and unmount layers. Never needed for consistency."""
         self._flusher.wait()
+        self.snapshots.close()
 
     def find(self, name_or_id: str) -> ImageEntry | None:
         """By reference, id, or a unique beginning of the id (6 digits at least). Raises Conflict if not unique."""

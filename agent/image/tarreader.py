@@ -52,10 +52,7 @@ class ByteStream:
         return b"".join(self.pieces(size, partial=True))
 
     def pieces(self, size: int, *, partial: bool = False) -> Iterator[memoryview]:
-        """Views that make up the next ``size`` bytes; each is valid until the next is asked for.
-
-        Raises HostileLayer at an early end unless ``partial``.
-        """
+        """Views that make up the next ``size`` bytes. Raises HostileLayer at an early end unless ``partial``."""
         while size:
             if not self._fill():
                 if partial:

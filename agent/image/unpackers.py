@@ -21,8 +21,10 @@ from agent.image.errors import (
     ImagePullFailed,
     InsufficientStorage,
     StorageFailed,
+    UnfitForImage,
     translated_storage_errors,
 )
+from agent.image.imagemetadata import settle_image
 from agent.image.implied import adopt_attributes
 from agent.image.layer import Budget, LayerPipeline, Pipeline, check_diff_id
 from agent.image.limits import UnpackLimits
@@ -32,7 +34,9 @@ from agent.oci.digest import Digest, parse_digest
 
 _BOOT = "import sys; sys.path[:] = {path!r}; from agent.image.unpackprocess import main; main({descriptor})"
 _PATIENCE = 1.0
-_FAILURES = {kind.__name__: kind for kind in (DigestMismatch, HostileLayer, InsufficientStorage, StorageFailed)}
+_FAILURES = {
+    kind.__name__: kind for kind in (DigestMismatch, HostileLayer, InsufficientStorage, StorageFailed, UnfitForImage)
+}
 
 
 class Unpackers:
@@ -46,11 +50,12 @@ class Unpackers:
         self._all: list[_Unpacker] = []
         self._idle: list[_Unpacker] = []
 
-    def pipeline(self, root: Path, packed: int, budget: Budget | None) -> Pipeline:
-        """The way of a layer of ``packed`` bytes to ``root``, which must exist and be empty."""
+    def pipeline(self, root: Path, packed: int, budget: Budget | None, image: Path | None = None) -> Pipeline:
+        """The way of a layer of ``packed`` bytes to ``root``, which must exist and be empty; a large one's to the file
+        ``image`` instead, where that is given."""
         if packed < self._apart_from:
             return LayerPipeline(Unpacker(root, self._limits), budget)
-        return _PipelineApart(self, _Job(root, self._limits), budget)
+        return _PipelineApart(self, _Job(root, image, self._limits), budget)
 
     def abort(self) -> None:
         """Make all that is under way fail at once, from any thread."""
@@ -121,13 +126,15 @@ def _start(descriptor: int) -> subprocess.Popen[bytes]:
 
 
 class _Job(NamedTuple):
-    """Where a layer goes."""
+    """Where a layer goes: to the tree ``root`` or, if there is one, to the file ``image``."""
 
     root: Path
+    image: Path | None
     limits: UnpackLimits
 
     def encode(self) -> bytes:
-        return json.dumps({"root": str(self.root), "limits": self.limits._asdict()}).encode()
+        image = None if self.image is None else str(self.image)
+        return json.dumps({"root": str(self.root), "image": image, "limits": self.limits._asdict()}).encode()
 
 
 class _PipelineApart:
@@ -137,11 +144,16 @@ class _PipelineApart:
         self._owner = owner
         self._job = job
         self._budget = budget
+        self._counted = 0
         self._implied: list[bytes] = []
+        self._places: list[int] = []
         self.size = 0
 
     def settle(self, lower: Sequence[Path]) -> None:
-        adopt_attributes(self._job.root, self._implied, lower)
+        if self._job.image is None:
+            adopt_attributes(self._job.root, self._implied, lower)
+        else:
+            settle_image(self._job.image, dict(zip(self._implied, self._places, strict=True)), lower)
 
     def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
         with closing(source):
@@ -153,11 +165,18 @@ class _PipelineApart:
                 raise ImagePullFailed(
                     f"the process that unpacks the layer ended early, with status {status}"
                 ) from error
-            except BaseException:
+            except BaseException as error:
                 unpacker.close()
+                if isinstance(error, UnfitForImage):
+                    self._count(-self._counted)  # it comes again
                 raise
             self._owner.give_back(unpacker)
         return check_diff_id(actual, diff_id)
+
+    def _count(self, size: int) -> None:
+        self._counted += size
+        if self._budget is not None:
+            self._budget.count(size)
 
     def _feed(self, connection: socket.socket, source: Generator[bytes, None, None]) -> Digest:
         answers = select.poll()
@@ -180,14 +199,13 @@ class _PipelineApart:
         """Count what came out; the diff ID once all has. Raises what went wrong there."""
         kind, payload = receive(connection, MAX_ANSWER)
         if kind is Kind.COUNT:
-            if self._budget is not None:
-                self._budget.count(int(payload))
+            self._count(int(payload))
             return None
         head, *implied = payload.split(b"\0")
         answer = json.loads(head)
         if kind is Kind.FAILED:
             raise _recover(answer)
-        self.size, self._implied = int(answer["size"]), implied
+        self.size, self._implied, self._places = int(answer["size"]), implied, answer["places"]
         return parse_digest(answer["diff_id"])
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agent.errors import HoldfastError
 from agent.image.layer import LayerPipeline
+from agent.image.layerimage import ImageWriter
 from agent.image.limits import UnpackLimits
 from agent.image.unpack import Unpacker
 from agent.image.unpackwire import MAX_DATA, Disconnected, Kind, receive, receive_data, send
@@ -53,7 +54,9 @@ def _unpack_one(connection: socket.socket) -> bool:
         raise Disconnected
     job = json.loads(payload)
     counter = _Counter(connection)
-    pipeline = LayerPipeline(Unpacker(Path(job["root"]), UnpackLimits(**job["limits"])), counter)
+    limits = UnpackLimits(**job["limits"])
+    image = ImageWriter(Path(job["image"]), limits) if job["image"] else None
+    pipeline = LayerPipeline(image or Unpacker(Path(job["root"]), limits), counter)
     try:
         diff_id = pipeline.run(receive_data(connection), None)
     except HoldfastError as error:
@@ -61,6 +64,8 @@ def _unpack_one(connection: socket.socket) -> bool:
         send(connection, Kind.FAILED, json.dumps(failure).encode())
         return False
     counter.tell()
-    head = json.dumps({"diff_id": diff_id, "size": pipeline.size}).encode()
-    send(connection, Kind.DONE, b"\0".join((head, *sorted(pipeline.writer.implied))))
+    implied = sorted(pipeline.writer.implied)
+    places = [image.places[path] for path in implied] if image else []
+    head = json.dumps({"diff_id": diff_id, "size": pipeline.size, "places": places}).encode()
+    send(connection, Kind.DONE, b"\0".join((head, *implied)))
     return True

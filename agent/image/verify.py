@@ -20,13 +20,14 @@ from agent.image.errors import (
     DigestMismatch,
     ImageNotFound,
     PullCancelled,
+    StorageFailed,
     translated_storage_errors,
 )
 from agent.image.layer import LayerPipeline
 from agent.image.limits import UnpackLimits
 from agent.image.puller import Stores
 from agent.image.records import ImageEntry
-from agent.image.snapshots import EMPTY_CHAIN, compute_chain_names
+from agent.image.snapshots import EMPTY_CHAIN, TREE, Snapshot, compute_chain_names
 from agent.image.unpack import Unpacker
 from agent.oci.descriptor import OCI_MANIFEST
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
@@ -239,7 +240,7 @@ class Verifier:
 
     def _unpack(self, layer: _Layer, path: Path) -> int:
         with self._leases.held({layer.entry.id, layer.blob, *layer.below}), translated_storage_errors():
-            pipeline = LayerPipeline(Unpacker(path / "fs", self._means.limits))
+            pipeline = LayerPipeline(Unpacker(path / TREE, self._means.limits))
             pipeline.run(self._content.stream(layer.blob), layer.diff_id)
             lower = [self._lower(chain) for chain in reversed(layer.below)]
             pipeline.settle(lower)
@@ -247,7 +248,7 @@ class Verifier:
 
     def _lower(self, chain: Digest) -> Path:
         """A sound layer to unpack upon."""
-        return self._fresh[chain] / "fs" if chain in self._fresh else self._snapshots.require(chain)
+        return self._fresh[chain] / TREE if chain in self._fresh else self._snapshots.require(chain)
 
     def _judge(self, chain: str, fresh: Path, size: int) -> None:
         """Compare a snapshot with what it should be; what is ``fresh`` takes its place, is kept to the end, or goes."""
@@ -273,14 +274,21 @@ class Verifier:
         snapshot = self._snapshots.find(chain)
         problem = "is missing"
         if snapshot is not None:
-            with self._leases.held({chain}), translated_storage_errors():
-                found = compare_trees(self._snapshots.path(snapshot.number), fresh / "fs")
-                differences = list(islice(found, _SHOWN + 1))
+            with self._leases.held({chain}):
+                differences = self._find_differences(snapshot, fresh)
             if not differences:
                 return None
             more = ", and more" if len(differences) > _SHOWN else ""
             problem = f"is damaged: {', '.join(differences[:_SHOWN])}{more}"
         return Finding("snapshot", chain, _names(self._users(chain)), problem)
+
+    def _find_differences(self, snapshot: Snapshot, fresh: Path) -> list[str]:
+        try:
+            with translated_storage_errors():
+                found = compare_trees(self._snapshots.path(snapshot.number), fresh / TREE)
+                return list(islice(found, _SHOWN + 1))
+        except StorageFailed as error:
+            return [error.message]
 
     def _exchange(self, chain: str, fresh: Path, size: int) -> bool:
         """Put ``fresh`` in a snapshot's place, unless anything uses it."""
