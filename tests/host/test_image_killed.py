@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine.collector import ImageCollection, Watermarks
+from agent.image.config import RegistryConfig
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
@@ -27,9 +28,10 @@ def reference(registry: Registry) -> str:
     return registry.push_layers("killed:1", [below, make_tar([entry("d/.wh.gone"), entry("d/g", b"two")])])
 
 
-def open_store(root: Path) -> ImageStore:
+def open_store(root: Path, apart_from: int = RegistryConfig.apart_from) -> ImageStore:
+    """Layers of ``apart_from`` packed bytes are kept as images of their own."""
     root.mkdir(exist_ok=True)
-    return ImageStore(root, Database(root / "holdfast.db"))
+    return ImageStore(root, Database(root / "holdfast.db"), RegistryConfig(apart_from=apart_from))
 
 
 def assert_clean(store: ImageStore, *images: ImageEntry) -> None:
@@ -44,14 +46,23 @@ def assert_clean(store: ImageStore, *images: ImageEntry) -> None:
     assert len(list(store.snapshots.root.iterdir())) == len(chains)
 
 
-def test_killed_pull(reference: str, tmp_path: Path) -> None:
-    for number in killed_at(lambda number: lambda: open_store(tmp_path / str(number)).pull(reference), PLACES):
-        store = open_store(tmp_path / str(number))
+@pytest.mark.parametrize("apart_from", [1 << 40, 0], ids=["files", "images"])
+def test_killed_pull(reference: str, tmp_path: Path, apart_from: int) -> None:
+    def pull(number: int) -> Callable[[], object]:
+        def pull_and_mount() -> None:
+            store = open_store(tmp_path / str(number), apart_from)
+            store.lowerdirs(store.pull(reference).id)
+
+        return pull_and_mount
+
+    for number in killed_at(pull, PLACES if apart_from else PLACES // 2):
+        store = open_store(tmp_path / str(number), apart_from)
         assert store.verify(tuple, repair=False) == ()
         image = store.pull(reference)
         assert (store.lowerdirs(image.id)[0] / "d" / "g").read_bytes() == b"two"
         assert_clean(store, image)
         store.close()
+    open_store(tmp_path / "0").close()
 
 
 def test_killed_build_of_a_layer(tmp_path: Path) -> None:
@@ -83,8 +94,9 @@ def from_copies(origin: Path, work: Callable[[ImageStore], object]) -> Callable[
     return prepare
 
 
-def test_killed_collection(registry: Registry, tmp_path: Path) -> None:
-    first = open_store(tmp_path / "origin")
+@pytest.mark.parametrize("apart_from", [1 << 40, 0], ids=["files", "images"])
+def test_killed_collection(registry: Registry, tmp_path: Path, apart_from: int) -> None:
+    first = open_store(tmp_path / "origin", apart_from)
     shared = make_tar([entry("shared", b"s" * 5000)])
     needed = first.pull(registry.push_layers("gc:keep", [shared, make_tar([entry("own", b"own")])]))
     for number in range(3):
