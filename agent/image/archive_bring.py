@@ -8,10 +8,10 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 
-from agent.image.archive import check_platform
 from agent.image.assembly import record_here
 from agent.image.budget import ImageBudget
 from agent.image.decompress import decompress
+from agent.image.dockerarchive import check_platform
 from agent.image.errors import DigestMismatch
 from agent.image.layer import LayerPipeline
 from agent.image.limits import UnpackLimits

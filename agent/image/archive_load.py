@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import NotFound, Stalled, Waiting
-from agent.image.archive import MANIFEST, FoundImage, parse_name, read_docker_archive
 from agent.image.archive_bring import LocalBringer
-from agent.image.archive_files import ArchiveFiles, DirectoryFiles, InvalidArchive, TarFiles
+from agent.image.archive_directory import DirectoryFiles
+from agent.image.archive_files import ArchiveFiles, InvalidArchive
+from agent.image.archive_tar import TarFiles
 from agent.image.content import CHUNK
+from agent.image.dockerarchive import MANIFEST, FoundImage, parse_name, read_docker_archive
 from agent.image.layout import LAYOUT, read_layout
 from agent.image.limits import UnpackLimits
 from agent.image.policy_gate import ARCHIVE

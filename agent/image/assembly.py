@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.image.archive import make_resolved
+from agent.image.dockerarchive import make_resolved
 from agent.image.puller import ResolvedImage, Stores, record_image
 from agent.image.records import ImageEntry
 from agent.image.snapshots import compute_chain_names

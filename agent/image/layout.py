@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.image.archive import FoundImage, make_resolved
 from agent.image.archive_files import ArchiveFiles, InvalidArchive
+from agent.image.dockerarchive import FoundImage, make_resolved
 from agent.image.errors import DigestMismatch
 from agent.image.puller import MAX_INDEX_DEPTH
 from agent.oci.descriptor import OCI_INDEX, REF_NAME, Descriptor

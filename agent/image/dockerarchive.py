@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from agent.errors import Stalled
-from agent.image.archive_files import ArchiveFiles, InvalidArchive, StoredBlob, TarFiles
+from agent.image.archive_files import ArchiveFiles, InvalidArchive, StoredBlob
+from agent.image.archive_tar import TarFiles
 from agent.image.puller import ResolvedImage
 from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from agent.oci.digest import compute_chain_ids, compute_digest, render_shortened
