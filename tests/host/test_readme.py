@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
 DEFAULT_ROOTS = (Path("/run/holdfast"), Path("/var/lib/holdfast"))
 SOCKET = DEFAULT_ROOTS[0] / "holdfast.sock"
 SET_UP = "make run"
+INSTALLED_FROM = ("pyproject.toml", "Makefile", ".ci/debian-packages")
 OF_ITS_OWN = {"make test"}  # this very run
 
 
@@ -41,6 +42,8 @@ class Newcomer:
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, home / name, follow_symlinks=False)
         (home / ".venv").symlink_to(ROOT / ".venv")
+        for name in INSTALLED_FROM:  # what is installed is this checkout, and stays so
+            os.utime(home / name, (0, 0))
         self.agent: subprocess.Popen[bytes] | None = None
 
     def begin(self, command: str) -> None:
