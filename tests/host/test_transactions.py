@@ -152,20 +152,22 @@ def test_a_canary_goes_in_steps_and_back_from_the_first(agent: Agent) -> None:
 
 
 def test_kept_revisions_hold_their_images_and_no_others(agent: Agent) -> None:
+    """Only the oldest one that is kept has a container: it is gone back to."""
     many = KEPT + 2
+    oldest = many - KEPT + 1
     images = []
     agent.write("kept/Dockerfile", f"{DOCKERFILE}ARG VERSION\nLABEL version=$VERSION\n")
     for version in range(1, many + 1):
         build = BUILD.replace("}}", f"}}, args: {{VERSION: '{version}'}}}}")
-        write(agent, "kept", version, monitor="1ms", build=build)
+        write(agent, "kept", version, monitor="1ms", build=build, replicas=int(version == oldest))
         await_force(agent, version, "kept")
-        images.append(next(row["image_id"] for row in agent.ps() if row["app"] == "kept"))
+        local = Client(agent.host).get("/images")
+        images.append(next(image["id"] for image in local if "kept-web:latest" in image["names"]))
     assert len(set(images)) == many
-    assert [row["number"] for row in history(agent, "kept")] == list(range(many - KEPT + 1, many + 1))
+    assert [row["number"] for row in history(agent, "kept")] == list(range(oldest, many + 1))
     post_document(agent.host, "/image/prune", {"all": True, "min_age": 0, "dry_run": False})
-    local = {image["id"] for image in Client(agent.host).get("/images")}
-    assert [image in local for image in images] == [False] * (many - KEPT) + [True] * KEPT
-    oldest = many - KEPT + 1
+    left = {image["id"] for image in Client(agent.host).get("/images")}
+    assert [image in left for image in images] == [False] * (many - KEPT) + [True] * KEPT
     assert agent.cli("rollback", "kept", str(oldest)).returncode == 0
     assert versions(agent, "kept") == [str(oldest)]
     assert agent.cli("rollback", "kept", "1", check=False).returncode == 1
