@@ -1,5 +1,11 @@
 """The loop, and the only bridge between desired state and the host: trigger, observe, plan, act, tell.
 
-Law: everything is decided by ``agent.plan`` and done by the engine behind ``port``; nothing here polls, no
-app ever waits for another, and every error becomes a condition in one function.
+Law: everything is decided by ``agent.plan`` and done by the engine behind ``port``; nothing here polls but what nobody
+announces (``tampering``, ``drain``), no app ever waits for another, every error becomes a condition in one function.
+
+``controller`` follows the source and gives every app its target (``targets``, ``lastgood``); ``appworkers`` has a
+``worker`` for each. A pass of a worker is ``inventory`` (observe), ``planning`` with ``aiming`` and ``deploys`` (plan),
+``underway`` with ``apply`` (act), ``conditions`` and ``publisher`` (tell). Before a deploy begins stands ``admission``
+with ``preflight`` and ``groups``. ``checks`` joins ``health`` and ``probes``. What people ask for is in
+``deploycommands``, ``suspension``, ``queries``, ``explaining``. What must outlive the agent goes through ``journal``.
 """
