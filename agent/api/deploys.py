@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any
-
 from aiohttp import web
 
+from agent.api.commands import Commands
 from agent.api.parameters import read_flag, read_number
 from agent.api.port import ControllerPort
 from agent.errors import Refused
@@ -21,7 +18,7 @@ class DeploySite:
 
     def __init__(self, controller: ControllerPort) -> None:
         self._controller = controller
-        self._working: set[asyncio.Task[Any]] = set()
+        self._finish = Commands().finish
 
     def routes(self) -> list[web.RouteDef]:
         """The paths, relative to /holdfast/v1."""
@@ -76,13 +73,6 @@ class DeploySite:
         await self._controller.look()
         plans = self._controller.pending_plan()
         return web.json_response(await self._finish(self._controller.deploys.approve(name, plans)))
-
-    async def _finish(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        """A command goes on to its end even if who gave it has gone."""
-        task = asyncio.create_task(work)
-        self._working.add(task)
-        task.add_done_callback(self._working.discard)
-        return await asyncio.shield(task)
 
 
 def _read_name(request: web.Request, name: str) -> str | None:

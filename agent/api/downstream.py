@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from agent.api.commands import Commands
 from agent.api.ndjson import JsonLines
 from agent.api.parameters import read_flag
 from agent.api.peers import identify
@@ -24,7 +25,7 @@ class DownStream:
         self._events = events
         self._controller = controller
         self._engine = engine
-        self._working: set[asyncio.Task[None]] = set()
+        self._commands = Commands()
         self._listeners: set[asyncio.Queue[ContainerEvent | None]] = set()
 
     def routes(self) -> list[web.RouteDef]:
@@ -68,12 +69,10 @@ class DownStream:
         work.result()
 
     def _begin(self) -> asyncio.Task[Any]:
-        work = asyncio.create_task(self._controller.down())
-        self._working.add(work)
+        work = self._commands.begin(self._controller.down())
         work.add_done_callback(self._end)
         return work
 
     def _end(self, work: asyncio.Task[None]) -> None:
-        self._working.discard(work)
         if not work.cancelled():
             work.exception()  # marks it as seen: whoever asked for it may have gone

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
 from agent import __version__
+from agent.api.commands import Commands
 from agent.api.parameters import read_number
 from agent.api.port import AgentParts
 from agent.api.threads import Threads
@@ -24,7 +23,7 @@ class Queries:
     def __init__(self, parts: AgentParts, threads: Threads) -> None:
         self._parts = parts
         self._threads = threads
-        self._working: set[asyncio.Task[Any]] = set()
+        self._finish = Commands().finish
 
     def routes(self) -> list[web.RouteDef]:
         """The paths, relative to /holdfast/v1."""
@@ -80,10 +79,3 @@ class Queries:
         await self._finish(self._parts.controller.sync())
         reached = await self._parts.controller.wait_converged(seconds) if seconds else False
         return web.json_response(self._status(reached))
-
-    async def _finish(self, work: Coroutine[Any, Any, Any]) -> None:
-        """A command goes on to its end even if who gave it has gone."""
-        task = asyncio.create_task(work)
-        self._working.add(task)
-        task.add_done_callback(self._working.discard)
-        await asyncio.shield(task)

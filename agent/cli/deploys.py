@@ -9,7 +9,7 @@ from agent.cli.client import Client
 from agent.cli.declare import argument, command, option, usage_error
 from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option, wait_option
-from agent.cli.output import paint, print_json, print_table, render_time, safe
+from agent.cli.output import describe_change, paint, print_json, print_table, render_time, safe
 
 _COLOURS = {"good": "green", "deploying": "yellow", "rolled-back": "red", "superseded": "grey"}
 _MARKS = (("in_force", "in force"), ("deploying", "deploying"), ("pinned", "pinned"), ("quarantined", "quarantined"))
@@ -80,19 +80,10 @@ def diff(one: str, other: str | None, as_json: bool, host: str) -> int:
         if change["part"] != part:
             part = change["part"]
             print(f"  {paint(safe(part), 'blue')}")
-        print(f"    {_describe_change(change)}")
+        print(f"    {describe_change(change)}")
     if not found["changes"]:
         print("  no difference")
     return DONE
-
-
-def _describe_change(change: Mapping[str, Any]) -> str:
-    path, old, new = (safe(change[key]) if change[key] is not None else None for key in ("path", "old", "new"))
-    if old is None:
-        return f"{paint('+', 'green')} {path}: {new}"
-    if new is None:
-        return f"{paint('-', 'red')} {path}: {old}"
-    return f"{paint('~', 'yellow')} {path}: {paint(old, 'red')} -> {paint(str(new), 'green')}"
 
 
 @command(short_help="Put an earlier revision in force until `resume`.")

@@ -13,7 +13,7 @@ from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, render_time, safe
 from agent.cli.since import parse_since
 
-_BAD = ("Failed", "Killed", "Unhealthy", "Stalled", "Invalid", "Lost", "OutOfMemory", "Died")
+_BAD = ("Failed", "Killed", "Unhealthy", "Stalled", "Invalid", "Lost", "OutOfMemory", "CrashLoop", "Wedged")
 
 
 @command()

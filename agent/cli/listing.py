@@ -12,7 +12,7 @@ from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, print_json, print_table, render_age, render_size, safe
 from agent.errors import NotFound
 
-_STATE_COLOURS = {"running": "green", "exited": "grey", "stopping": "yellow", "lost": "red", "failed": "red"}
+_STATE_COLOURS = {"running": "green", "exited": "grey", "stopping": "yellow", "lost": "red", "wedged": "red"}
 _HEALTH_COLOURS = {"healthy": "green", "unhealthy": "red", "starting": "yellow"}
 
 

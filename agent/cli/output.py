@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "grey": "90"}
@@ -65,15 +65,14 @@ def render_problem(problem: Mapping[str, Any]) -> str:
     return f"{safe(problem['file'])}{place}: {safe(problem['message'])}"
 
 
-def describe_change(change: Mapping[str, Any]) -> Iterator[str]:
+def describe_change(change: Mapping[str, Any]) -> str:
     """A changed field of a service, before and after."""
     path, old, new = safe(str(change["path"])), change.get("old"), change.get("new")
     if old is None:
-        yield f"      {paint('+', 'green')} {path}: {safe(str(new))}"
-    elif new is None:
-        yield f"      {paint('-', 'red')} {path}: {safe(str(old))}"
-    else:
-        yield f"      {paint('~', 'yellow')} {path}: {paint(safe(str(old)), 'red')} -> {paint(safe(str(new)), 'green')}"
+        return f"{paint('+', 'green')} {path}: {safe(str(new))}"
+    if new is None:
+        return f"{paint('-', 'red')} {path}: {safe(str(old))}"
+    return f"{paint('~', 'yellow')} {path}: {paint(safe(str(old)), 'red')} -> {paint(safe(str(new)), 'green')}"
 
 
 def render_size(count: float) -> str:

@@ -89,4 +89,4 @@ def _describe_action(action: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {paint(sign, colour)} {safe(kind)} {safe(str(subject))}{paint(later, 'grey')}"
     yield f"      because {safe(str(cause.get('message', '')))}"
     for change in cause.get("changes", ()):
-        yield from describe_change(change)
+        yield f"      {describe_change(change)}"

@@ -47,4 +47,4 @@ def _describe(step: Mapping[str, Any]) -> Iterator[str]:
         yield f"    {line}"
     if step["kind"] == "revision":
         for change in step["details"].get("changes", ()):
-            yield from describe_change(change)
+            yield f"      {describe_change(change)}"
