@@ -74,10 +74,20 @@ class KeeperClient:
         self._reader: threading.Thread | None = None
 
     def connect(self) -> None:
-        """Connect, starting or awaiting a keeper if there is none. Raises Waiting when that fails."""
+        """Connect, starting or awaiting a keeper if there is none. Raises Waiting when that fails, and Stalled when the
+        keeper sees other mounts than this process: containers would find empty directories where layers are mounted.
+        """
         for _ in range(_CONNECT_ATTEMPTS):
             try:
-                self._attach(open_connection(self._run_root, spawn=self._spawn))
+                connection = open_connection(self._run_root, spawn=self._spawn)
+                if not connection.sees_our_mounts():
+                    connection.close()
+                    raise Stalled(
+                        "agent and keeper are in different mount namespaces",
+                        reason="MountsDiffer",
+                        hint="take options like PrivateTmp= and ProtectSystem= out of both units, then restart them",
+                    )
+                self._attach(connection)
                 break
             except OSError:
                 continue  # it died between our connect and its answer

@@ -54,6 +54,19 @@ def test_keeper_runs_in_the_foreground_and_serves_an_agent(run_root: Path) -> No
         assert run_root.stat().st_mode & 0o777 == 0o700
 
 
+def test_an_agent_must_see_the_same_mounts(run_root: Path) -> None:
+    """As in a unit with PrivateTmp=: layers that it mounts would be empty directories for the containers."""
+    program = (
+        "import sys, pathlib; from agent.runtime.client import KeeperClient;"
+        "KeeperClient(pathlib.Path(sys.argv[1]), print, spawn=False).connect()"
+    )
+    with open_service(run_root):
+        eventually(lambda: read_pid(run_root), what="the keeper")
+        command = [sys.executable, "-c", program, str(run_root)]
+        apart = subprocess.run(["unshare", "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "agent and keeper are in different mount namespaces" in apart.stderr, apart.stderr
+
+
 def test_upgrade_keeps_the_process_and_replaces_its_program(run_root: Path) -> None:
     with open_service(run_root) as keeper:
         client = KeeperClient(run_root, lambda event: None, spawn=False)
