@@ -35,47 +35,44 @@ class Cause:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsureImage:
+class _Planned:
+    """What every action has; ``after`` are the ids of the actions that it comes after."""
+
+    id: str
+    cause: Cause
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsureImage(_Planned):
     """Make the image of ``key`` (see ``wants``) local and resolve it for this revision."""
 
-    id: str
-    cause: Cause
-    after: tuple[str, ...] = ()
     key: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsureNetwork:
+class EnsureNetwork(_Planned):
     """Make a network exist. ``name`` is its real name, ``key`` the one it has in the app."""
 
-    id: str
-    cause: Cause
-    after: tuple[str, ...] = ()
     name: str
     key: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsureVolume:
+class EnsureVolume(_Planned):
     """Make a named volume exist. ``name`` is its real name, ``key`` the one it has in the app."""
 
-    id: str
-    cause: Cause
-    after: tuple[str, ...] = ()
     name: str
     key: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartContainer:
+class StartContainer(_Planned):
     """Make and start a container for a slot. ``image`` and ``digest`` are empty while the image is not local.
 
     ``template`` is an ended container that is made again as it was, because its new spec cannot run yet.
     """
 
-    id: str
-    cause: Cause
-    after: tuple[str, ...] = ()
     service: str
     slot: int
     name: str
@@ -86,36 +83,27 @@ class StartContainer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StopContainer:
+class StopContainer(_Planned):
     """Stop a container, with its own signal and grace."""
 
-    id: str
-    cause: Cause
-    after: tuple[str, ...] = ()
     container: str
     service: str
     slot: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveContainer:
+class RemoveContainer(_Planned):
     """Delete what is left of an ended container."""
 
-    id: str
-    cause: Cause
-    after: tuple[str, ...] = ()
     container: str
     service: str
     slot: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveNetwork:
+class RemoveNetwork(_Planned):
     """Remove a network that no container of the app uses any more."""
 
-    id: str
-    cause: Cause
-    after: tuple[str, ...] = ()
     name: str
 
 
