@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agent.cli.doctor.attempt import attempt
 from agent.cli.doctor.finding import Check, Host, Outcome, fail, ok, warn
+from agent.image.layermounts import LayerMounts
 from agent.kernel import mounts, namespaces
 from agent.kernel.capabilities import NUMBERS, parse_capabilities
 from agent.kernel.openat import RESOLVE_IN_ROOT, openat2
@@ -117,6 +118,23 @@ def _mount_overlay(base: Path) -> None:
     mounts.unmount(str(base / "merged"), mounts.MNT_DETACH)
 
 
+def check_layer_images(host: Host) -> Outcome:
+    """Can a large layer be kept as one image, which takes less time to make and to remove than its files do?"""
+    place = nearest_directory(host.data_root)
+    with tempfile.TemporaryDirectory(prefix=".holdfast-doctor-", dir=place) as base:
+        complaint = attempt(partial(_use_layer_image, Path(base)))
+    if complaint:
+        return ok(f"not here ({complaint}): large layers are unpacked to files")
+    return ok("large layers are kept as EROFS images")
+
+
+def _use_layer_image(base: Path) -> None:
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+    if not LayerMounts(base).supported:
+        raise OSError(0, "that takes Linux 6.12 with EROFS from files, and a data root that is no overlay")
+
+
 def nearest_directory(path: Path) -> Path:
     """``path`` itself or the nearest parent that exists already."""
     while not path.is_dir():
@@ -163,6 +181,7 @@ CHECKS = (
     Check("privileges", check_privileges),
     Check("namespaces", check_namespaces, needs_root=True),
     Check("overlayfs", check_overlay, needs_root=True),
+    Check("layer images", check_layer_images, needs_root=True),
     Check("pidfd", check_pidfd),
     Check("openat2", check_openat2),
     Check("mounts", check_mount_attributes, needs_root=True),

@@ -7,7 +7,7 @@ import pytest
 from agent.cli.doctor.attempt import attempt
 from agent.cli.doctor.cgroups import Hierarchies, judge, parse_mounts
 from agent.cli.doctor.finding import Check, Host, Verdict, ok, run_check
-from agent.cli.doctor.kernel import judge_version
+from agent.cli.doctor.kernel import check_layer_images, judge_version
 from agent.cli.doctor.registries import check_registry
 from agent.cli.doctor.software import judge_space
 from agent.image.config import RegistryConfig
@@ -50,6 +50,14 @@ def test_hierarchies_are_told_apart() -> None:
 @pytest.mark.parametrize(("free", "verdict"), [(1, Verdict.FAIL), (1 << 30, Verdict.WARN), (1 << 40, Verdict.OK)])
 def test_space(free: int, verdict: Verdict) -> None:
     assert judge_space(free, 1 << 41, Path("/"))[0] is verdict
+
+
+def test_layer_images_are_tried(tmp_path: Path) -> None:
+    verdict, told, _ = check_layer_images(Host(tmp_path))
+    assert verdict is Verdict.OK
+    assert told == "large layers are kept as EROFS images" or "unpacked to files" in told
+    assert list(tmp_path.iterdir()) == []
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
 
 
 def test_whatever_is_wrong_comes_with_advice() -> None:
