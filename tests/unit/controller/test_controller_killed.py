@@ -15,7 +15,7 @@ from mortal import MortalBench, copied_state, copy_host, living
 QUICK = {"monitor": 0.01, "parallelism": 2}
 EVERY = os.environ.get("KILL_POINTS") == "all"
 STRIDE, TOGETHER = 9, 12
-LEAST = {"good": 150, "bad": 50}
+LEAST = {"good": 140, "bad": 50}
 Fate = str
 
 
