@@ -15,10 +15,10 @@ from agent.controller.lastgood import KIND as APP_KIND
 from agent.controller.parts import SPEC_KIND
 from agent.controller.revisions import KIND as REVISION_KIND
 from agent.daemon.registries import announce_registries, compute_registry_config, open_policy
-from agent.engine.collector import Watermarks
 from agent.engine.engine import Engine
 from agent.engine.parts import Parts
 from agent.engine.table import KIND as CONTAINER_KIND
+from agent.engine.watermarks import Watermarks
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
 from agent.notify.notifier import Notifier

@@ -60,7 +60,7 @@ async def _serve(settings: Settings, agent: Agent) -> None:
     agent.controller.report_targets(agent.notifier.set_apps)
     agent.notifier.start()
     agent.engine.images.collection.ask(agent.controller.needed_images)
-    agent.engine.images.collection.report_to(
+    agent.engine.images.watch.report_to(
         lambda reason, message: agent.events.record("image", reason=reason, message=message)
     )
     with _stop_signals() as stopped:

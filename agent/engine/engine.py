@@ -17,6 +17,7 @@ from agent.engine.model import ContainerEvent
 from agent.engine.networks import Networks
 from agent.engine.parts import Parts
 from agent.engine.usage import Usage, UsageReader
+from agent.engine.watermarks import DiskWatch
 from agent.errors import Conflict, HoldfastError
 from agent.runtime.protocol import KeeperEvent
 from agent.telemetry.logging import get_logger
@@ -36,8 +37,9 @@ class Engine:
         self._log = get_logger("engine")
         self.containers = Containers(parts, self._notify)
         self.execs = Execs(parts.keeper, ExecResolver(parts.run))
-        collection = ImageCollection(parts.images, self._image_users, parts.builder.kept_by_cache, parts.watermarks)
-        self.images = Images(parts.images, parts.builder, collection, self._image_users)
+        collection = ImageCollection(parts.images, self._image_users, parts.builder.kept_by_cache)
+        watch = DiskWatch(parts.images, collection, parts.watermarks)
+        self.images = Images(parts.images, parts.builder, collection, watch, self._image_users)
         self.build_cache = BuildCache(parts, collection)
         self.archives = Archives(parts.images, parts.layout, self.images)
         self.networks = Networks(parts.networks)
@@ -61,7 +63,7 @@ class Engine:
         self._parts.networks.recover(state.id for state in states if state.running and state.id in known)
         self._parts.builder.sweep()
         self.containers.recover(self._parts.keeper.states())
-        self.images.collection.start()
+        self.images.watch.start()
 
     def _image_users(self) -> dict[str, list[str]]:
         """The images of all containers, whatever their state: by id, the containers' names."""
@@ -105,7 +107,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the host; containers go on. Without any, a keeper of ours is ended and our cgroups are removed."""
-        self.images.collection.close()
+        self.images.watch.close()
         self.containers.close()
         self._parts.builder.wait_tidy()
         try:

@@ -19,6 +19,7 @@ from agent.engine.imagefacts import (
     familiar_names,
 )
 from agent.engine.model import BuildConfig, ImageRecord
+from agent.engine.watermarks import DiskWatch
 from agent.errors import Conflict, Waiting
 from agent.image.errors import ImageNotFound, InsufficientStorage
 from agent.image.records import ImageEntry
@@ -57,12 +58,14 @@ class Images:
         store: ImageStore,
         builder: Builder,
         collection: ImageCollection,
+        watch: DiskWatch,
         in_use: Callable[[], dict[str, list[str]]],
     ) -> None:
         self._store = store
         self._builder = builder
         self._in_use = in_use
         self.collection = collection
+        self.watch = watch
 
     def list(self) -> tuple[ImageRecord, ...]:
         """Every local image."""
@@ -159,11 +162,11 @@ class Images:
         try:
             return work()
         except InsufficientStorage:
-            if not self.collection.relieve(urgent=True).freed:
+            if not self.watch.relieve(urgent=True).freed:
                 raise
             return work()
         finally:
-            self.collection.check_soon()
+            self.watch.check_soon()
 
     def build_digest(self, config: BuildConfig, *, cancel: threading.Event | None = None) -> str:
         """The digest of everything that build would read. Raises HoldfastError."""
@@ -234,7 +237,7 @@ class Images:
 
     def sample(self) -> StoreSample:
         """What /metrics shows of the store."""
-        tally, store = self.collection.tally, self._store
+        tally, store = self.watch.tally, self._store
         return StoreSample(
             images=len(store.all()),
             blob_bytes=store.content.usage(),

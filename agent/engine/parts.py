@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.builder.builder import Builder
-from agent.engine.collector import Watermarks
+from agent.engine.watermarks import Watermarks
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
 from agent.runtime.cgroups import Cgroups

@@ -139,9 +139,9 @@ class UsageReader:
 
     def _read_file_system(self) -> FileSystem:
         found = os.statvfs(self._parts.layout.root)
-        collection, marks = self._images.collection, self._parts.watermarks
+        marks = self._parts.watermarks
         size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-        return FileSystem(size, free, collection.fill_level(), marks.high, marks.low)
+        return FileSystem(size, free, self._images.watch.fill_level(), marks.high, marks.low)
 
 
 def _sum_volumes(volumes: Collection[VolumeUsage]) -> KindUsage:

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from agents import eventually
 
-from agent.engine.collector import ImageCollection, Watermarks
+from agent.engine.collector import ImageCollection
 from agent.engine.images import Images
+from agent.engine.watermarks import DiskWatch, Watermarks
 from agent.image.collect import Keep
 from agent.image.errors import ImageNotFound, InsufficientStorage
 from agent.image.store import ImageStore
@@ -41,10 +42,14 @@ def push(registry: Registry, name: str, *sizes: int) -> str:
     return registry.push_layers(name, [make_tar([entry(f"f{size}", os.urandom(size))]) for size in sizes])
 
 
-def collect(store: ImageStore, *needed: str, used: tuple[str, ...] = (), **marks: float) -> ImageCollection:
-    collection = ImageCollection(store, lambda: used, frozenset, Watermarks(**{"min_age": 0.0, **marks}))
+def collect(store: ImageStore, *needed: str, used: tuple[str, ...] = ()) -> ImageCollection:
+    collection = ImageCollection(store, lambda: used, frozenset)
     collection.ask(lambda: needed)
     return collection
+
+
+def watch_disk(store: ImageStore, *needed: str, **marks: float) -> DiskWatch:
+    return DiskWatch(store, collect(store, *needed), Watermarks(**{"min_age": 0.0, **marks}))
 
 
 def snapshot_directories(store: ImageStore) -> set[str]:
@@ -90,7 +95,7 @@ def test_nothing_goes_while_nobody_knows_what_is_needed(registry: Registry, stor
     collection.ask(lambda: None)
     assert collection.prune(named=True).images == ()
     assert collection.remove(image) is None
-    assert collection.relieve(urgent=True).images == ()
+    assert DiskWatch(store, collection, Watermarks(min_age=0.0)).relieve(urgent=True).images == ()
     assert store.find(image.id) is not None
 
 
@@ -123,7 +128,7 @@ def test_the_build_cache_keeps_its_layers(store: ImageStore, tmp_path: Path) -> 
     layer = store.commit_layer(tree)
     image = store.add_image(ImageConfig("amd64", "linux"), [layer], None)
     cached = frozenset({str(layer.chain_id), str(layer.descriptor.digest)})
-    collection = ImageCollection(store, tuple, lambda: cached, Watermarks(min_age=0.0))
+    collection = ImageCollection(store, tuple, lambda: cached)
     collection.ask(frozenset)
     assert [gone for gone, _ in collection.prune().images] == [image.id]
     assert store.snapshots.find(layer.chain_id) is not None
@@ -139,19 +144,19 @@ def test_watermark_removes_the_longest_unused_until_the_low_one(registry: Regist
         kept = store.find(images[1].id)
         assert kept is not None
         store.close()
-        collection = collect(store, images[1].names[0], high=70.0, low=60.0)
-        assert 75 < collection.fill_level() < 90
+        watch = watch_disk(store, images[1].names[0], high=70.0, low=60.0)
+        assert 75 < watch.fill_level() < 90
         told: list[tuple[str, str]] = []
-        collection.report_to(lambda reason, message: told.append((reason, message)))
-        outcome = collection.relieve()
+        watch.report_to(lambda reason, message: told.append((reason, message)))
+        outcome = watch.relieve()
         assert told[0][0] == "ImagesCollected"
         assert images[2].names[0] in told[0][1]
         assert [image for image, _ in outcome.images] == [images[2].id, images[3].id]
-        assert collection.fill_level() < 60
-        assert (collection.tally.runs, collection.tally.short, collection.tally.images) == (1, 0, 2)
-        assert collection.tally.freed == outcome.freed > 6 * MIB
-        assert collection.relieve().images == (), "below the watermark nothing goes"
-        strict = collect(store, *(image.names[0] for image in images), high=1.0, low=0.5)
+        assert watch.fill_level() < 60
+        assert (watch.tally.runs, watch.tally.short, watch.tally.images) == (1, 0, 2)
+        assert watch.tally.freed == outcome.freed > 6 * MIB
+        assert watch.relieve().images == (), "below the watermark nothing goes"
+        strict = watch_disk(store, *(image.names[0] for image in images), high=1.0, low=0.5)
         said: list[str] = []
         strict.report_to(lambda reason, _: said.append(reason))
         assert strict.relieve().images == strict.relieve().images == ()
@@ -168,8 +173,9 @@ def test_a_pull_that_finds_the_disk_full_makes_room(registry: Registry) -> None:
         old = [store.pull(push(registry, f"room:{number}", 2 * MIB)) for number in range(4)]
         store.close()
         kept = old[1]
-        collection = collect(store, kept.names[0], high=100.0, low=50.0)
-        images = Images(store, None, collection, dict)  # type: ignore[arg-type]
+        collection = collect(store, kept.names[0])
+        watch = DiskWatch(store, collection, Watermarks(high=100.0, low=50.0, min_age=0.0))
+        images = Images(store, None, collection, watch, dict)  # type: ignore[arg-type]
         collection.ask(lambda: [image.id for image in old])
         with pytest.raises(InsufficientStorage):
             images.pull(big)
@@ -189,15 +195,15 @@ def test_room_is_made_on_a_disk_without_any(registry: Registry) -> None:
         database = Database(disk / "holdfast.db")
         store = ImageStore(disk, database)
         kept, gone = (store.pull(push(registry, f"full:{number}", MIB)) for number in range(2))
-        collection = collect(store, kept.names[0], high=70.0, low=60.0)
-        collection.start()
+        watch = watch_disk(store, kept.names[0], high=70.0, low=60.0)
+        watch.start()
         with pytest.raises(OSError, match="No space"), (disk / "filler").open("wb", buffering=0) as filler:
             while True:
                 filler.write(bytes(4096))
-        assert [image for image, _ in collection.relieve().images] == [gone.id]
+        assert [image for image, _ in watch.relieve().images] == [gone.id]
         assert [image.id for image in store.all()] == [kept.id]
-        assert collection.fill_level() < 90
-        collection.close()
+        assert watch.fill_level() < 90
+        watch.close()
         store.close()
         database.close()
 
@@ -206,13 +212,14 @@ def test_the_watch_removes_what_is_too_much_after_a_pull(registry: Registry) -> 
     with small_disk(12 * MIB) as disk:
         database = Database(disk / "holdfast.db")
         store = ImageStore(disk, database)
-        collection = collect(store, high=60.0, low=55.0)
-        images = Images(store, None, collection, dict)  # type: ignore[arg-type]
-        collection.start()
+        collection = collect(store)
+        watch = DiskWatch(store, collection, Watermarks(high=60.0, low=55.0, min_age=0.0))
+        images = Images(store, None, collection, watch, dict)  # type: ignore[arg-type]
+        watch.start()
         first = images.pull(push(registry, "watch:1", 5 * MIB // 2))
         images.pull(push(registry, "watch:2", 3 * MIB // 2))
         eventually(lambda: store.find(first.id) is None, what="the older image is gone")
-        collection.close()
+        watch.close()
         store.close()
         database.close()
 

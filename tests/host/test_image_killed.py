@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.collector import ImageCollection, Watermarks
+from agent.engine.collector import ImageCollection
 from agent.image.config import RegistryConfig
 from agent.image.records import ImageEntry
 from agent.image.store import ImageStore
@@ -104,7 +104,7 @@ def test_killed_collection(registry: Registry, tmp_path: Path, apart_from: int) 
     first.close()
 
     def collect(store: ImageStore) -> None:
-        collection = ImageCollection(store, tuple, frozenset, Watermarks(min_age=0.0))
+        collection = ImageCollection(store, tuple, frozenset)
         collection.ask(lambda: [needed.id])
         collection.prune(named=True)
 

@@ -93,7 +93,7 @@ def test_starts_race_with_collections(lab: EngineLab) -> None:
         stop.set()
         pruner.join()
     assert started
-    assert images.collection.tally.runs == 0
+    assert images.watch.tally.runs == 0
     lab.image = lab.build("lab/busybox")
 
 
