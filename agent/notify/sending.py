@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from agent import __version__
@@ -23,6 +24,7 @@ from agent.notify.notices import Notice, render_document, render_notice
 from agent.spec.model import NotifyTarget
 
 CONNECT_SECONDS = 5.0
+MOST_ADDRESSES = 4
 WHOLE_SECONDS = 20.0
 LONGEST_RETRY_AFTER = 3600.0
 _PASSING = frozenset({408, 425, 429})
@@ -97,7 +99,7 @@ def _connect(parts: SplitResult, *, trusted: bool) -> http.client.HTTPConnection
             "an app's webhook must not lead to this host itself or to a container of it",
             hint="name it in the agent's own notify file",
         )
-    stream = socket.create_connection((found[0], port), CONNECT_SECONDS)
+    stream = _reach(found[:MOST_ADDRESSES], port)
     try:
         stream.settimeout(WHOLE_SECONDS)
         if parts.scheme == "https":
@@ -109,6 +111,14 @@ def _connect(parts: SplitResult, *, trusted: bool) -> http.client.HTTPConnection
     connection = http.client.HTTPConnection(host, port)
     connection.sock = stream
     return connection
+
+
+def _reach(addresses: Sequence[str], port: int) -> socket.socket:
+    """A connection to the first address that takes one, as a name may have some that lead nowhere. Raises OSError."""
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, port), CONNECT_SECONDS)
+    return socket.create_connection((addresses[-1], port), CONNECT_SECONDS)
 
 
 def _break(connection: http.client.HTTPConnection, late: threading.Event) -> None:

@@ -98,6 +98,15 @@ def test_a_webhook_gets_signed_json(inbox: Inbox) -> None:
     assert document["time"] == "1970-01-01T00:16:40.500+00:00"
 
 
+def test_every_address_of_a_name_is_tried(inbox: Inbox) -> None:
+    """``localhost`` is ::1 first where /etc/hosts says so, and many a receiver listens at 127.0.0.1 only."""
+    port = int(inbox.url.rpartition(":")[2])
+    with sending._reach(("::1", "127.0.0.2", "127.0.0.1"), port) as stream:
+        assert stream.getpeername() == ("127.0.0.1", port)
+    with pytest.raises(OSError, match="refused"):
+        sending._reach(("127.0.0.2",), port)
+
+
 def test_bodies_that_slack_and_ntfy_take(inbox: Inbox) -> None:
     send(NotifyTarget(url=inbox.url, format="slack"), notice(), trusted=True)
     assert json.loads(inbox.next().body) == {"text": "*shop stalled on host1*\na &lt;b&gt; &amp; c"}
