@@ -48,6 +48,15 @@ def eventually(probe: Callable[[], T], seconds: float = 15.0, what: str = "condi
         time.sleep(0.02)
 
 
+def read_variable(pid: int, name: str) -> str:
+    """What a process has been given as an environment variable; empty when it, or the process, is not there."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return next((entry.partition("=")[2] for entry in entries if entry.startswith(f"{name}=")), "")
+
+
 def is_in_place(status: Mapping[str, Any]) -> bool:
     """Whether all is as wanted, but that first revisions may still be watched."""
     if status["converged"]:

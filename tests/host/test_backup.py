@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import ROOT, Agent, eventually
+from agents import ROOT, Agent, eventually, read_variable
 from apps import sleeper, write_app
 
 from agent.cli.client import Client
@@ -85,8 +85,7 @@ def says(agent: Agent, text: str) -> bool:
 
 def versions(agent: Agent) -> list[str]:
     """What the running containers have as VERSION, as their processes know it."""
-    texts = [Path(f"/proc/{row['pid']}/environ").read_text() for row in agent.ps() if row["state"] == "running"]
-    return [text.partition("VERSION=")[2].partition("\0")[0] for text in texts]
+    return [read_variable(row["pid"], "VERSION") for row in agent.ps() if row["state"] == "running"]
 
 
 def back_up(agent: Agent, file: Path) -> Path:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent, eventually
+from agents import Agent, eventually, read_variable
 from apps import sleeper, write_app
 
 from agent.cli.client import Client
@@ -51,8 +50,7 @@ def ready(agent: Agent) -> str:
 
 def colours(agent: Agent) -> list[str]:
     """What the running containers have as COLOUR, as their processes know it."""
-    texts = [Path(f"/proc/{row['pid']}/environ").read_text() for row in agent.ps() if row["state"] == "running"]
-    return [text.partition("COLOUR=")[2].partition("\0")[0] for text in texts]
+    return [read_variable(row["pid"], "COLOUR") for row in agent.ps() if row["state"] == "running"]
 
 
 def test_a_revision_is_compared_rolled_back_to_and_let_go(agent: Agent) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent, eventually
+from agents import Agent, eventually, read_variable
 from apps import BUILD, DOCKERFILE, write_app
 
 from agent.cli.client import Client
@@ -79,8 +78,7 @@ def await_message(agent: Agent, app: str, part: str) -> None:
 def versions(agent: Agent, app: str) -> list[str]:
     """What the running containers have as VERSION, as their processes know it."""
     rows = [row for row in agent.ps() if row["app"] == app and row["state"] == "running"]
-    texts = [Path(f"/proc/{row['pid']}/environ").read_text() for row in rows]
-    return [text.partition("VERSION=")[2].partition("\0")[0] for text in texts]
+    return [read_variable(row["pid"], "VERSION") for row in rows]
 
 
 def events(agent: Agent, app: str, reason: str) -> list[dict[str, Any]]:
