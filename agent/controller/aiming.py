@@ -32,6 +32,10 @@ class Aiming:
         """
         deploys, pinned = self._deploys, self._deploys.pinned
         wanted = deploys.find_wanted(desired, states)
+        if bare and self._is_base_lost(wanted):
+            if wanted is None:
+                return self._with_choices(Aim(desired, states, preparing=True), desired)
+            deploys.lose_base(wanted, now)
         if wanted is None:
             return self._with_choices(self._aim_unprepared(desired, states, bare=bare), desired)
         states = pinned.states(self._find, states) if pinned is not None else states
@@ -55,6 +59,14 @@ class Aiming:
             course = Course(deploying=base is not None, since=now, forward=forward)
             return self._with_choices(Aim(*aimed, course, holds=holds), desired)
         return self._with_choices(self._aim_prepared(wanted, aimed[1]), desired)
+
+    def _is_base_lost(self, wanted: AppRevision | None) -> bool:
+        """Whether there is no way back to what was in force, as its images are not here: on a host that a backup was
+        restored on. When what is wanted was taken back, those images are waited for."""
+        base, kept = self._deploys.in_force, self._deploys.quarantined
+        if base is None or (wanted is not None and wanted.id in (base.id, kept)):
+            return False
+        return any(self._find(image) is None for image in base.images.values())
 
     def _with_choices(self, aim: Aim, desired: DesiredApp) -> Aim:
         """An aim with what people have said: which services stand still, and whether the files count."""

@@ -147,6 +147,17 @@ class AppDeploys:
         self._tell(deploy, after, now)
         return after.stage is not deploy.stage, due
 
+    def lose_base(self, wanted: AppRevision, now: float) -> None:
+        """What was in force is not here any more, neither containers nor images: a deploy of what is wanted, under way
+        or yet to begin, is like the first one."""
+        lost, self.base = self.in_force, ""
+        if self.deploy is not None and self.deploy.revision == wanted.id:
+            self.deploy = Deploy(wanted.id, "", tuple(wanted.desired.app.services), now)
+        self._save()
+        if lost is not None:
+            text = f"revision {short_name(lost)} cannot be gone back to: its images are not on this host"
+            self._record("DeployBaseLost", text, lost)
+
     def restart_clock(self, now: float) -> None:
         """The clock was set: the time that a deploy is given, and that it is watched for, counts from now."""
         if self.deploy is not None:

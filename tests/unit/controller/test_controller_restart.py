@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deploy_cases import on_bench
+from deploy_cases import count, in_force, on_bench, shop
 from fake_engine import FakeEngine, image_id
 from loop_bench import Bench, make_app, running
 from memory_source import Files, Revision
@@ -251,3 +251,40 @@ def test_down_that_was_killed_is_seen_through_by_the_next_agent(tmp_path: Path, 
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+@pytest.mark.parametrize("moment", ["rolling", "over"])
+def test_on_another_host_there_is_nothing_to_go_back_to_without_its_images(tmp_path: Path, moment: str) -> None:
+    """A deploy that goes on there is like a first one; what was taken back still waits for what was in force."""
+    engine, other = FakeEngine(), FakeEngine()
+    engine.containers.doomed["example/web:2"] = other.containers.doomed["example/web:2"] = 0.0
+
+    async def begin() -> None:
+        async with running(tmp_path, engine) as bench:
+            await in_force(bench, shop(1))
+            if moment == "rolling":
+                engine.containers.holdups["shop-web-1"] = threading.Event()
+            bench.source.put(shop(2))
+            begun, over = {"rolling": (2, 0), "over": (2, 1)}[moment]
+            await bench.until(lambda: count(bench, "DeployStarted") == begun)
+            await bench.until(lambda: count(bench, "DeployRolledBack") == over)
+            await bench.controller._shared.journal.flush()
+            for holdup in engine.containers.holdups.values():
+                bench.controller._apps.close()
+                holdup.set()
+
+    async def go_on() -> None:
+        async with running(tmp_path, other) as bench:
+            bench.source.put(shop(2))
+            if moment == "over":
+                await bench.until(lambda: bench.condition("shop", "Stalled")["reason"] == "ImageLost")
+                assert other.containers.calls == []
+                return
+            await bench.until(lambda: other.containers.calls.count("start shop-web-1") > 1)
+            assert [row["status"] for row in bench.controller.deploys.history("shop")] == ["good", "deploying"]
+            assert (count(bench, "DeployBaseLost"), count(bench, "ImageLost")) == (1, 0)
+            await in_force(bench, shop(3))
+            assert [row["in_force"] for row in bench.controller.deploys.history("shop")] == [False, False, True]
+
+    asyncio.run(begin())
+    asyncio.run(go_on())
