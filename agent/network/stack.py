@@ -11,7 +11,6 @@ from pathlib import Path
 
 from agent.errors import Conflict, HoldfastError, NotFound
 from agent.kernel.netlink import NETFILTER, ROUTE, Listener, NetlinkSocket
-from agent.kernel.netlink_nftables import TransactionReader, open_nftables_listener
 from agent.kernel.nftables import Nftables
 from agent.network.addresses import choose_subnet, compute_gateway
 from agent.network.attachments import Attachments
@@ -26,9 +25,9 @@ from agent.network.nameservice import NameService
 from agent.network.reactor import Reactor
 from agent.network.records import HostRecord, NetworkRecords
 from agent.network.sandboxes import Place
+from agent.network.tablewatch import TableWatch
 from agent.store.database import Database
 
-_REPAIR_SECONDS = 5.0
 _LEFTOVER_SECONDS = 3.0
 _LINK_GROUP = 1
 
@@ -53,7 +52,6 @@ class NetworkStack:
         self._infos: dict[str, NetworkInfo] = {}
         self._service_names: dict[str, dict[str, tuple[str, ...]]] = {}
         self._host = HostRecord()
-        self._repairing = False
         self._closed = False
         self._records = NetworkRecords(database)
         self._names = NameTable()
@@ -61,15 +59,14 @@ class NetworkStack:
             self._netlink = NetlinkSocket(ROUTE)
             self._conntrack = NetlinkSocket(NETFILTER)
             self._nftables = Nftables()
-            self._listener = open_nftables_listener()
-        self._transactions = TransactionReader(self._identity.table)
         self._reactor = Reactor()
         self._bridges = Bridges(self._identity, self._netlink)
         self._forwarding = Forwarding(self._identity, self._netlink, self._records)
         self._balancer = Balancer(self._identity, self._nftables, self._conntrack, self._records)
+        with explained("the network stack cannot start"):
+            self._table_watch = TableWatch(self._identity.table, self._balancer, self._reactor)
         self._attachments = Attachments(self._identity, self._netlink, self._records, self._names, self._directory)
         self._name_service = NameService(run_root, self._names, self._reactor, upstreams)
-        self._reactor.watch(self._listener, self._hear)
         self._reactor.start()
 
     def recover(self, live_ids: Iterable[str]) -> None:
@@ -96,7 +93,7 @@ class NetworkStack:
             if self._infos:
                 self._name_service.start()
         self._reactor.call_soon(self._sweep_later)
-        self._watch_repairs()
+        self._table_watch.check()
 
     @property
     def names_fault(self) -> str:
@@ -223,7 +220,7 @@ class NetworkStack:
         returned, as PortConflict, as are ports that cannot be published at all (Unsupported). Raises NetworkFailed.
         """
         problems = self._balancer.publish(ports)
-        self._watch_repairs()
+        self._table_watch.check()
         return problems
 
     @property
@@ -268,7 +265,7 @@ class NetworkStack:
         self._balancer.close()
         self._name_service.close()
         self._reactor.end()
-        self._listener.close()
+        self._table_watch.close()
         self._nftables.close()
         self._netlink.close()
         self._conntrack.close()
@@ -313,29 +310,3 @@ class NetworkStack:
         for port in ports:
             if str(self._identity.address_of(port)) not in used:
                 self._bridges.delete_port(port)
-
-    def _hear(self) -> None:
-        messages = self._listener.read()
-        if messages is None:
-            self._balancer.observe_loss()
-        else:
-            self._balancer.observe(self._transactions.feed(messages))
-        if self._balancer.needs_repair:
-            self._schedule_repair()
-
-    def _watch_repairs(self) -> None:
-        if self._balancer.needs_repair:
-            self._reactor.call_soon(self._schedule_repair)
-
-    def _schedule_repair(self) -> None:
-        if not self._repairing:
-            self._repairing = True
-            self._reactor.call_later(_REPAIR_SECONDS, self._repair)
-
-    def _repair(self) -> None:
-        self._repairing = False
-        try:
-            self._balancer.repair()
-        finally:
-            if self._balancer.needs_repair:
-                self._schedule_repair()
