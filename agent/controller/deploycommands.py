@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from agent.controller.approvals import Approvals
 from agent.controller.choices import WHOLE_APP
 from agent.controller.deploys import AppDeploys
 from agent.controller.parts import Shared
-from agent.controller.planhash import combine_hashes, compute_plan_hash, describe_difference
+from agent.controller.planhash import compute_plan_hash
 from agent.controller.revisions import AppRevision, short_name
 from agent.controller.revisionviews import (
     choose_app,
@@ -20,11 +20,10 @@ from agent.controller.revisionviews import (
     render_history,
     render_revision,
 )
+from agent.controller.shownplans import ShownPlans
 from agent.controller.worker import AppWorker
 from agent.errors import Conflict, NotFound
 from agent.plan.deploy import Stage
-
-PLANS_REMEMBERED = 32
 
 
 class DeployCommands:
@@ -42,7 +41,7 @@ class DeployCommands:
         self._shared = shared
         self._approvals = approvals
         self._wait_change = wait_change
-        self._shown: dict[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {}
+        self._shown = ShownPlans()
 
     # looking
 
@@ -197,16 +196,7 @@ class DeployCommands:
 
     def show_plans(self, plans: Mapping[str, Any]) -> dict[str, Any]:
         """Rendered plans, each with its ``hash``, and with that of all; what they say is remembered for a while."""
-        apps = [{**plan, "hash": self._hash(plan)} for plan in plans["apps"]]
-        whole = combine_hashes({plan["name"]: plan["hash"] for plan in apps})
-        shown = {plan["hash"]: {plan["name"]: plan["actions"]} for plan in apps}
-        shown[whole] = {plan["name"]: plan["actions"] for plan in apps}
-        for key, actions in shown.items():
-            self._shown.pop(key, None)
-            self._shown[key] = actions
-        for key in list(self._shown)[: -PLANS_REMEMBERED - len(apps)]:
-            del self._shown[key]
-        return {**plans, "apps": apps, "hash": whole}
+        return self._shown.show({**plans, "apps": [{**plan, "hash": self._hash(plan)} for plan in plans["apps"]]})
 
     def _hash(self, plan: Mapping[str, Any]) -> str:
         worker = self._apps[plan["name"]]
@@ -240,7 +230,7 @@ class DeployCommands:
         if name not in now and self._is_in_hand(name):
             return {"approved": []}
         if name not in now:
-            raise self._explain_change(name, plans)
+            raise self._shown.explain_change(name, plans)
         done = [app for app in now[name] if self._approve(self._apps[app])]
         if done:
             wanted = {app: self._wanted_id(self._apps[app]) for app in now[name]}
@@ -260,20 +250,6 @@ class DeployCommands:
         if deploys.choices.stands_still:
             self._resume(worker.name, WHOLE_APP)
         return True
-
-    def _explain_change(self, name: str, plans: Mapping[str, Any]) -> Conflict:
-        hint = "look at holdfast plan again"
-        shown = self._shown.get(name)
-        if shown is None:
-            return Conflict(f"no plan of this agent has the hash {name}", reason="PlanChanged", hint=hint)
-        current = {plan["name"]: plan["actions"] for plan in plans["apps"]}
-        lines = [
-            f"{app}: {line}"
-            for app in sorted({*shown, *(current if len(shown) > 1 else ())})
-            for line in describe_difference(shown.get(app, ()), current.get(app, ()))
-        ]
-        what = "\n".join(lines[:20]) or "another revision is wanted"
-        return Conflict(f"the plan is another one by now:\n{what}", reason="PlanChanged", hint=hint)
 
 
 def _is_settled(worker: AppWorker) -> bool:
