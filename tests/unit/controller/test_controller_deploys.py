@@ -183,10 +183,10 @@ async def test_failures_up_to_the_ratio_do_not_stop_a_rollout(bench: Bench) -> N
 async def test_the_first_revision_has_nothing_to_go_back_to(bench: Bench) -> None:
     bench.engine.containers.doomed["example/web:1"] = 0.2
     bench.source.put(shop(1))
-    await bench.until(lambda: bench.engine.containers.calls.count("start shop-web-1") == 1)
+    await bench.until(lambda: bench.engine.containers.calls.count("start shop-web-1") >= 1)
     bench.engine.containers.doomed.clear()
-    await bench.until(lambda: bench.engine.containers.calls.count("start shop-web-1") == 2)
-    assert await bench.controller.wait_converged(10)
+    await bench.until(lambda: bench.engine.containers.calls.count("start shop-web-1") >= 2)
+    assert await bench.controller.wait_converged(20), "two failures in a row are watched for 10 s"
     await bench.until(lambda: reasons(bench) == ["DeployStarted", "DeploySucceeded"])
 
 
