@@ -31,8 +31,9 @@ from agent.errors import Conflict, HoldfastError, NotFound, Refused, Unsupported
 from agent.oci.mount import Mount
 from agent.runtime.bundle import DEFAULT_SHM_SIZE, BundleSpec, ProcessSpec, render_standard, write_bundle
 from agent.runtime.cgroups import CgroupLimits, Cgroups
-from agent.runtime.client import CommandFailed, KeeperClient
+from agent.runtime.client import KeeperClient
 from agent.runtime.defaults import NETWORK_SYSCTLS, compute_capabilities
+from agent.runtime.line import CommandFailed
 from agent.runtime.protocol import CgroupPlan, CreateRequest, KeeperEvent, LogSpec, OverlaySpec, ReserveRequest
 from agent.runtime.seccomp import SeccompStore, render_profile
 from agent.values import frozen

@@ -14,7 +14,8 @@ import pytest
 from keeperlab import PATH, Lab, open_lab
 
 from agent.errors import Conflict, HoldfastError, NotFound
-from agent.runtime.client import CommandFailed, KeeperClient
+from agent.runtime.client import KeeperClient
+from agent.runtime.line import CommandFailed
 from agent.runtime.protocol import ExecRequest
 
 pytestmark = pytest.mark.host

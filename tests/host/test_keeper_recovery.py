@@ -17,7 +17,7 @@ from keeperlab import PATH, Lab, build_config, open_lab
 
 from agent.errors import Conflict, HoldfastError, Waiting
 from agent.kernel import pidfd
-from agent.runtime import client, connection
+from agent.runtime import connection, line
 from agent.runtime.client import KeeperClient
 from agent.runtime.connection import _connect
 from agent.runtime.protocol import ExecRequest
@@ -259,7 +259,7 @@ def test_a_keeper_that_is_stopped_stops_no_client(lab: Lab, monkeypatch: pytest.
     lab.shell("lives", "sleep 86400")
     lab.wait("started", "lives")
     monkeypatch.setattr(connection, "_GREETING_SECONDS", 1)
-    monkeypatch.setattr(client, "_CONNECT_ATTEMPTS", 1)
+    monkeypatch.setattr(line, "_CONNECT_ATTEMPTS", 1)
     keeper = lab.keeper_pid
     second = KeeperClient(lab.run_root, lambda _: None)
     os.kill(keeper, signal.SIGSTOP)

@@ -269,5 +269,5 @@ def test_reserves_end_with_their_connection_and_with_an_upgrade(tmp_path: Path) 
         lab.client.close()
         eventually(lambda: not Path(f"/proc/{second}").exists(), what="the keeper ends it")
         assert list((lab.run_root / "keeper").iterdir()) == []
-        lab.client._closed.clear()
+        lab.client._line._closed.clear()
         lab.client.connect()

@@ -16,7 +16,7 @@ import pytest
 from keeperlab import PATH, Lab, build_config, open_lab
 
 from agent.errors import Conflict, HoldfastError, NotFound, Refused, Stalled, Unsupported
-from agent.runtime.client import CommandFailed
+from agent.runtime.line import CommandFailed
 from agent.runtime.logframe import STDERR, STDOUT
 from agent.runtime.protocol import ExecRequest, LogSpec
 
