@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta":
 _WRAPPED = ("NAME", "IMAGE", "SERVICE", "APP")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SPANS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+_DIGEST = re.compile(r'"?sha256:([0-9a-f]{12})[0-9a-f]{52}"?')
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127) if number not in (9, 10)}
 
 
@@ -67,12 +69,18 @@ def render_problem(problem: Mapping[str, Any]) -> str:
 
 def describe_change(change: Mapping[str, Any]) -> str:
     """A changed field of a service, before and after."""
-    path, old, new = safe(str(change["path"])), change.get("old"), change.get("new")
+    path, old, new = safe(str(change["path"])), _shorten(change.get("old")), _shorten(change.get("new"))
     if old is None:
         return f"{paint('+', 'green')} {path}: {safe(str(new))}"
     if new is None:
         return f"{paint('-', 'red')} {path}: {safe(str(old))}"
     return f"{paint('~', 'yellow')} {path}: {paint(safe(str(old)), 'red')} -> {paint(safe(str(new)), 'green')}"
+
+
+def _shorten(value: Any) -> Any:
+    """A value that is nothing but a digest by its first twelve digits, as ids are shown everywhere."""
+    found = _DIGEST.fullmatch(value) if isinstance(value, str) else None
+    return found[1] if found else value
 
 
 def render_size(count: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from agent.cli.client import Client
@@ -11,6 +13,7 @@ from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option
 from agent.cli.output import describe_change, paint, print_json, render_problem, safe
 
+SLOTS_TOLD = 5
 _SIGNS = {"Start": ("+", "green"), "Ensure": ("+", "green"), "Stop": ("-", "red"), "Remove": ("-", "red")}
 
 
@@ -71,22 +74,31 @@ def _describe_app(app: Mapping[str, Any]) -> Iterator[str]:
         return
     shown = f"  plan {app['hash']}" if app.get("hash") else ""
     yield paint(safe(f"app {app['name']}"), "blue") + paint(safe(shown), "grey")
-    for action in actions:
-        yield from _describe_action(action)
+    for _, group in groupby(actions, key=lambda action: (action.get("service"), action.get("cause") or {})):
+        yield from _describe_actions(list(group))
+    counts: Counter[tuple[str, str]] = Counter()
     for hold in holds:
+        key = (str(hold.get("reason", "")), str(hold.get("service", "")))
+        counts[key] += 1
         message = safe(hold.get("message", "")).replace("\n", "\n      ")
-        yield f"  {paint('!', 'yellow')} {safe(hold.get('reason', ''))}: {message}"
+        if counts[key] <= SLOTS_TOLD:
+            yield f"  {paint('!', 'yellow')} {safe(key[0])}: {message}"
+    for (reason, service), count in counts.items():
+        if count > SLOTS_TOLD:
+            yield f"  {paint('!', 'yellow')} {safe(reason)}: {count - SLOTS_TOLD} more of {safe(service or 'the app')}"
     for warning in warnings:
         yield f"  {paint('warning', 'yellow')} {render_problem(warning)}"
 
 
-def _describe_action(action: Mapping[str, Any]) -> Iterator[str]:
-    kind = str(action.get("kind", ""))
-    sign, colour = next((look for verb, look in _SIGNS.items() if kind.startswith(verb)), ("~", "yellow"))
-    cause = action.get("cause") or {}
-    subject = action.get("subject") or action.get("name") or action.get("container") or action.get("key") or ""
-    later = " (later)" if action.get("after") else ""
-    yield f"  {paint(sign, colour)} {safe(kind)} {safe(str(subject))}{paint(later, 'grey')}"
+def _describe_actions(actions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Actions in a row that have one cause, and then that cause."""
+    for action in actions:
+        kind = str(action.get("kind", ""))
+        sign, colour = next((look for verb, look in _SIGNS.items() if kind.startswith(verb)), ("~", "yellow"))
+        subject = action.get("subject") or action.get("name") or action.get("container") or action.get("key") or ""
+        later = " (later)" if action.get("after") else ""
+        yield f"  {paint(sign, colour)} {safe(kind)} {safe(str(subject))}{paint(later, 'grey')}"
+    cause = actions[0].get("cause") or {}
     yield f"      because {safe(str(cause.get('message', '')))}"
     for change in cause.get("changes", ()):
         yield f"      {describe_change(change)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from agent.plan.observed import Health, ObservedContainer
 from agent.values import frozen
 
 MESSAGE_LIMIT = 4096
+SLOTS_TOLD = 5
 READY, RECONCILING, STALLED, HEALTHY = "Ready", "Reconciling", "Stalled", "Healthy"
 
 
@@ -133,7 +135,17 @@ def _healthy(containers: Sequence[ObservedContainer]) -> Condition:
 
 
 def _join(holds: Iterable[Hold]) -> str:
-    return "\n".join(dict.fromkeys(hold.message for hold in holds))[:MESSAGE_LIMIT]
+    """Their texts, of each reason and service the first few: a service may have hundreds of replicas."""
+    lines: list[str] = []
+    counts: Counter[tuple[str, str]] = Counter()
+    for message, key in {hold.message: (hold.reason, hold.service) for hold in holds}.items():
+        counts[key] += 1
+        if counts[key] <= SLOTS_TOLD:
+            lines.append(message)
+    for (reason, service), count in counts.items():
+        if count > SLOTS_TOLD:
+            lines.append(f"{count - SLOTS_TOLD} more of {service or 'the app'}: {reason}")
+    return "\n".join(lines)[:MESSAGE_LIMIT]
 
 
 def carry_over(

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from fake_agent import FakeAgent, Line
 
+from agent.cli.output import describe_change
+
 ROOT = Path(__file__).resolve().parents[3]
 ROW = {
     "id": "f" * 64,
@@ -112,6 +114,10 @@ def test_plan_shows_field_level_differences(agent: FakeAgent) -> None:
     run = holdfast(agent, "plan", "--json")
     assert run.returncode == 2
     assert json.loads(run.stdout)["apps"][0]["actions"] == [ACTION]
+    agent.controller.actions = [ACTION, {**ACTION, "kind": "StopContainer"}]
+    run = holdfast(agent, "plan")
+    assert "StopContainer" in run.stdout
+    assert run.stdout.count("because the service changed") == 1, "a cause is said once"
     agent.controller.actions = []
     agent.controller.warnings = [{"file": "/s/a.yaml", "line": 3, "column": 5, "message": "the variable A is not set"}]
     run = holdfast(agent, "plan")
@@ -119,6 +125,13 @@ def test_plan_shows_field_level_differences(agent: FakeAgent) -> None:
         0,
         ["  warning /s/a.yaml:3:5: the variable A is not set", "nothing to do"],
     )
+
+
+def test_a_digest_that_changed_is_shown_short() -> None:
+    change = {"path": "image_id", "old": f'"sha256:{"a1" * 32}"', "new": f'"sha256:{"b2" * 32}"'}
+    assert describe_change(change) == "~ image_id: a1a1a1a1a1a1 -> b2b2b2b2b2b2"
+    pinned = f'"example/web@sha256:{"a1" * 32}"'
+    assert describe_change({"path": "image", "old": None, "new": pinned}) == f"+ image: {pinned}"
 
 
 def test_sync_and_down(agent: FakeAgent) -> None:

@@ -187,6 +187,13 @@ def test_conditions_change_their_time_only_with_their_status() -> None:
     assert {condition.type for condition in changed} == {"Ready", "Reconciling"}
 
 
+def test_a_hundred_replicas_are_not_told_one_by_one() -> None:
+    holds = [Hold("NotReady", f"shop-web-{slot} is not ready yet", "web", slot) for slot in range(1, 101)]
+    ready = compute_conditions(Findings(Plan("shop", holds=(*holds, Hold("Other", "and this")))))[0]
+    told = ready.message.splitlines()
+    assert told == [*(hold.message for hold in holds[:5]), "and this", "95 more of web: NotReady"]
+
+
 def test_what_has_to_be_put_right_is_told_whenever_it_is_something_else() -> None:
     def tell(before: dict[str, Condition], invalid: str, plan: Plan | None = None) -> list[str]:
         findings = Findings(plan=plan or Plan("shop"), invalid=invalid)
