@@ -21,7 +21,7 @@ _EXPLAINED = ("RolledBack", "RolloutPaused")  # they say themselves which comman
     "--wait",
     metavar="SECONDS",
     type=of_type("FloatRange", 0, 86400),
-    help="Wait so long until it is, also for the agent.",
+    help="Wait so long until it is, also for the agent; no longer when only you can help: a deploy was taken back.",
 )
 @json_option
 @host_option

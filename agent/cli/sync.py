@@ -18,7 +18,8 @@ START_SECONDS = 10.0
 
 @command(short_help="Read the state directory and reconcile now.")
 @wait_option(
-    "Wait so long until everything is as wanted, and up to 10 s for an agent that is starting; 0 does not wait."
+    "Wait so long until everything is as wanted, and up to 10 s for an agent that is starting; no longer when a deploy "
+    "was taken back; 0 does not wait."
 )
 @json_option
 @host_option

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from agent.controller.conditions import READY, Condition
+from agent.controller.lastlines import LastLines
 from agent.controller.parts import Shared
 from agent.engine.model import ContainerRecord
-from agent.errors import HoldfastError
 from agent.plan.actions import Hold, Plan
 from agent.plan.crashloop import CRASH_LOOP
 
@@ -23,6 +23,7 @@ class ConditionTeller:
     def __init__(self, app: str, shared: Shared) -> None:
         self._app = app
         self._shared = shared
+        self._lines = LastLines(shared)
         self._telling: set[asyncio.Task[None]] = set()
 
     def tell(self, condition: Condition, plan: Plan, revision: str) -> None:
@@ -40,7 +41,7 @@ class ConditionTeller:
         message = condition.message
         for hold in holds:
             record = self._find(hold)
-            said = await self._read(record) if record is not None else ""
+            said = await self._lines.read(record, LOG_LINES) if record is not None else ""
             if record is not None and said:
                 logs[record.name] = said.splitlines()
                 message += f"\nThe last lines of {record.name}:\n{said}"
@@ -67,9 +68,3 @@ class ConditionTeller:
             and (record.config.owner.service, record.config.owner.slot) == (hold.service, hold.slot)
         ]
         return max(mine, key=lambda record: (record.exit is not None, record.created), default=None)
-
-    async def _read(self, record: ContainerRecord) -> str:
-        try:
-            return await self._shared.gate.run(self._shared.engine.containers.read_end, record.id, LOG_LINES)
-        except (HoldfastError, OSError, RuntimeError):  # it is gone, or the agent is ending
-            return ""

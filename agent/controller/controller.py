@@ -187,11 +187,14 @@ class Controller:
         await self._suspension.begin()
 
     async def wait_converged(self, seconds: float) -> bool:
-        """True as soon as the host is as the source says at this moment; False when ``seconds`` have gone by first."""
+        """True as soon as the host is as the source says at this moment; False when ``seconds`` have gone by first,
+        or nothing more will be done before somebody changes files or gives a command."""
         try:
             async with asyncio.timeout(seconds):
                 await self._source.refresh()
                 while not self.converged:
+                    if self._stuck:
+                        return False
                     await self._change.wait()
         except TimeoutError:
             return False
@@ -218,6 +221,12 @@ class Controller:
         settled = self._shared.publisher.settled and not self._shared.suspended
         faults = self._source_fault or self._watch.names_fault
         return self.synced and settled and not faults and all(worker.converged for worker in self._workers.values())
+
+    @property
+    def _stuck(self) -> bool:
+        workers = self._workers.values()
+        known = self.synced and not self._source_fault
+        return known and all(worker.converged or worker.stuck for worker in workers) and any(w.stuck for w in workers)
 
     def needed_images(self) -> frozenset[str] | None:
         """References and ids of the images of all apps in force; None until the desired state was read. From any

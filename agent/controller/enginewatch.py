@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from agent.controller.callers import Callers
 from agent.controller.happenings import Happenings
+from agent.controller.lastlines import LastLines
 from agent.controller.parts import Shared
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerEvent
@@ -19,6 +20,7 @@ class EngineWatch:
         self._shared = shared
         self._workers = workers
         self._happenings = Happenings(shared.events, callers)
+        self._endings = LastLines(shared)
         self.names_fault = ""
 
     def begin(self) -> None:
@@ -42,6 +44,8 @@ class EngineWatch:
         worker = self._workers.get(owner.app)
         asked = worker is None or worker.removed or shared.suspended or worker.drift.is_ours(record.id)
         self._happenings.note(event, record, asked=asked)
+        if worker is not None and event.exit is not None and not asked and not worker.tells_crashes:
+            self._endings.tell(record, event.exit)
         if event.kind == "oom":
             shared.metrics.oom_killed(owner.app, owner.service)
         if worker is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agent.controller.commandcheck import CommandChecks
-from agent.controller.healthplan import HealthPlan, HealthRecord, compute_record
+from agent.controller.healthplan import HealthPlan, HealthRecord, compute_record, describe_failure
 from agent.controller.inventory import NO_READING, HealthReading
 from agent.controller.journal import Journal
 from agent.controller.port import RecordsPort
@@ -80,7 +80,7 @@ class HealthRunner:
         self._records[container_id] = record
         if before is not None and before.status is record.status:
             return False
-        trouble = "failed its healthcheck" if record.status is Health.UNHEALTHY else ""
+        trouble = describe_failure("healthcheck", record.output) if record.status is Health.UNHEALTHY else ""
         self._readings[container_id] = HealthReading(record.status, record.healthy_at, trouble=trouble)
         return True
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from agent.oci.imageconfig import ImageConfig
 from agent.plan.observed import Health
+from agent.telemetry.redaction import redact_text
 from agent.values import frozen
 
 DEFAULT_INTERVAL = 30.0
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_START_INTERVAL = 5.0
 DEFAULT_RETRIES = 3
+SAID_LIMIT = 200
 _NANOSECOND = 1e-9
 _DEFAULT_SHELL = ("/bin/sh", "-c")
 
@@ -93,3 +95,10 @@ def _args(test: Any, shell: tuple[str, ...]) -> tuple[str, ...]:
     if words[0] == "CMD":
         return words[1:]
     return (*shell, words[1]) if words[0] == "CMD-SHELL" and len(words) > 1 else ()
+
+
+def describe_failure(check: str, output: str) -> str:
+    """What a container did that did not pass: ``failed its healthcheck (Connection refused)``; at most 200 characters
+    of what the check said, on one line, secrets hidden, for it is kept."""
+    said = redact_text(" ".join(output.split()))[:SAID_LIMIT]
+    return f"failed its {check} ({said})" if said else f"failed its {check}"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
+from agent.controller.healthplan import describe_failure
 from agent.controller.inventory import HealthReading
 from agent.plan.observed import Health
 from agent.spec.model import Probe, Probes
@@ -61,7 +62,8 @@ class ProbeRecord:
     @property
     def reading(self) -> HealthReading:
         """What the planner is told."""
-        trouble = f"failed its {self.failing} probe" if self.failing else ""
+        said = self.output.removeprefix(f"{self.failing} probe:")
+        trouble = describe_failure(f"{self.failing} probe", said) if self.failing else ""
         return HealthReading(self.status, self.healthy_at, self.accepting, trouble)
 
 
@@ -99,7 +101,8 @@ def judge(record: ProbeRecord, kind: Kind, passed: bool, now: float, output: str
     """The record after a probe's result has become one that counts."""
     if not passed:
         failed = {"ready": False} if kind is Kind.READINESS else {"failing": kind.value}
-        return replace(record, **failed, output=output)
+        said = record.output if record.failing and kind is Kind.READINESS else output
+        return replace(record, **failed, output=said)
     changes: dict[str, Any] = {"passed": True}
     if kind is Kind.STARTUP:
         changes["started"] = True

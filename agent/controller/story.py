@@ -16,6 +16,7 @@ _KINDS = {
     "Healthy": "health",
     "Unhealthy": "health",
     "Exited": "exit",
+    "LastLines": "exit",
     "OutOfMemory": "exit",
     "Stopped": "stop",
     "ContainerWedged": "stop",

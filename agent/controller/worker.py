@@ -15,7 +15,15 @@ from functools import partial
 from agent.controller.aims import Aim
 from agent.controller.alarm import Alarm
 from agent.controller.clockwatch import ClockWatch
-from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions, is_idle_talk
+from agent.controller.conditions import (
+    READY,
+    STALLED,
+    Condition,
+    Findings,
+    carry_over,
+    compute_conditions,
+    is_idle_talk,
+)
 from agent.controller.conditiontelling import ConditionTeller
 from agent.controller.deploys import AppDeploys
 from agent.controller.drift import Drift
@@ -30,9 +38,12 @@ from agent.controller.underway import AppParts, Underway
 from agent.controller.watching import watch_containers
 from agent.errors import Problem
 from agent.plan.actions import EnsureImage, Hold, Plan
+from agent.plan.crashloop import CRASH_LOOP
 from agent.plan.history import SlotHistory
 from agent.plan.observed import ObservedContainer, SlotKey
 from agent.plan.wants import DesiredApp
+
+_UP_TO_PEOPLE = frozenset({"RolledBack", "RolloutPaused", "InvalidSpec"})
 
 
 class AppWorker:
@@ -123,6 +134,20 @@ class AppWorker:
         ready = self.conditions.get("Ready")
         idle = not self._underway and not self.plan.actions and not self._wake.is_set()
         return ready is not None and ready.status == "True" and idle
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it is not as it should be, was looked at since the last reason to, and stays so until somebody
+        changes its files or gives a command."""
+        stalled = self.conditions.get(STALLED)
+        idle = not self._underway and not self.plan.actions and not self._wake.is_set()
+        return idle and stalled is not None and stalled.status == "True" and stalled.reason in _UP_TO_PEOPLE
+
+    @property
+    def tells_crashes(self) -> bool:
+        """Whether it crashes again and again, which is told with what its containers wrote."""
+        ready = self.conditions.get(READY)
+        return ready is not None and ready.reason == CRASH_LOOP
 
     @property
     def aim(self) -> Aim:

@@ -41,7 +41,8 @@ def _failure(view: ServiceView, slot: int, draft: Draft) -> str:
     name = draft.name_of(view.name, slot)
     history = draft.history(view, slot, view.digest) if view.digest else None
     if history is not None and history.at >= draft.course.since and (history.failures or history.stalled):
-        return f"{name}: {history.message}" if history.message else f"{name} {history.exit or 'failed'}"
+        colon = "" if history.reason == "Unhealthy" else ":"
+        return f"{name}{colon} {history.message}" if history.message else f"{name} {history.exit or 'failed'}"
     ended = view.last_ended(slot)
     if ended is not None and ended.digest == view.digest and is_finished(view, slot, draft):
         at = ended.exit.at if ended.exit else draft.now

@@ -105,7 +105,7 @@ def test_a_killed_agent_forgets_nothing_that_matters(agent: Agent) -> None:
 
 def test_want_of_memory_is_named_and_a_failed_deploy_is_told_once(agent: Agent, inbox: Inbox) -> None:
     agent.converge()
-    command = "command: [sh, -c, 'head -c 200m /dev/zero | tail']\n"
+    command = "command: [sh, -c, 'echo filling; head -c 200m /dev/zero | tail']\n"
     service = sleeper(1).replace("command: [sleep, '86400']\n", command)
     service = service.replace("deploy: {", "deploy: {resources: {limits: {memory: 16m}}, ").replace("100ms", "5s")
     write_app(agent, "shop", service)
@@ -113,6 +113,10 @@ def test_want_of_memory_is_named_and_a_failed_deploy_is_told_once(agent: Agent, 
     assert (got["kind"], got["app"], got["reason"]) == ("rolled-back", "shop", "DeployRolledBack")
     assert "for want of memory" in got["message"]
     assert eventually(lambda: events(agent, "OutOfMemory"))
+    (lines,) = eventually(lambda: events(agent, "LastLines"))
+    assert ":\nfilling" in lines["message"]
+    told = agent.cli("sync", "--wait", "600", check=False)
+    assert (told.returncode, "RolledBack" in told.stdout) == (2, True), "it says so at once"
     assert inbox.url not in agent.log.read_text()
     write_app(agent, "shop", sleeper(1))
     agent.converge()

@@ -60,6 +60,8 @@ async def test_a_revision_that_crashes_is_taken_back_and_not_tried_again(bench: 
     assert "shop-web-1 exited with code 3" in bench.condition("shop", "Stalled")["message"]
     starts = bench.engine.containers.calls.count("start shop-web-1")
     await bench.controller.sync()
+    async with asyncio.timeout(10):
+        assert not await bench.controller.wait_converged(600), "nobody waits for what only people can mend"
     assert bench.engine.containers.calls.count("start shop-web-1") == starts
     await in_force(bench, shop(3, replicas=3))
     assert images(bench) == ["example/web:3"] * 3
