@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from agent.builder.checkouts import Checkouts
+from agent.builder.gitaccess import find_anonymous_access
 from agent.builder.gitcommand import GitAccess
 from agent.builder.ignorefile import IGNORE_NAME, MAX_IGNORE, parse_rules
 from agent.builder.limits import MAX_DOCKERFILE
 from agent.builder.order import BuildOrder, read_secret
 from agent.builder.patterns import IgnoreRules
-from agent.builder.remote import PORTS, find_address, parse_url
 from agent.errors import NotFound, Refused, Stalled
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from agent.oci.gitreference import GitReference, looks_remote, parse_git_reference
@@ -96,14 +96,10 @@ class Contexts:
         """A descriptor of a repository that a Dockerfile names; it is fetched without credentials, and closed at the
         end. Raises what ``Checkouts.held`` raises, and Refused for a host that a build cannot reach."""
         reference = parse_git_reference(location)
-        parts = parse_url(reference.remote)
-        port = parts.port or PORTS[parts.scheme]
-        address = find_address(parts.hostname or "", port, local=self._order.network == "host")
+        access = find_anonymous_access(reference.remote, GitAccess(direct=True, local=self._order.network == "host"))
         if self._checkouts is None:
             raise Stalled(f"{reference} is not fetched here", reason="InvalidContext")
-        host, address = (f"[{one}]" if ":" in one else one for one in (parts.hostname or "", address))
-        pinned = f"{host}:{port}:{address}"
-        top = self._owned.enter_context(self._checkouts.held(reference, GitAccess(pinned=pinned), self._check))
+        top = self._owned.enter_context(self._checkouts.held(reference, access, self._check))
         return self._own(open_checkout(top, reference))
 
     def _own(self, descriptor: int) -> int:
@@ -139,10 +135,9 @@ def open_contexts(
 
 def _compute_access(order: BuildOrder, reference: GitReference) -> GitAccess:
     """A secret GIT_AUTH_TOKEN.HOST or GIT_AUTH_TOKEN, and the ssh agent called default, as for BuildKit."""
-    for name in (f"{GIT_TOKEN}.{reference.host}", GIT_TOKEN):
-        if name in order.secrets and not reference.over_ssh:
-            return GitAccess(token=read_secret(name, order.secrets[name]).decode("utf-8", "replace").strip())
-    return GitAccess(agent=order.ssh.get("default", ""))
+    names = [name for name in (f"{GIT_TOKEN}.{reference.host}", GIT_TOKEN) if name in order.secrets]
+    token = read_secret(names[0], order.secrets[names[0]]).decode("utf-8", "replace").strip() if names else ""
+    return GitAccess(token, order.ssh.get("default", ""), local=order.network == "host")
 
 
 def _compute_dockerfile(order: BuildOrder) -> str:

@@ -25,7 +25,7 @@ PROTOCOLS = "https:http:git:ssh"
 _MESSAGE_BYTES = 16 << 10
 _POLL_SECONDS, _GRAIN_SECONDS = 0.1, 0.002
 _CHUNK = 64 << 10
-_PROXIES = tuple(
+PROXIES = tuple(
     word for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy") for word in (name, name.upper())
 )
 _SETTINGS = {
@@ -57,30 +57,37 @@ class GitFailed(Waiting):
 
     reason = "GitFailed"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, retry_after=15.0)
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message, retry_after=15.0, hint=hint)
 
 
 @frozen
 class GitAccess:
     """How to prove who we are: a ``token`` for https, the socket of an ssh ``agent``. Neither is shown.
 
-    With ``pinned`` (HOST:PORT:ADDRESS) that address is connected to and no other: no redirect, no proxy.
+    With ``pinned`` (HOST:PORT:ADDRESS) that address is connected to and no other, and no redirect is followed;
+    ``direct`` is without proxies. ``local`` lets submodules come from addresses of this host.
     """
 
     token: str = field(default="", repr=False)
     agent: str = ""
     pinned: str = ""
+    direct: bool = False
+    local: bool = False
 
 
 @frozen
 class GitLimits:
-    """Bounds on one repository: seconds for each command, bytes in .git, bytes and entries of the checkout."""
+    """Bounds on one repository with all its submodules: bytes in .git, bytes and entries of the checkout, submodules
+    and how deep they are in each other, seconds for all of those; and ``seconds`` for each command."""
 
     seconds: float = 300.0
     stored: int = 2 << 30
     bytes: int = 4 << 30
     entries: int = 400_000
+    submodules: int = 200
+    depth: int = 8
+    submodule_seconds: float = 1800.0
 
 
 class Git:
@@ -118,10 +125,15 @@ class Git:
             raise GitFailed(f"git {arguments[0]} of {self._reference}: {said}")
         return bytes(streams.output)
 
+    def measure(self) -> int:
+        """The bytes that the repository holds."""
+        return _measure(self._directory)
+
     def _check_size(self) -> None:
-        if _measure(self._directory) > self._limits.stored:
-            limit = self._limits.stored >> 20
-            raise Refused(f"{self._reference} holds more than {limit} MiB", reason="RepositoryTooLarge")
+        if self.measure() > self._limits.stored:
+            limit = f"{self._limits.stored >> 20} MiB"
+            left = ", which is what its outer repository leaves to it" if self._reference.role else ""
+            raise Refused(f"{self._reference} holds more than {limit}{left}", reason="RepositoryTooLarge")
 
     @contextmanager
     def _started(self, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
@@ -215,7 +227,7 @@ def _compute_environment(directory: Path, tree: Path, reference: GitReference, a
         "GIT_SSH_VARIANT": "ssh",
         "GIT_CONFIG_COUNT": str(len(settings)),
     }
-    environment |= {name: os.environ[name] for name in _PROXIES if name in os.environ and not access.pinned}
+    environment |= {name: os.environ[name] for name in PROXIES if name in os.environ and not access.direct}
     for number, (name, value) in enumerate(settings.items()):
         environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
     return environment

@@ -8,13 +8,16 @@ import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.cli.declare import argument, command, of_type, option, usage_error
 from agent.cli.main import DONE
 from agent.cli.options import host_option
 from agent.cli.output import render_size, safe
 from agent.errors import HoldfastError, Refused
+
+if TYPE_CHECKING:
+    from agent.builder.gitcommand import GitAccess
 
 _MANY: dict[str, Any] = {"multiple": True}
 
@@ -60,7 +63,7 @@ def build(context: str, dockerfile: str | None, host: str, **options: Any) -> in
     quiet, mode = options["quiet"], "json" if options["as_json"] else options["progress"]
     with ExitStack() as owned:
         named = dict(_split(text, "--build-context") for text in options["contexts"])
-        sources = Sources(context, dockerfile, named, *_read_access(header))
+        sources = Sources(context, dockerfile, named, lambda: _read_access(header))
         parcel = Packer(sources, owned, lambda text: print(f"warning: {safe(text)}", file=sys.stderr)).pack()
         line = json.dumps({**header, **parcel.header}).encode() + b"\n"
         documents = upload(host, "/build", (), _chain(line, parcel.chunks))
@@ -147,7 +150,10 @@ def _read_ssh(text: str) -> tuple[str, str]:
     return name, os.path.abspath(path)  # noqa: PTH100 - a link is the agent's to follow
 
 
-def _read_access(header: dict[str, Any]) -> tuple[str, str]:
+def _read_access(header: dict[str, Any]) -> GitAccess:
     """What this command shows to a git server: a token, and the socket of an ssh agent."""
+    from agent.builder.gitcommand import GitAccess
+
     token = b64decode(header.get("secrets", {}).get("GIT_AUTH_TOKEN", "")).decode("utf-8", "replace").strip()
-    return token, header.get("ssh", {}).get("default") or os.environ.get("SSH_AUTH_SOCK", "")
+    agent = header.get("ssh", {}).get("default") or os.environ.get("SSH_AUTH_SOCK", "")
+    return GitAccess(token, agent, local=header.get("network") == "host")

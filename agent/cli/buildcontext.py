@@ -15,6 +15,7 @@ from agent.errors import NotFound, Refused
 from agent.image.tarwriter import encode_end, encode_member
 
 if TYPE_CHECKING:
+    from agent.builder.gitcommand import GitAccess
     from agent.builder.patterns import IgnoreRules
 
 IGNORE_NAME, MAX_IGNORE = ".dockerignore", 1 << 20
@@ -24,17 +25,20 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Sources:
-    """What the command line names: the context, the Dockerfile (None: the context's), further contexts by name; and the
-    token and the ssh agent that git servers are shown."""
+    """What the command line names: the context, the Dockerfile (None: the context's), further contexts by name; how
+    git servers are asked is a ``GitAccess``, made of ``access`` when one is."""
 
     def __init__(
-        self, context: str, dockerfile: str | None, contexts: Mapping[str, str], token: str = "", agent: str = ""
+        self,
+        context: str,
+        dockerfile: str | None,
+        contexts: Mapping[str, str],
+        access: Callable[[], GitAccess],
     ) -> None:
         self.context = context
         self.dockerfile = dockerfile
         self.contexts = contexts
-        self.token = token
-        self.agent = agent
+        self.access = access
 
 
 class Parcel(NamedTuple):
@@ -117,7 +121,7 @@ class Packer:
         if _is_remote(location):
             from agent.cli.buildgit import open_repository
 
-            root = self._owned.enter_context(open_repository(location, self._sources.token, self._sources.agent))
+            root = self._owned.enter_context(open_repository(location, self._sources.access()))
             return _Tree(root, location)
         try:
             return self._own(os.open(location, _DIRECTORY), location)

@@ -15,12 +15,12 @@ from agent.oci.gitreference import parse_git_reference
 
 
 @contextmanager
-def open_repository(text: str, token: str, agent: str) -> Iterator[int]:
+def open_repository(text: str, access: GitAccess) -> Iterator[int]:
     """A descriptor of what the URL means, for the length of the block. Raises what ``Checkouts.held`` raises."""
     reference = parse_git_reference(text)
     with tempfile.TemporaryDirectory(prefix="holdfast-build-") as place:
         checkouts = Checkouts(Path(place, "git"))
-        with checkouts.held(reference, GitAccess(token, agent), lambda: None) as top:
+        with checkouts.held(reference, access, lambda: None) as top:
             root = open_checkout(top, reference)
             try:
                 yield root

@@ -1,7 +1,7 @@
 """Git repositories as build contexts: ``https://host/app.git#ref:subdir`` and its like. Pure.
 
 Source: https://docs.docker.com/build/concepts/context/#git-repositories. Everything that git could take for an option,
-a helper program or a local file is refused here, before git sees it (attack rows 56 and 57).
+a helper program or a local file is refused here, before git sees it (attack rows 56 and 57), in URLs of submodules too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ _SCHEMES = ("https", "http", "git", "ssh")
 _LOOKS = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::|(?:https?|git|ssh|file)://|github\.com/|[^/:@]+@[^/:]+:)")
 _URL = re.compile(r"(https?|git|ssh)://(?:([A-Za-z0-9_][A-Za-z0-9._+-]*)@)?([^/@]+)(/.+)\Z", re.ASCII)
 _SHORT = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._+-]*)@([^/@:]+):([^/].*)\Z", re.ASCII)
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z", re.ASCII)
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9-])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z", re.ASCII
+)
 _PATH = re.compile(r"[A-Za-z0-9._~/@+%:,=-]+\Z", re.ASCII)
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@#=,-]{0,254}\Z", re.ASCII)
+_ADVICE = "correct its URL in .gitmodules; one on the same host may begin with ../"
 _COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z", re.ASCII)
 
 
@@ -32,16 +35,16 @@ class InvalidGitReference(Refused):
 @frozen
 class GitReference:
     """``remote`` as git takes it, ``ref`` a branch, tag or commit (empty: the default branch), ``subdir`` without
-    leading slash (empty: the top)."""
+    leading slash (empty: the top); ``role`` says for messages what it is a submodule of (empty: of nothing)."""
 
     remote: str
     ref: str = ""
     subdir: str = ""
+    role: str = ""
 
     def __str__(self) -> str:
-        if not self.ref and not self.subdir:
-            return self.remote
-        return f"{self.remote}#{self.ref}{f':{self.subdir}' if self.subdir else ''}"
+        named = f"#{self.ref}{f':{self.subdir}' if self.subdir else ''}" if self.ref or self.subdir else ""
+        return f"{self.remote}{named}{f' ({self.role})' if self.role else ''}"
 
     @property
     def commit(self) -> str:
@@ -81,6 +84,31 @@ def parse_git_reference(text: str) -> GitReference:
             hint="write https://host/name.git; an archive can be had with: curl URL | holdfast build -",
         )
     return reference
+
+
+def parse_submodule(outer: GitReference, path: str, url: str, commit: str) -> GitReference:
+    """The commit of a repository that lies at ``path`` of another; a ``url`` that begins with ./ or ../ goes from that
+    one's, as gitmodules(5) has it. Raises InvalidGitReference."""
+    role = f"the submodule {render_shortened(path)} of {outer}"
+    try:
+        if len(url) > MAX_LENGTH or not url.isprintable():
+            raise InvalidGitReference("a URL of this length or with such characters cannot be used")
+        remote = _resolve(outer.remote, url) if url.startswith(("./", "../")) else url
+        return GitReference(_check_remote(remote.rstrip("/")), commit, role=role)
+    except InvalidGitReference as error:
+        raise InvalidGitReference(f"{role}: {error.message}", hint=error.hint or _ADVICE) from None
+
+
+def _resolve(remote: str, url: str) -> str:
+    scheme, mark, rest = remote.partition("://")
+    host, joint, path = rest.partition("/") if mark else remote.partition(":")
+    parts, left = path.strip("/").split("/"), url
+    while left.startswith(("./", "../")):
+        step, _, left = left.partition("/")
+        if step == ".." and not parts:
+            raise InvalidGitReference(f"{render_shortened(url)} leads out of {host}")
+        parts = parts[:-1] if step == ".." else parts
+    return f"{f'{scheme}://' if mark else ''}{host}{joint}{'/'.join([*parts, left])}"
 
 
 def _check_remote(remote: str) -> str:

@@ -55,6 +55,7 @@ class _Cgi(BaseHTTPRequestHandler):
 
     root: Path
     token: str
+    versions: bool
     seen: list[str]
 
     def do_GET(self) -> None:
@@ -78,7 +79,7 @@ class _Cgi(BaseHTTPRequestHandler):
             "QUERY_STRING": query,
             "CONTENT_TYPE": self.headers.get("Content-Type", ""),
             "CONTENT_LENGTH": str(len(body)),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", "") if self.versions else "",
             "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
         }
         answer = subprocess.run([BACKEND], input=body, capture_output=True, check=False, env=environment).stdout
@@ -97,12 +98,14 @@ class _Cgi(BaseHTTPRequestHandler):
 
 
 class GitServer:
-    """``url(name)`` is where the repository called so is served by http."""
+    """``url(name)`` is where the repository called so is served by http; without ``versions`` only by the first version
+    of the protocol, in which nothing but refs can be had."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, versions: bool = True) -> None:
         self.root = root
         self.seen: list[str] = []
-        self._handler = type("Handler", (_Cgi,), {"root": root, "token": "", "seen": self.seen})
+        known = {"root": root, "token": "", "versions": versions, "seen": self.seen}
+        self._handler = type("Handler", (_Cgi,), known)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -144,9 +147,9 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def open_git_server(root: Path) -> Iterator[GitServer]:
-    root.mkdir()
-    server = GitServer(root)
+def open_git_server(root: Path, *, versions: bool = True) -> Iterator[GitServer]:
+    root.mkdir(exist_ok=True)
+    server = GitServer(root, versions=versions)
     try:
         yield server
     finally:
