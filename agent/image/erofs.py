@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 BLOCK_BITS = 9
@@ -19,7 +19,7 @@ SUPERBLOCK_OFFSET = 1024
 MAX_BLOCKS = (1 << 32) - 1
 HOLE = 0xFFFFFFFF
 MIN_CHUNK_BITS, MAX_CHUNKS = 12, 1 << 14
-MAX_XATTRS = 0xFFFF * 4
+MAX_XATTRS, MAX_VALUE = 0xFFFF * 4, 0xFFFF
 
 _MAGIC = 0xE0F5E1E2
 _CHUNKED = 0x4
@@ -40,8 +40,8 @@ INODE_SIZE = _INODE.size
 _TYPES = {0o100000: 1, 0o040000: 2, 0o020000: 3, 0o060000: 4, 0o010000: 5, 0o140000: 6, 0o120000: 7}
 
 
-class UnknownNamespace(ValueError):
-    """An extended attribute whose name EROFS has no prefix for."""
+class Unencodable(ValueError):
+    """Extended attributes that EROFS cannot hold: more than an inode has room for, or of a namespace without number."""
 
 
 class Inode(NamedTuple):
@@ -98,40 +98,47 @@ def decode_inode(encoded: bytes) -> tuple[Inode, int, bool]:
 
 
 def encode_xattrs(xattrs: Mapping[str, bytes]) -> bytes:
-    """Raises UnknownNamespace, and OSError (E2BIG) for more than an inode can have."""
+    """What follows an inode. Raises Unencodable."""
     if not xattrs:
         return b""
     parts = [_XATTRS.pack(0, 0)]
     for name, value in sorted(xattrs.items()):
-        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
+        prefix = _find_prefix(name)
         if prefix is None:
-            raise UnknownNamespace(name)
+            raise Unencodable(name)
         suffix = os.fsencode(name[len(prefix) :])
-        if len(suffix) > 255 or len(value) > 0xFFFF:
-            raise OSError(7, os.strerror(7))
+        if len(suffix) > 255 or len(value) > MAX_VALUE:
+            raise Unencodable(name)
         parts += (_XATTR.pack(len(suffix), _PREFIXES[prefix], len(value)), suffix, value)
         parts.append(bytes(-(_XATTR.size + len(suffix) + len(value)) % 4))
     encoded = b"".join(parts)
     if len(encoded) > MAX_XATTRS:
-        raise OSError(7, os.strerror(7))
+        raise Unencodable(f"{len(xattrs)} extended attributes")
     return encoded
 
 
-def encode_directory(entries: Iterable[tuple[bytes, int, int]]) -> bytes:
+def has_namespace(name: str) -> bool:
+    """Whether EROFS knows the namespace of an extended attribute; btrfs, say, has one of its own."""
+    return _find_prefix(name) is not None
+
+
+def _find_prefix(name: str) -> str | None:
+    return next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
+
+
+def encode_directory(entries: Iterable[tuple[bytes, int, int]]) -> Iterator[bytes]:
     """A directory's data, from the names in it, ``.`` and ``..`` too, with inode number and mode: whole blocks, but the
     last, in each the entries first, then their names."""
-    blocks: list[bytes] = []
     block: list[tuple[bytes, int, int]] = []
     used = 0
     for entry in sorted(entries):
         needed = _DIRENT.size + len(entry[0])
         if used + needed > BLOCK:
-            blocks.append(_encode_block(block).ljust(BLOCK, b"\0"))
+            yield _encode_block(block).ljust(BLOCK, b"\0")
             block, used = [], 0
         block.append(entry)
         used += needed
-    blocks.append(_encode_block(block))
-    return b"".join(blocks)
+    yield _encode_block(block)
 
 
 def _encode_block(entries: Sequence[tuple[bytes, int, int]]) -> bytes:

@@ -12,7 +12,11 @@ from agent.image.tarheader import TarEntry
 from agent.image.tarreader import TarReader
 
 _DATA = 4096
+_LAST_BLOCK = erofs.MAX_BLOCKS - (1 << 28 >> erofs.BLOCK_BITS)
+"""Of data: there has to be room for the metadata behind it."""
 _BATCH_BYTES, _BATCH_PIECES = 1 << 20, 512
+_SMALL = 16 << 10
+"""Bytes of a piece that is copied while it waits: it would keep the whole chunk that it is a part of."""
 
 
 class ImageFile:
@@ -30,14 +34,16 @@ class ImageFile:
             os.close(self._fd)
             self._fd = -1
 
-    def add(self, pieces: Iterable[bytes | memoryview], size: int) -> int:
-        """Write ``size`` bytes at the next block; its number."""
-        block = self.position >> erofs.BLOCK_BITS
+    def add(self, pieces: Iterable[bytes | memoryview]) -> tuple[int, int]:
+        """Write all from the next block on; its number, and how many bytes there were. Raises UnfitForImage."""
+        begin = self.position
         for piece in pieces:
-            self._put(piece)
+            self._put(bytes(piece) if len(piece) < _SMALL else piece)
+        size = self.position - begin
         if padding := -size % erofs.BLOCK:
             self._put(bytes(padding))
-        return block
+        self._check_end()
+        return begin >> erofs.BLOCK_BITS, size
 
     def _put(self, piece: bytes | memoryview) -> None:
         self._batch.append(piece)
@@ -52,7 +58,7 @@ class ImageFile:
         begin = self.position - self._waiting
         written = os.writev(self._fd, self._batch)
         if written < self._waiting:  # the disk is nearly full
-            _write_at(self._fd, memoryview(b"".join(self._batch))[written:], begin + written)
+            write_at(self._fd, b"".join(self._batch)[written:], begin + written)
             os.lseek(self._fd, self.position, os.SEEK_SET)
         self._batch, self._waiting = [], 0
 
@@ -68,7 +74,7 @@ class ImageFile:
                     if chunks[number] == erofs.HOLE:
                         chunks[number] = self._reserve(1 << bits)
                     part, piece = piece[: (1 << bits) - inside], piece[(1 << bits) - inside :]
-                    _write_at(self._fd, part, (chunks[number] << erofs.BLOCK_BITS) + inside)
+                    write_at(self._fd, part, (chunks[number] << erofs.BLOCK_BITS) + inside)
                     offset += len(part)
         os.lseek(self._fd, self.position, os.SEEK_SET)
         return erofs.encode_chunk_format(bits), chunks
@@ -76,9 +82,12 @@ class ImageFile:
     def _reserve(self, size: int) -> int:
         block = self.position >> erofs.BLOCK_BITS
         self.position += size
-        if self.position >> erofs.BLOCK_BITS > erofs.MAX_BLOCKS:
-            raise UnfitForImage("the layer has files with very large holes")
+        self._check_end()
         return block
+
+    def _check_end(self) -> None:
+        if self.position >> erofs.BLOCK_BITS > _LAST_BLOCK:
+            raise UnfitForImage("the layer has files with very large holes")
 
     def skip_to(self, position: int) -> None:
         """Leave a hole, if there is any before ``position``."""
@@ -95,12 +104,12 @@ class ImageFile:
         self._flush()
         blocks = -(-self.position >> erofs.BLOCK_BITS)
         os.ftruncate(self._fd, blocks << erofs.BLOCK_BITS)
-        _write_at(
-            self._fd, memoryview(erofs.encode_superblock(blocks, metadata, root, inodes)), erofs.SUPERBLOCK_OFFSET
-        )
+        write_at(self._fd, erofs.encode_superblock(blocks, metadata, root, inodes), erofs.SUPERBLOCK_OFFSET)
 
 
-def _write_at(fd: int, data: memoryview, offset: int) -> None:
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of it, however little the disk takes at once. Raises OSError."""
+    data = memoryview(data)
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.image import erofs
-from agent.image.imagefile import ImageFile
+from agent.image.errors import UnfitForImage
+from agent.image.imagefile import ImageFile, write_at
 from agent.image.imagetree import ImageTree, Node, children_of
-from agent.image.implied import find_attributes
+from agent.image.implied import LowerLayers, too_much_said
 from agent.image.rooted import OPAQUE
 
 RESERVED = 4608
@@ -38,7 +38,10 @@ class _Layout:
                     child.links += 1
 
     def _add(self, node: Node) -> None:
-        xattrs = erofs.encode_xattrs(node.xattrs or {})
+        try:
+            xattrs = erofs.encode_xattrs(node.xattrs or {})
+        except erofs.Unencodable as error:
+            raise UnfitForImage(f"the layer has a file with {error}") from error
         size = erofs.INODE_SIZE + len(xattrs) + 4 * len(node.chunks or ()) + RESERVED * (id(node) in self.implied)
         node.number = self.end
         self.end += -(-size // erofs.SLOT)
@@ -46,13 +49,13 @@ class _Layout:
 
 
 def write_metadata(tree: ImageTree, file: ImageFile) -> dict[bytes, int]:
-    """Complete the image; returns where in it the inode of each implied directory is. Raises OSError."""
+    """Complete the image; returns where in it the inode of each implied directory is. Raises UnfitForImage,
+    OSError."""
     layout = _Layout(tree)
     for directory, parent in tree.walk():
         entries = [(name, node.number, node.mode) for name, node in children_of(directory).items()]
         entries += [(b".", directory.number, stat.S_IFDIR), (b"..", parent.number, stat.S_IFDIR)]
-        data = erofs.encode_directory(entries)
-        directory.size, directory.place = len(data), file.add((data,), len(data))
+        directory.place, directory.size = file.add(erofs.encode_directory(entries))
     first, places = file.position, {}
     for node, xattrs in layout.xattrs:
         file.skip_to(first + node.number * erofs.SLOT)
@@ -77,14 +80,23 @@ def settle_image(image: Path, places: Mapping[bytes, int], lower: Sequence[Path]
     """Give each implied directory of a complete image what the layers below say of it. Raises HostileLayer, OSError."""
     fd = os.open(image, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for path, place in places.items():
-            said = find_attributes(path, lower)
+        layers = LowerLayers(lower)
+        for path, place in sorted(places.items(), reverse=True):
+            said = layers.find_attributes(path)
             inode, number, opaque = erofs.decode_inode(os.pread(fd, erofs.INODE_SIZE, place))
-            xattrs = erofs.encode_xattrs({**said.xattrs, **({OPAQUE: b"y"} if opaque else {})})
-            if len(xattrs) > RESERVED:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            xattrs = _encode_adopted(path, {**said.xattrs, **({OPAQUE: b"y"} if opaque else {})})
             mode = stat.S_IFDIR | said.mode
             inode = inode._replace(mode=mode, uid=said.uid, gid=said.gid, mtime=said.mtime)
-            os.pwrite(fd, erofs.encode_inode(inode, xattrs, number), place)
+            write_at(fd, erofs.encode_inode(inode, xattrs, number), place)
     finally:
         os.close(fd)
+
+
+def _encode_adopted(path: bytes, xattrs: Mapping[str, bytes]) -> bytes:
+    try:
+        encoded = erofs.encode_xattrs({name: value for name, value in xattrs.items() if erofs.has_namespace(name)})
+    except erofs.Unencodable:
+        encoded = bytes(RESERVED + 1)
+    if len(encoded) > RESERVED:
+        raise too_much_said(path)
+    return encoded

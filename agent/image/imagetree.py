@@ -34,7 +34,9 @@ class Node:
 
     def set_xattr(self, name: str, value: bytes) -> None:
         """Add an extended attribute, or replace it."""
-        self.xattrs = {**(self.xattrs or {}), name: value}
+        if self.xattrs is None:
+            self.xattrs = {}
+        self.xattrs[name] = value
 
 
 def new_directory() -> Node:
@@ -49,7 +51,7 @@ class ImageTree:
         self.root = new_directory()
         self.implied: dict[bytes, Node] = {b"": self.root}
         self.kept = 0
-        """Bytes of the paths of implied directories."""
+        """Bytes of the names of entries, and of the paths of implied directories."""
         self._known: tuple[list[bytes], Node] = ([], self.root)
 
     def directory(self, parts: list[bytes]) -> Node:
@@ -93,12 +95,15 @@ class ImageTree:
         if not parts:
             self.implied.pop(b"", None)
             return self.root
+        if len(parts) > MAX_DEPTH:
+            raise HostileLayer(f"the layer nests directories deeper than {MAX_DEPTH}")
         parent = children_of(self.directory(parts[:-1]))
         self.implied.pop(b"/".join(parts), None)
         found = parent.get(parts[-1])
         if found is not None and found.children is not None:
             return found
         made = parent[parts[-1]] = new_directory()
+        self.kept += len(parts[-1])
         if found is not None and found.is_whiteout:
             made.set_xattr(OPAQUE, b"y")
         return made
@@ -108,12 +113,20 @@ class ImageTree:
         children = children_of(self.directory(parts[:-1]))
         found = children.get(parts[-1])
         if found is not None and found.children is not None:
-            below = b"/".join((*parts, b""))
-            gone = [path for path in self.implied if path == below[:-1] or path.startswith(below)]
-            for path in gone:
-                del self.implied[path]
+            self._forget(found, b"/".join(parts))
             self._known = ([], self.root)
         children[parts[-1]] = node
+        self.kept += len(parts[-1])
+
+    def _forget(self, node: Node, path: bytes) -> None:
+        """Nothing is implied of a directory that goes, nor of those in it."""
+        waiting = [(node, path)]
+        while waiting:
+            node, path = waiting.pop()
+            self.implied.pop(path, None)
+            waiting += (
+                (child, path + b"/" + name) for name, child in children_of(node).items() if child.children is not None
+            )
 
     def walk(self) -> Iterator[tuple[Node, Node]]:
         """Every directory with its parent (the root with itself), from the top."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -23,38 +24,96 @@ class Attributes(NamedTuple):
     xattrs: dict[str, bytes]
 
 
-def find_attributes(path: bytes, lower: Sequence[Path]) -> Attributes:
-    """What the topmost of ``lower`` says of a directory that a layer uses but does not describe.
+class LowerLayers:
+    """The layers below, the topmost first, as overlayfs shows them. They are our own trees; no link is followed.
 
-    Without one: root's, mode 0755, time 0. Raises HostileLayer when the lower layers hold a link or a file there:
-    the layer relies on writing through it.
+    The way to the last path is remembered: whoever asks for one path after the other in their order has each directory
+    looked for once.
     """
-    source = _find_lower(path, lower)
-    if source is None:
-        return Attributes(0o755, 0, 0, 0, {})
-    status = source.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise HostileLayer(f"the layer puts files below {render_path(path)}, which is no directory")
-    names = [name for name in os.listxattr(source, follow_symlinks=False) if not name.startswith(UNWANTED_XATTRS)]
-    xattrs = {name: os.getxattr(source, name, follow_symlinks=False) for name in names}
-    return Attributes(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
+
+    def __init__(self, lower: Sequence[Path]) -> None:
+        roots: list[bytes] = []
+        for layer in lower:
+            roots.append(os.fsencode(layer))
+            if _is_opaque(roots[-1]):
+                break
+        self._names: list[bytes] = []
+        self._merged = [roots]
+
+    def find_attributes(self, path: bytes) -> Attributes:
+        """What the topmost of them says of a directory that a layer uses but does not describe.
+
+        Without one: root's, mode 0755, time 0. Raises HostileLayer when there is a link or a file in its place: the
+        layer relies on writing through it.
+        """
+        source = self._find(path.split(b"/") if path else [])
+        if source is None:
+            return Attributes(0o755, 0, 0, 0, {})
+        status = os.lstat(source)
+        if not stat.S_ISDIR(status.st_mode):
+            raise HostileLayer(f"the layer puts files below {render_path(path)}, which is no directory")
+        names = [name for name in os.listxattr(source, follow_symlinks=False) if not name.startswith(UNWANTED_XATTRS)]
+        xattrs = {name: os.getxattr(source, name, follow_symlinks=False) for name in names}
+        return Attributes(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
+
+    def _find(self, parts: list[bytes]) -> bytes | None:
+        """The topmost directory there, or what is in its way."""
+        known = 0
+        while known < min(len(parts), len(self._names)) and parts[known] == self._names[known]:
+            known += 1
+        del self._names[known:], self._merged[known + 1 :]
+        for name in parts[known:]:
+            merged, obstacle = _descend(self._merged[-1], name)
+            if obstacle is not None:
+                return obstacle
+            self._names.append(name)
+            self._merged.append(merged)
+        return next(iter(self._merged[-1]), None)
+
+
+def _descend(directories: list[bytes], name: bytes) -> tuple[list[bytes], bytes | None]:
+    """The directories that make up ``name`` in a merged one; or what is there and is none."""
+    merged: list[bytes] = []
+    for directory in directories:
+        inner = directory + b"/" + name
+        try:
+            status = os.lstat(inner)
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            return merged, None if merged or is_whiteout(status) else inner
+        merged.append(inner)
+        if _is_opaque(inner):
+            break
+    return merged, None
+
+
+def too_much_said(path: bytes) -> HostileLayer:
+    """The error for more extended attributes than the file system, or the image, has room for."""
+    return HostileLayer(f"the layer does not describe {render_path(path)}, of which too much is said below")
 
 
 def adopt_attributes(root: Path, implied: Iterable[bytes], lower: Sequence[Path]) -> None:
     """Give each implied directory of ``root`` what the layers below say of it. Raises HostileLayer, OSError."""
+    layers = LowerLayers(lower)
     for path in sorted(implied, reverse=True):
         fd = _open_directory(root, path)
         try:
-            _adopt(fd, find_attributes(path, lower))
+            _adopt(fd, path, layers.find_attributes(path))
         finally:
             os.close(fd)
 
 
-def _adopt(fd: int, said: Attributes) -> None:
+def _adopt(fd: int, path: bytes, said: Attributes) -> None:
     os.fchown(fd, said.uid, said.gid)
     os.fchmod(fd, said.mode)
-    for name, value in said.xattrs.items():
-        os.setxattr(fd, name, value)
+    try:
+        for name, value in said.xattrs.items():
+            os.setxattr(fd, name, value)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.E2BIG):
+            raise
+        raise too_much_said(path) from error
     os.utime(fd, ns=(said.mtime, said.mtime))
 
 
@@ -71,30 +130,7 @@ def _open_directory(root: Path, path: bytes) -> int:
     return fd
 
 
-def _find_lower(path: bytes, lower: Sequence[Path]) -> Path | None:
-    """Where the merged lower layers show ``path``. They are our own trees; no link is followed."""
-    parts = [part for part in os.fsdecode(path).split("/") if part]
-    for layer in lower:
-        current, opaque = layer, False
-        for part in parts:
-            opaque = opaque or _is_opaque(current)
-            current = current / part
-            try:
-                status = current.lstat()
-            except FileNotFoundError:
-                break
-            if is_whiteout(status):
-                return None
-            if not stat.S_ISDIR(status.st_mode):
-                return current
-        else:
-            return current
-        if opaque:
-            return None
-    return None
-
-
-def _is_opaque(directory: Path) -> bool:
+def _is_opaque(directory: bytes) -> bool:
     try:
         return os.getxattr(directory, OPAQUE, follow_symlinks=False) == b"y"
     except OSError:

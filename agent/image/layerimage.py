@@ -23,9 +23,12 @@ from agent.image.tarreader import TarReader
 
 MAX_ENTRIES = 24_000
 MAX_KEPT = 4 << 20
-"""Bytes of extended attributes, of paths and of maps of sparse files that are kept in memory."""
-_CAPABILITY = "security.capability"
-_CAPABILITY_SIZES = (20, 24)
+"""Bytes of extended attributes, of names, of paths and of maps of sparse files that are kept in memory."""
+_ATTRIBUTE = 128
+"""Bytes that an extended attribute takes in memory beside its name and its value."""
+_CAPABILITY, _CAPABILITY_SIZE = "security.capability", 20
+_CAPABILITY_HEADS = (b"\0\0\0\2", b"\1\0\0\2")
+"""Of revision 2 (linux/capability.h), the only one that the kernel stores as it is."""
 
 
 class ImageWriter(LayerWriter):
@@ -72,14 +75,14 @@ class ImageWriter(LayerWriter):
             node.place, node.chunks = self._file.add_sparse(entry, reader)
             self._kept += 8 * len(node.chunks)
         elif entry.size:
-            node.place = self._file.add(reader.data(entry.size), entry.size)
+            node.place, _ = self._file.add(reader.data(entry.size))
 
     def _write_symlink(self, entry: TarEntry, parts: list[bytes]) -> None:
         node = Node(stat.S_IFLNK | 0o777, entry.uid, entry.gid, entry.mtime)
         node.size = len(entry.link)
         self._add_xattrs(node, entry)
         self._tree.put(parts, node)
-        node.place = self._file.add((entry.link,), node.size)
+        node.place, _ = self._file.add((entry.link,))
 
     def _write_node(self, entry: TarEntry, parts: list[bytes], kind: int) -> None:
         node = Node(kind | entry.mode, entry.uid, entry.gid, entry.mtime)
@@ -103,11 +106,12 @@ class ImageWriter(LayerWriter):
         for name, value in entry.xattrs.items():
             if name.startswith(UNWANTED_XATTRS):
                 continue
-            plain = name.startswith("trusted.") or (name.startswith("user.") and _may_have_user_xattrs(node))
-            if not plain and not (name == _CAPABILITY and len(value) in _CAPABILITY_SIZES and stat.S_ISREG(node.mode)):
+            if not _is_plain(name, value, node) and not _is_capability(name, value, node):
                 raise UnfitForImage(f"the layer has the extended attribute {name[:60]!r}")
             node.set_xattr(name, value)
-            self._kept += len(name) + len(value)
+            self._kept += _ATTRIBUTE + len(name) + len(value)
+            if self._kept > MAX_KEPT:
+                return
 
     def _mark_opaque(self, parts: list[bytes]) -> None:
         self._tree.directory(parts).set_xattr(OPAQUE, b"y")
@@ -121,5 +125,13 @@ class ImageWriter(LayerWriter):
             found.set_xattr(OPAQUE, b"y")
 
 
-def _may_have_user_xattrs(node: Node) -> bool:
-    return stat.S_ISREG(node.mode) or stat.S_ISDIR(node.mode)
+def _is_plain(name: str, value: bytes, node: Node) -> bool:
+    """Whether any file system would take it as it is."""
+    space, _, rest = name.partition(".")
+    owned = space == "user" and (stat.S_ISREG(node.mode) or stat.S_ISDIR(node.mode))
+    return (owned or space == "trusted") and bool(rest) and len(value) <= erofs.MAX_VALUE
+
+
+def _is_capability(name: str, value: bytes, node: Node) -> bool:
+    known = len(value) == _CAPABILITY_SIZE and value.startswith(_CAPABILITY_HEADS)
+    return known and name == _CAPABILITY and stat.S_ISREG(node.mode)

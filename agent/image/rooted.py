@@ -18,6 +18,8 @@ MAX_OPEN = 64
 MAX_DEPTH = 128
 MAX_PENDING = 20_000
 MAX_IMPLIED = 50_000
+MAX_KEPT = 8 << 20
+"""Bytes of the paths of implied directories, and of those whose times are still to be set."""
 OPAQUE = "trusted.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -37,6 +39,7 @@ class RootedTree:
     def __init__(self, root: Path) -> None:
         self._fds: dict[bytes, int] = {b"": os.open(root, _DIRECTORY)}
         self._pending: dict[bytes, int] = {}
+        self._pending_bytes = self._implied_bytes = 0
         self.implied: set[bytes] = {b""}
 
     def close(self) -> None:
@@ -49,7 +52,7 @@ class RootedTree:
         """Bound what is kept; to be called when no descriptor is in use."""
         if len(self._fds) > MAX_OPEN:
             self._forget(b"")
-        if len(self._pending) > MAX_PENDING:
+        if len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_KEPT:
             self.flush_times()
 
     def _forget(self, path: bytes) -> None:
@@ -106,12 +109,17 @@ class RootedTree:
             os.setxattr(fd, OPAQUE, b"y")
             return fd
         if path not in self._pending and path not in self.implied:
-            self._pending[path] = os.fstat(fd).st_mtime_ns
+            self._set_later(path, os.fstat(fd).st_mtime_ns)
         return fd
 
+    def _set_later(self, path: bytes, mtime: int) -> None:
+        self._pending[path] = mtime
+        self._pending_bytes += len(path)
+
     def _make_implied(self, parent: int, name: bytes, path: bytes) -> int:
-        if len(self.implied) >= MAX_IMPLIED:
-            raise HostileLayer(f"the layer leaves more than {MAX_IMPLIED} directories undescribed")
+        self._implied_bytes += len(path)
+        if len(self.implied) >= MAX_IMPLIED or self._implied_bytes > MAX_KEPT:
+            raise HostileLayer(f"the layer leaves more than {MAX_IMPLIED} directories undescribed, or very long paths")
         os.mkdir(name, 0o755, dir_fd=parent)
         self.implied.add(path)
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
@@ -129,7 +137,7 @@ class RootedTree:
             except FileExistsError:
                 self._replace_by_directory(parent, parts[-1], path)
         self.implied.discard(path)
-        self._pending[path] = mtime
+        self._set_later(path, mtime)
         return self.directory(parts)
 
     def _replace_by_directory(self, parent: int, name: bytes, path: bytes) -> None:
@@ -151,16 +159,17 @@ class RootedTree:
         if not stat.S_ISDIR(status.st_mode):
             os.unlink(parts[-1], dir_fd=parent)
             return
-        path = b"/".join(parts)
-        self._forget(path)
-        below = path + b"/"
-        self._pending = {name: at for name, at in self._pending.items() if name != path and not name.startswith(below)}
-        self.implied = {name for name in self.implied if name != path and not name.startswith(below)}
+        self._forget(b"/".join(parts))
+        for inner, _, _, _ in os.fwalk(parts[-1], dir_fd=parent):
+            path = b"/".join((*parts[:-1], inner))
+            self._pending.pop(path, None)
+            self.implied.discard(path)
         remove_tree(os.fsdecode(parts[-1]), dir_fd=parent)
 
     def flush_times(self) -> None:
         """Set the times of the directories described so far, deepest first."""
         pending, self._pending = self._pending, {}
+        self._pending_bytes = 0
         for path in sorted(pending, reverse=True):
             fd = self.directory(path.split(b"/") if path else [])
             os.utime(fd, ns=(pending[path], pending[path]))

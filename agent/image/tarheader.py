@@ -20,6 +20,10 @@ MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # what the kernel's device 
 DEVICES = (b"3", b"4")
 _FORMAT = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _GNU_SPARSE = struct.Struct("12s12s")
+_SPARSE = (b"major", b"minor", b"name", b"size", b"realsize", b"numblocks", b"map", b"offset", b"numbytes")
+_WANTED = frozenset(
+    (b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", *(b"GNU.sparse." + name for name in _SPARSE))
+)
 ZERO = bytes(BLOCK)
 
 
@@ -115,7 +119,7 @@ def parse_number(field: bytes, limit: int, *, signed: bool = False) -> int:
 
 
 def parse_pax(data: bytes) -> dict[bytes, bytes]:
-    """The records of a pax extended header; a later one replaces an earlier. Raises HostileLayer.
+    """The records of a pax extended header that matter; a later one replaces an earlier. Raises HostileLayer.
 
     The repeated records of GNU sparse 0.0 are gathered under ``GNU.sparse.map``, as format 0.1 has them.
     """
@@ -135,7 +139,8 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
             raise HostileLayer("a pax header is malformed")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             pairs.append(value)
-        records[key] = value
+        if key in _WANTED or key.startswith(XATTR_PREFIX):
+            records[key] = value
         position = end
     if pairs:
         records[b"GNU.sparse.map"] = b",".join(pairs)

@@ -21,6 +21,7 @@ from agent.image.tarheader import (
 from agent.image.tarwriter import BLOCK
 
 MAX_EXTENSION = 1 << 20
+"""Bytes of all extended headers of one entry."""
 MAX_EXTENSIONS = 8
 _FILES = (b"0", b"7", b"S")
 _KNOWN = (b"0", b"7", b"S", b"1", b"2", b"3", b"4", b"5", b"6")
@@ -103,6 +104,7 @@ class TarReader:
             self._stream.take(self._padding)  # umoci leaves it out at the end, and all readers bear it
             self._left = self._padding = 0
         records: dict[bytes, bytes] = {}
+        extended = 0
         for _ in range(MAX_EXTENSIONS):
             block = self._stream.take(BLOCK)
             if self._is_end(block):
@@ -112,6 +114,9 @@ class TarReader:
             entry = parse_header(block)
             if entry.kind in _KNOWN:
                 return self._complete(entry, block, records)
+            extended += entry.size
+            if extended > MAX_EXTENSION:
+                raise HostileLayer(f"the extended headers of an entry of the layer have {extended} bytes")
             self._read_extension(entry, records)
         raise HostileLayer(f"an entry of the layer has more than {MAX_EXTENSIONS} extended headers")
 
@@ -130,8 +135,6 @@ class TarReader:
     def _read_extension(self, entry: TarEntry, records: dict[bytes, bytes]) -> None:
         if entry.kind not in (b"x", b"g", b"L", b"K", b"X"):
             raise HostileLayer(f"the layer holds an entry of the unknown type {entry.kind!r}")
-        if entry.size > MAX_EXTENSION:
-            raise HostileLayer(f"an extended header of the layer has {entry.size} bytes")
         data = b"".join(self._stream.pieces(entry.size))
         self._stream.skip(-entry.size % BLOCK)
         if entry.kind == b"L":

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from enum import IntEnum
 
 MAX_DATA = 16 << 20
-MAX_ANSWER = 256 << 20
+MAX_ANSWER = 16 << 20
 """Enough for the most implied directories that a layer may have, with the longest names."""
 _HEAD = struct.Struct("!BI")
 
