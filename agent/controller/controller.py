@@ -189,12 +189,17 @@ class Controller:
     async def wait_converged(self, seconds: float) -> bool:
         """True as soon as the host is as the source says at this moment; False when ``seconds`` have gone by first,
         or nothing more will be done before somebody changes files or gives a command."""
+        return await self._wait(lambda: self.converged or self._stuck, seconds) and self.converged
+
+    async def wait_in_place(self, seconds: float) -> bool:
+        """True as soon as all is in place, though new revisions may still be watched."""
+        return await self._wait(lambda: self.in_place, seconds)
+
+    async def _wait(self, reached: Callable[[], bool], seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
                 await self._source.refresh()
-                while not self.converged:
-                    if self._stuck:
-                        return False
+                while not reached():
                     await self._change.wait()
         except TimeoutError:
             return False
@@ -218,9 +223,17 @@ class Controller:
     @property
     def converged(self) -> bool:
         """Whether everything is as desired, what is desired can be read, nothing is under way or held down."""
-        settled = self._shared.publisher.settled and not self._shared.suspended
-        faults = self._source_fault or self._watch.names_fault
-        return self.synced and settled and not faults and all(worker.converged for worker in self._workers.values())
+        return self._settled and all(worker.converged for worker in self._workers.values())
+
+    @property
+    def in_place(self) -> bool:
+        """The same, but for revisions that are in place and still watched."""
+        return self._settled and all(worker.in_place for worker in self._workers.values())
+
+    @property
+    def _settled(self) -> bool:
+        published = self._shared.publisher.settled and not self._shared.suspended
+        return self.synced and published and not self._source_fault and not self._watch.names_fault
 
     @property
     def _stuck(self) -> bool:

@@ -25,7 +25,7 @@ from agent.controller.conditions import (
     is_idle_talk,
 )
 from agent.controller.conditiontelling import ConditionTeller
-from agent.controller.deploys import AppDeploys
+from agent.controller.deploys import WATCHED, AppDeploys
 from agent.controller.drift import Drift
 from agent.controller.endpoints import AppEndpoints, compute_endpoints
 from agent.controller.faults import Faults
@@ -132,8 +132,17 @@ class AppWorker:
     def converged(self) -> bool:
         """Whether the app is as it should be, and was looked at since the last reason to."""
         ready = self.conditions.get("Ready")
-        idle = not self._underway and not self.plan.actions and not self._wake.is_set()
-        return ready is not None and ready.status == "True" and idle
+        return ready is not None and ready.status == "True" and self._idle
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the app is as it should be, or would be if it were not still watched."""
+        holds = self.plan.holds
+        return self.converged or (bool(holds) and all(hold.reason == WATCHED for hold in holds) and self._idle)
+
+    @property
+    def _idle(self) -> bool:
+        return not self._underway and not self.plan.actions and not self._wake.is_set()
 
     @property
     def stuck(self) -> bool:

@@ -15,8 +15,8 @@ _PATIENCE_SECONDS = 600.0
 
 
 async def greet(controller: Controller, settings: Settings) -> None:
-    """Log it when the host is first as desired; nothing is said when that takes very long."""
-    if not await controller.wait_converged(_PATIENCE_SECONDS):
+    """Log it when all is first in place; nothing is said when that takes very long."""
+    if not await controller.wait_in_place(_PATIENCE_SECONDS):
         return
     log = get_logger("agent")
     program = sys.argv[0] if Path(sys.argv[0]).name == "holdfast" else "holdfast"

@@ -196,7 +196,8 @@ async def test_the_first_revision_has_nothing_to_go_back_to(bench: Bench) -> Non
 async def test_a_first_revision_that_is_still_watched_is_something_to_go_back_to(bench: Bench) -> None:
     slow = {"update": {"monitor": 60.0}}
     bench.source.put(make_app(services={"web": {**service(1), **slow}}))
-    await bench.until(lambda: "is in place and watched until" in bench.condition("shop", "Reconciling")["message"])
+    assert await bench.controller.wait_in_place(20) and not bench.controller.converged
+    assert "is in place and watched until" in bench.condition("shop", "Reconciling")["message"]
     bench.engine.containers.doomed["example/web:2"] = 0.0
     bench.source.put(shop(2))
     await bench.until(lambda: reasons(bench)[-1:] == ["DeployRolledBack"])
