@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ class _Cgi(BaseHTTPRequestHandler):
         if self.token and self.headers.get("Authorization") != self.token:
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.send_header("Content-Length", "0")
             self.end_headers()
             return
         path, _, query = self.path.partition("?")
@@ -86,7 +88,7 @@ class _Cgi(BaseHTTPRequestHandler):
         head, _, rest = answer.partition(b"\r\n\r\n")
         fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
         self.send_response(int(fields.pop("Status", "200").split()[0]))
-        for name, value in fields.items():
+        for name, value in {**fields, "Content-Length": str(len(rest))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(rest)
@@ -98,15 +100,20 @@ class _Cgi(BaseHTTPRequestHandler):
 
 
 class GitServer:
-    """``url(name)`` is where the repository called so is served by http; without ``versions`` only by the first version
-    of the protocol, in which nothing but refs can be had."""
+    """``url(name)`` is where the repository called so is served by http, or https with a certificate and its key;
+    without ``versions`` only by the first version of the protocol, in which nothing but refs can be had."""
 
-    def __init__(self, root: Path, *, versions: bool = True) -> None:
+    def __init__(self, root: Path, *, versions: bool = True, certificate: tuple[Path, Path] | None = None) -> None:
         self.root = root
         self.seen: list[str] = []
         known = {"root": root, "token": "", "versions": versions, "seen": self.seen}
         self._handler = type("Handler", (_Cgi,), known)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler)
+        self._scheme = "https" if certificate else "http"
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(*certificate)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def demand(self, token: str) -> None:
@@ -117,7 +124,7 @@ class GitServer:
         return Repository(self.root / f"{name}.git")
 
     def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/{name}.git"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}/{name}.git"
 
     def close(self) -> None:
         self._server.shutdown()
@@ -147,9 +154,11 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def open_git_server(root: Path, *, versions: bool = True) -> Iterator[GitServer]:
+def open_git_server(
+    root: Path, *, versions: bool = True, certificate: tuple[Path, Path] | None = None
+) -> Iterator[GitServer]:
     root.mkdir(exist_ok=True)
-    server = GitServer(root, versions=versions)
+    server = GitServer(root, versions=versions, certificate=certificate)
     try:
         yield server
     finally:

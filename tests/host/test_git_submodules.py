@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.builder import gitcommand
 from agent.builder.checkouts import Checkouts
 from agent.builder.gitcommand import GitAccess, GitLimits
 from agent.errors import HoldfastError, Refused
 from agent.oci.gitreference import parse_git_reference
 from tests.host.builderlab import Lab, open_builder_lab
+from tests.host.certificates import Authority
 from tests.host.gitserver import GitServer, Repository, open_git_server
 
 pytestmark = pytest.mark.host
@@ -150,8 +153,31 @@ def test_another_host(server: GitServer, elsewhere: GitServer, leaf: tuple[str, 
     assert len(elsewhere.seen) == asked > 0
 
 
+def test_a_token_stays_with_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown to the outer repository's host, and to no other, nor for what another host names there."""
+    authority = Authority(tmp_path)
+    monkeypatch.setitem(gitcommand._SETTINGS, "http.sslCAInfo", str(authority.certificate))
+    certificate, token = authority.sign("server", "127.0.0.1"), b64encode(b"x-access-token:topsecret").decode()
+    with (
+        open_git_server(tmp_path / "served", certificate=certificate) as own,
+        open_git_server(tmp_path / "served", certificate=certificate) as other,
+    ):
+        leaf = own.create("leaf")
+        commit = leaf.commit(leaf.tree(("100644", "f", "f")))
+        back = own.create("back")
+        back_commit = back.commit(back.tree(describe(("lib", own.url("leaf"))), ("160000", "lib", commit)))
+        modules = describe(("1", "../leaf.git"), ("2", other.url("leaf")), ("3", other.url("back")))
+        links = [("160000", "1", commit), ("160000", "2", commit), ("160000", "3", back_commit)]
+        fill(own, "hub", modules, *links)
+        own.demand(f"Basic {token}")
+        fault = r"/leaf\.git#\S+ \(the submodule 'lib' of \S+back\.git#\S+ \(the submodule '3' of \S+hub\.git\)\)"
+        with pytest.raises(HoldfastError, match=fault):
+            fetch(tmp_path, own.url("hub"), access=GitAccess("topsecret", local=True))
+        assert set(other.seen) == {""} and set(own.seen) == {f"Basic {token}", ""}
+
+
 def test_what_hostile_ones_try(server: GitServer, leaf: tuple[str, str], tmp_path: Path) -> None:
-    """Nothing of it is written or run, and no server but the repository's own is asked."""
+    """Nothing of it is written or run."""
     evil, pwned = server.create("evil"), tmp_path / "pwned"
     lib, usual, link = ("160000", "lib", leaf[0]), describe(("lib", "../leaf.git")), ("120000", "LIB", "/etc")
     inner = ("040000", "lib", evil.tree(("160000", "sub", leaf[0])))
