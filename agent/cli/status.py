@@ -48,6 +48,7 @@ def print_status(found: dict[str, Any]) -> None:
     if rows:
         print_table(("APP", "SERVICE", "DESIRED", "RUNNING", "READY", "IMAGE"), rows)
     for app in found["apps"]:
+        _print_deploy(app)
         _print_conditions(app["name"], app.get("conditions", ()))
     for part in ("source", "network", "names"):
         if found.get(part):
@@ -69,14 +70,24 @@ def _describe_service(app: dict[str, Any], service: dict[str, Any]) -> tuple[str
     return (safe(app["name"]), safe(service["name"]), *cells, safe(service.get("image") or "-"))
 
 
+def _print_deploy(app: Mapping[str, Any]) -> None:
+    """What is on its way; of one that is watched, paused or taken back the conditions say it."""
+    deploy = app.get("deploy") or {}
+    if deploy.get("stage") == "rolling":
+        name = f"revision {deploy['number']} ({deploy['revision'].removeprefix('sha256:')[:12]})"
+        services = ", ".join(map(safe, deploy["services"])) or "no container"
+        print(f"{safe(app['name'])}: {paint(name, 'blue')} is being deployed; it changes {services}")
+
+
 def _print_conditions(app: str, conditions: Sequence[Mapping[str, Any]]) -> None:
     """Those that are not as they should be, the gravest first, and no text twice."""
     said: set[str] = set()
     for condition in sorted(conditions, key=lambda condition: condition["type"] != "Stalled"):
         bad = condition["status"] != _GOOD.get(condition["type"], condition["status"])
-        if bad and condition.get("message") not in said:
-            said.add(str(condition.get("message")))
-            _print_condition(app, condition)
+        lines = [line for line in safe(condition.get("message") or "").splitlines() if line not in said]
+        if bad and (lines or not condition.get("message")):
+            said.update(lines)
+            _print_condition(app, condition, lines or [""])
     if any(condition.get("reason") in _TOLD for condition in conditions):
         print(f"    what led to it, and its last lines: holdfast why {safe(app)}")
     stalled = [found for found in conditions if found["type"] == "Stalled" and found["status"] == "True"]
@@ -84,10 +95,9 @@ def _print_conditions(app: str, conditions: Sequence[Mapping[str, Any]]) -> None
         print("    put that right, or, if it was put right elsewhere, run: holdfast sync")
 
 
-def _print_condition(app: str, condition: Mapping[str, Any]) -> None:
+def _print_condition(app: str, condition: Mapping[str, Any], lines: Sequence[str]) -> None:
     colour = "red" if condition["type"] == "Stalled" else "yellow"
     head = f"{condition['type']}={condition['status']} {condition.get('reason', '')}"
-    lines = safe(condition.get("message") or "").splitlines() or [""]
     print(f"{safe(app)}: {paint(safe(head), colour)}: {lines[0]}")
     for line in lines[1:]:
         print(f"    {line}")

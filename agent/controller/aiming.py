@@ -72,9 +72,8 @@ class Aiming:
         """An aim with what people have said: which services stand still, and whether the files count."""
         deploys, holds, pinned = self._deploys, aim.holds, self._deploys.pinned
         if pinned is not None and pinned.desired.content != desired.content:
-            text = (
-                f"revision {short_name(pinned)} is pinned, and the files ask for another: holdfast resume deploys that"
-            )
+            text = f"revision {short_name(pinned)} is pinned, and the files ask for another: "
+            text += f"holdfast resume {desired.name} deploys that"
             holds = (*holds, Hold("Pinned", text, final=True, chosen=True))
         paused = deploys.choices.paused - {WHOLE_APP}
         course = dataclasses.replace(aim.course, paused=paused) if paused else aim.course
@@ -130,7 +129,9 @@ class Aiming:
             course = self._course(frozenset())
             return Aim(base.desired, base.states(self._find, states), course, older=wanted.desired, holds=(hold,))
         if deploy.stage is Stage.PAUSED:
-            text = f"the rollout of revision {short_name(wanted)} is paused: {deploy.message}\nholdfast resume goes on"
+            numbered = short_name(self._deploys.revisions.find(wanted.id) or wanted)
+            text = f"the rollout of revision {numbered} is paused: {deploy.message}\n"
+            text += f"holdfast resume {wanted.desired.name} goes on, holdfast rollback {wanted.desired.name} goes back"
             holds = (Hold("RolloutPaused", text, final=True, failing=True),)
         course = self._course(frozenset(deploy.services))
         merged = self._merge(wanted, base)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, assert_never
@@ -14,7 +16,7 @@ from agent.controller.images import AppImages, Resolved
 from agent.controller.origins import find_origin
 from agent.controller.parts import Shared
 from agent.controller.revisions import Revisions
-from agent.engine.model import ContainerConfig, Owner
+from agent.engine.model import ContainerConfig, ExitStatus, Owner
 from agent.engine.wedged import ContainerWedged
 from agent.errors import HoldfastError, NotFound
 from agent.plan.actions import (
@@ -177,6 +179,7 @@ async def _stop(action: StopContainer, scene: Scene) -> None:
     shared = scene.shared
     await shared.publisher.settle()
     await scene.drain(action.container)
+    record, begun = shared.inventory.get(action.container), shared.clock()
     try:
         ended = await shared.gate.run(shared.engine.containers.stop, action.container)
     except NotFound:
@@ -185,17 +188,25 @@ async def _stop(action: StopContainer, scene: Scene) -> None:
         status = await asyncio.shield(asyncio.wrap_future(ended))
     except ContainerWedged:  # it is told as an event and a condition, and nothing waits for it
         return
-    how = f"exit code {status.code}" if status.code is not None else f"signal {status.signal}"
+    grace = record.config.process.stop_grace if record is not None else math.inf
     shared.events.record(
         "container",
         app=scene.app,
         service=action.service,
         container=f"{scene.app}-{action.service}-{action.slot}",
         reason="Stopped",
-        message=f"{action.container[:12]} stopped ({how}): {action.cause.message}",
+        message=f"{action.container[:12]} {describe_stop(status, status.at - begun, grace)}: {action.cause.message}",
         id=action.container,
         cause={"kind": action.cause.kind, "message": action.cause.message},
     )
+
+
+def describe_stop(status: ExitStatus, waited: float, grace: float) -> str:
+    """How a container ended that was asked to ``waited`` seconds before; ``grace`` is what it is given for that."""
+    if status.signal == signal.SIGKILL and not status.oom and waited >= grace:
+        return f"did not end within {grace:g} s of its stop signal and was killed"
+    how = f"exit code {status.code}" if status.code is not None else f"signal {status.signal}"
+    return f"stopped ({how})"
 
 
 async def _remove(action: RemoveContainer, scene: Scene) -> None:

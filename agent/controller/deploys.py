@@ -85,6 +85,18 @@ class AppDeploys:
         """The id of the revision that is being deployed; empty when none is."""
         return self.deploy.revision if self.deploy is not None else ""
 
+    def describe(self) -> dict[str, Any] | None:
+        """What is being deployed, as a JSON object; None when nothing is."""
+        if self.deploy is None:
+            return None
+        revision = self.revisions.find(self.deploy.revision)
+        return {
+            "number": revision.number if revision is not None else 0,
+            "revision": self.deploy.revision,
+            "stage": self.deploy.stage.value,
+            "services": list(self.deploy.services),
+        }
+
     @property
     def engaged(self) -> list[AppRevision]:
         """The revisions that the host may run now: the one in force, and the one that is being deployed."""

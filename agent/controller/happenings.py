@@ -28,7 +28,9 @@ class Happenings:
         if owner is None:
             return
         if event.kind == "oom":
-            text = f"{_name(record)} had a process killed for want of memory"
+            limit = record.config.resources.memory
+            bound = f"; its limit is {limit / 2**20:.0f} MiB" if limit else ""
+            text = f"{_name(record)} had a process killed for want of memory{bound}"
             self._record("OutOfMemory", owner, record, text, {})
         elif event.kind == "wedged":
             self._record("ContainerWedged", owner, record, f"{_name(record)} {record.trouble}", {})

@@ -10,6 +10,8 @@ from agent.spec.digest import canonical_digest
 HASH_LENGTH = 16
 _FIELDS = ("kind", "subject", "name", "slot", "service", "image", "digest", "template", "after")
 
+_CALLED = {"digest": "spec", "after": "order", "subject": "container"}
+
 
 def compute_plan_hash(app: str, wanted: str, actions: Sequence[Mapping[str, Any]]) -> str:
     """16 hex digits over the revision that is wanted (empty while that is not known) and every action, as
@@ -29,8 +31,15 @@ def describe_difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[
     gone = [f"no longer: {name}" for name in before if name not in after]
     fresh = [f"new: {name}" for name in after if name not in before]
     same = (name for name in after if name in before)
-    changed = [f"otherwise: {name}" for name in same if _describe(before[name]) != _describe(after[name])]
-    return [*gone, *fresh, *changed]
+    changed = {name: fields for name in same if (fields := _differ(before[name], after[name]))}
+    telling = {name: fields for name, fields in changed.items() if fields != ["order"]} or changed
+    return [*gone, *fresh, *(f"with another {' and '.join(fields)}: {name}" for name, fields in telling.items())]
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The fields in which two actions of one name differ, as people call them."""
+    pairs = zip(_FIELDS, _describe(old), _describe(new), strict=True)
+    return [_CALLED.get(field, field) for field, before, after in pairs if before != after]
 
 
 def _describe(action: Mapping[str, Any]) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from agent.plan.wants import DesiredApp
 from agent.values import frozen
 
 TURNS = 3
-PAUSED = Hold("Paused", "the app is paused: holdfast resume ends that", final=True, chosen=True)
 
 
 @frozen
@@ -54,6 +53,8 @@ class AppPlanning:
         self._app = app
         self._shared = shared
         self._deploys = deploys
+        text = f"the app is paused: holdfast resume {app} ends that"
+        self._paused = Hold("Paused", text, final=True, chosen=True)
         self._aiming = Aiming(deploys, shared.engine.images.find)
         self.aim = Aim(None, {})
         self.observed: tuple[ObservedContainer, ...] = ()
@@ -80,7 +81,7 @@ class AppPlanning:
         if deploys.mates is not None:
             deploys.mates.note()
         if deploys.choices.stands_still:
-            return Plan(self._app, (), (PAUSED,), slots=situation.slots)
+            return Plan(self._app, (), (self._paused,), slots=situation.slots)
         plan = replace(plan, next_check=_soonest((plan.next_check, due, self.aim.due)))
         return self._say_rolling(plan) if situation.desired is not None else plan
 
@@ -100,7 +101,7 @@ class AppPlanning:
             return self._compute(situation, observed, now)
         aim = self._aiming.preview(situation.desired, situation.images, now)
         plan = compute_plan(aim.desired, replace(observed, images=aim.images), now, aim.course)
-        standing = (PAUSED,) if self._deploys.choices.stands_still else ()
+        standing = (self._paused,) if self._deploys.choices.stands_still else ()
         return replace(plan, holds=(*plan.holds, *aim.holds, *standing))
 
     def _compute(self, situation: Situation, observed: ObservedApp, now: float) -> Plan:

@@ -19,7 +19,8 @@ from agent.telemetry.redaction import redact_field, redact_text
 
 
 def render_status(workers: Iterable[AppWorker]) -> dict[str, Any]:
-    """``{"apps": [{name, revision, conditions, services}]}``."""
+    """``{"apps": [{name, revision, deploy, conditions, services}]}``; ``deploy``: {number, revision, stage, services}
+    of the one that is under way, or null."""
     return {"apps": [_render_app(worker) for worker in workers]}
 
 
@@ -28,6 +29,7 @@ def _render_app(worker: AppWorker) -> dict[str, Any]:
         "name": worker.name,
         "revision": worker.desired.revision if worker.desired else "",
         "generation": worker.generation,
+        "deploy": worker.deploys.describe(),
         "conditions": [condition.as_dict() for condition in worker.conditions.values()],
         "services": list(_render_services(worker)),
     }

@@ -58,7 +58,8 @@ def _image_cause(want: ImageWant, state: ImageState) -> Cause:
 
 
 def _image_hold(want: ImageWant, state: ImageState, draft: Draft) -> Hold:
-    wait = "" if state.stalled else f"; next attempt in {state.retry_at - draft.now:.1f} s"
+    joint = "\n" if "\n" in state.message else "; "
+    wait = "" if state.stalled else f"{joint}next attempt in {state.retry_at - draft.now:.1f} s"
     message = f"image {want.reference}: {state.message or 'is not available'}{wait}"
     return Hold(state.reason or "ImageNotAvailable", message, want.service, 0, state.stalled, failing=True)
 

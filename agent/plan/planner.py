@@ -67,7 +67,7 @@ def _view_wanted(name: str, containers: list[ObservedContainer], draft: Draft) -
 def _plan_service(view: ServiceView, draft: Draft) -> None:
     draft.views[view.name] = view
     if view.name in draft.course.paused:
-        text = f"service {view.name} is paused: holdfast resume ends that"
+        text = f"service {view.name} is paused: holdfast resume {draft.observed.name}/{view.name} ends that"
         draft.holds.append(Hold("Paused", text, view.name, final=True, chosen=True))
         return
     report_crash_loops(view, draft)

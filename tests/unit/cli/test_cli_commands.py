@@ -93,6 +93,16 @@ def test_status_exit_codes_and_control_characters(agent: FakeAgent) -> None:
     assert json.loads(holdfast(agent, "status", "--json").stdout)["converged"] is False
 
 
+def test_status_tells_what_is_being_deployed_and_no_line_twice(agent: FakeAgent) -> None:
+    deploy = {"number": 7, "revision": "sha256:" + "ab" * 32, "stage": "rolling", "services": ["web", "api"]}
+    waiting = {**READY, "status": "False", "message": "x is late\ny is late"}
+    more = {**waiting, "type": "Reconciling", "status": "True", "message": "y is late\nz is late"}
+    agent.controller.apps = [{"name": "shop", "deploy": deploy, "conditions": [waiting, more]}]
+    told = holdfast(agent, "status").stdout
+    assert "shop: revision 7 (abababababab) is being deployed; it changes web, api\n" in told
+    assert [told.count(f"{name} is late") for name in "xyz"] == [1, 1, 1]
+
+
 def test_status_wait_blocks_until_converged(agent: FakeAgent) -> None:
     agent.controller.apps = [{"name": "shop", "conditions": [], "services": []}]
     threading.Timer(0.3, agent.controller.told.set).start()

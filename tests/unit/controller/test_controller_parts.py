@@ -13,6 +13,7 @@ from fake_engine import FakeImages
 from loop_bench import make_app
 from memory_source import Files, Revision
 
+from agent.controller.apply import describe_stop
 from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions
 from agent.controller.containers import compute_config
 from agent.controller.endpoints import AppEndpoints, compute_published
@@ -25,7 +26,7 @@ from agent.controller.lastgood import LastGood
 from agent.controller.outcome import LONGEST_RETRY, Failure, compute_failure
 from agent.controller.slots import decode_history, encode_history
 from agent.controller.targets import compute_targets
-from agent.engine.model import MountConfig, MountKind, NetworkAttachment
+from agent.engine.model import ExitStatus, MountConfig, MountKind, NetworkAttachment
 from agent.errors import HoldfastError, NotFound, Problem, Stalled, Waiting
 from agent.oci.imageconfig import ImageConfig
 from agent.plan.actions import Cause, EnsureNetwork, Hold, Plan, StartContainer
@@ -185,6 +186,19 @@ def test_conditions_change_their_time_only_with_their_status() -> None:
     after, changed = carry_over(before, compute_conditions(Findings(Plan("shop"))), 2, 30.0)
     assert (after["Ready"].status, after["Ready"].since, after["Ready"].generation) == ("True", 30.0, 2)
     assert {condition.type for condition in changed} == {"Ready", "Reconciling"}
+
+
+@pytest.mark.parametrize(
+    ("status", "waited", "told"),
+    [
+        (ExitStatus(0), 1.0, "stopped (exit code 0)"),
+        (ExitStatus(None, 9), 1.0, "stopped (signal 9)"),
+        (ExitStatus(None, 9), 10.0, "did not end within 10 s of its stop signal and was killed"),
+        (ExitStatus(None, 9, oom=True), 10.0, "stopped (signal 9)"),
+    ],
+)
+def test_who_ignores_its_stop_signal_is_told(status: ExitStatus, waited: float, told: str) -> None:
+    assert describe_stop(status, waited, 10.0) == told
 
 
 def test_a_hundred_replicas_are_not_told_one_by_one() -> None:

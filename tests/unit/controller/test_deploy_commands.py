@@ -160,7 +160,7 @@ async def test_a_paused_service_is_left_alone_and_the_others_are_not(bench: Benc
     for name in ("shop-web-1", "shop-db-1"):
         bench.engine.containers._crash(bench.engine.containers.named(name).id)
     await bench.until(lambda: bench.names() == ["shop-db-1"])
-    assert "web" in await ready_reason(bench, "Paused")
+    assert "holdfast resume shop/web" in await ready_reason(bench, "Paused")
     assert await commands.resume("shop/web") == {"resumed": ["shop/web"]}
     await bench.until(lambda: bench.names() == ["shop-db-1", "shop-web-1"])
 
@@ -196,7 +196,10 @@ async def test_resume_goes_on_with_a_rollout_that_failures_paused(bench: Bench) 
     await in_force(bench, shop(1))
     bench.engine.containers.doomed["example/web:2"] = 0.0
     bench.source.put(shop(2, update=pausing))
-    await ready_reason(bench, "RolloutPaused")
+    said = await ready_reason(bench, "RolloutPaused")
+    assert "revision 2 (" in said
+    assert "holdfast resume shop goes on, holdfast rollback shop goes back" in said
+    assert bench.controller.status()["apps"][0]["deploy"]["stage"] == "paused"
     bench.engine.containers.doomed.clear()
     assert await bench.controller.deploys.resume("shop") == {"resumed": ["shop"]}
     await bench.until(lambda: images(bench) == ["2"])
@@ -231,7 +234,7 @@ async def test_a_manual_app_waits_for_the_approval_of_exactly_its_plan(bench: Be
     bench.source.put(shop(2, deploys=manual))
     await bench.until(lambda: "example/web:2" in bench.engine.images.local)
     await ready_reason(bench, "ApprovalNeeded")
-    with pytest.raises(Conflict, match="otherwise: StartContainer shop-web-1"):
+    with pytest.raises(Conflict, match="with another image and spec: StartContainer shop-web-1"):
         await commands.approve(first["hash"], bench.controller.pending_plan())
     with pytest.raises(Conflict, match="no plan of this agent"):
         await commands.approve("0123456789abcdef", bench.controller.pending_plan())
