@@ -64,7 +64,7 @@ class LayerCache:
             self._database.delete(KIND, _LAYER + key)
             return None
         try:
-            os.utime(self._images.snapshots.path(snapshot.number).parent)
+            os.utime(self._images.snapshots.directory(snapshot.number))
             os.utime(self._images.content.path(layer.descriptor.digest))
         except FileNotFoundError:
             return None
@@ -108,7 +108,7 @@ class LayerCache:
     def _last_found(self, layer: LayerBlob) -> float:
         snapshot = self._images.snapshots.find(layer.chain_id)
         try:
-            return self._images.snapshots.path(snapshot.number).parent.stat().st_mtime if snapshot is not None else 0.0
+            return self._images.snapshots.directory(snapshot.number).stat().st_mtime if snapshot is not None else 0.0
         except FileNotFoundError:
             return 0.0
 

@@ -110,8 +110,8 @@ class ImageCollector:
     def _may_go(self, key: str, wanted: Collection[str], oldest: float) -> bool:
         snapshot = self._snapshots.find(key)
         if snapshot is not None:
-            path = self._snapshots.path(snapshot.number)
-            if str(path) in wanted or not _is_old(path.parent, oldest):
+            tree = self._snapshots.tree(snapshot.number)
+            if str(tree) in wanted or not _is_old(self._snapshots.directory(snapshot.number), oldest):
                 return False
         if not key.startswith("sha256:"):
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
@@ -17,6 +18,7 @@ from agent.kernel import mounts
 from agent.kernel.removal import discard_tree
 
 _ATTRIBUTES = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOATIME
+_NEVER = (errno.ENODEV, errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class LayerMounts:
@@ -27,10 +29,19 @@ class LayerMounts:
         self._device = root.stat().st_dev
         self._lock = threading.Lock()
 
-    @cached_property
+    @property
     def supported(self) -> bool:
         """Whether layer images can be used here: the kernel has to mount one, and overlayfs upon it, which it does not
         on a data root that lies on an overlay itself. Tried once."""
+        return self._failure is None
+
+    @property
+    def impossible(self) -> bool:
+        """Whether they never can be, with this kernel and this data root; a trial may also fail on a full disk."""
+        return self._failure is not None and self._failure.errno in _NEVER
+
+    @cached_property
+    def _failure(self) -> OSError | None:
         directory = self._root / f"tmp-{secrets.token_hex(8)}"
         image, tree = directory / "image", directory / "fs"
         try:
@@ -38,16 +49,16 @@ class LayerMounts:
             _write_empty(image)
             _attach(image, tree)
             _lay_upon(tree, directory)
-        except OSError:
-            return False
+        except OSError as error:
+            return error
         finally:
             self.detach(tree)
             discard_tree(directory)
-        return True
+        return None
 
     def attach(self, image: Path, tree: Path) -> None:
-        """Mount ``image`` on ``tree`` unless it is, or there is none. Raises StorageFailed."""
-        if self._is_attached(tree) or not image.exists():
+        """Mount ``image`` on ``tree`` unless it is. Raises StorageFailed."""
+        if self._is_attached(tree):
             return
         with self._lock:
             if self._is_attached(tree):

@@ -67,6 +67,7 @@ class SnapshotStore:
         self._flushing = threading.Lock()
         self._by_chain: dict[str, Snapshot] = {}
         self._volatile: set[int] = set()
+        self._images: set[int] = set()
         self._highest = 0
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,7 +76,8 @@ class SnapshotStore:
         self._load()
 
     def _load(self) -> None:
-        """Believe the directories; remove what is half made, or was not flushed before the machine went down."""
+        """Believe the directories; remove what is half made, was not flushed before the machine went down, or is an
+        image that cannot be mounted here: each is unpacked again from its blob when it is wanted."""
         for path in sorted(self.root.iterdir()):
             snapshot = self._read_marker(path)
             if snapshot is None or snapshot.chain in self._by_chain:
@@ -95,6 +97,11 @@ class SnapshotStore:
             marker = json.loads((path / _MARKER).read_bytes())
             if marker["boot"] not in ("", self._boot) or not path.name.isdigit():
                 return None
+            has_image = (path / IMAGE).exists()
+            if marker.get("image", has_image) is not has_image or (has_image and self.mounts.impossible):
+                return None
+            if has_image:
+                self._images.add(int(path.name))
             if marker["boot"]:
                 self._volatile.add(int(path.name))
             return Snapshot(int(path.name), str(marker["chain"]), int(marker["size"]))
@@ -106,9 +113,17 @@ class SnapshotStore:
 
     def path(self, number: int) -> Path:
         """The directory that overlayfs takes as a lower layer. Raises StorageFailed for an image that is damaged."""
-        directory = self.root / str(number)
-        self.mounts.attach(directory / IMAGE, directory / TREE)
-        return directory / TREE
+        if number in self._images:
+            self.mounts.attach(self.directory(number) / IMAGE, self.tree(number))
+        return self.tree(number)
+
+    def tree(self, number: int) -> Path:
+        """The same, but only where it is: nothing need be mounted there."""
+        return self.directory(number) / TREE
+
+    def directory(self, number: int) -> Path:
+        """Where all of a snapshot is. Its time says when it was last named."""
+        return self.root / str(number)
 
     def find(self, chain: str) -> Snapshot | None:
         """The snapshot of a chain ID, if it is there."""
@@ -141,13 +156,15 @@ class SnapshotStore:
         with self._lock:
             if (present := self._by_chain.get(chain)) is not None:
                 self.discard(path)
-                os.utime(self.root / str(present.number))  # young again: about to be named
+                os.utime(self.directory(present.number))  # young again: about to be named
                 return present
             number = self._highest + 1  # never one of before: its directory may still be mounted
             snapshot = Snapshot(number, chain, size)
             self._write_marker(path, snapshot, self._boot)
             with translated_storage_errors():
-                path.rename(self.root / str(number))
+                path.rename(self.directory(number))
+            if (self.directory(number) / IMAGE).exists():
+                self._images.add(number)
             self._by_chain[chain] = snapshot
             self._highest = number
             self._volatile.add(number)
@@ -155,7 +172,8 @@ class SnapshotStore:
             return snapshot
 
     def _write_marker(self, path: Path, snapshot: Snapshot, boot: str) -> None:
-        marker = {"chain": snapshot.chain, "size": snapshot.size, "boot": boot}
+        has_image = (path / IMAGE).exists()
+        marker = {"chain": snapshot.chain, "size": snapshot.size, "boot": boot, "image": has_image}
         with translated_storage_errors():
             write_atomic(path / _MARKER, json.dumps(marker).encode(), durable=False)
 
@@ -181,12 +199,13 @@ class SnapshotStore:
             gone = [self._by_chain[chain] for chain in chains if chain in self._by_chain]
             self._records.delete(KIND, *(snapshot.chain for snapshot in gone))
             for snapshot in gone:
-                target, directory = self.root / f"tmp-{secrets.token_hex(8)}", self.root / str(snapshot.number)
-                self.mounts.detach(directory / TREE)
-                directory.rename(target)
+                target = self.root / f"tmp-{secrets.token_hex(8)}"
+                self.mounts.detach(self.tree(snapshot.number))
+                self.directory(snapshot.number).rename(target)
                 del self._by_chain[snapshot.chain]
                 moved.append(target)
                 self._volatile.discard(snapshot.number)
+                self._images.discard(snapshot.number)
                 freed += snapshot.size
         return tuple(moved), freed
 
@@ -198,7 +217,7 @@ class SnapshotStore:
         """Unmount every layer image. Containers keep what they have; whoever needs one again mounts it again."""
         with self._lock:
             for snapshot in self._by_chain.values():
-                self.mounts.detach(self.root / str(snapshot.number) / TREE)
+                self.mounts.detach(self.tree(snapshot.number))
 
     def flush(self) -> None:
         """Put all data on the disk (one syncfs), then unbind the markers from this boot. Slow: seconds."""
@@ -211,7 +230,7 @@ class SnapshotStore:
             with self._lock:
                 for snapshot in fresh:
                     if self._by_chain.get(snapshot.chain) is snapshot:
-                        self._write_marker(self.root / str(snapshot.number), snapshot, "")
+                        self._write_marker(self.directory(snapshot.number), snapshot, "")
                         self._volatile.discard(snapshot.number)
 
 

@@ -250,6 +250,42 @@ def test_a_damaged_image_is_found_and_repaired(registry: Registry, root: Path, w
         assert store.verify(tuple, repair=False) == ()
 
 
+def test_no_container_starts_upon_a_layer_that_is_lost(registry: Registry, root: Path) -> None:
+    reference = registry.push_layers("lost:1", TWO)
+    with opened(root) as store:
+        image = store.pull(reference)
+        lost = store.lowerdirs(image.id)[1]
+        for again in (False, True):
+            store.snapshots.close()
+            (lost.parent / "layer.erofs").unlink()
+            with pytest.raises(StorageFailed):
+                store.lowerdirs(image.id)
+            if not again:
+                (found,) = store.verify(tuple, repair=True)
+                assert found.repaired
+                lost = store.lowerdirs(image.id)[0]
+    with opened(root) as store:
+        assert len(store.snapshots.all()) == 1, "what is lost is not there"
+        assert store.pull(reference, policy="never").id == image.id
+        assert (store.lowerdirs(image.id)[0] / "d" / "g").read_bytes() == b"two"
+
+
+def test_what_cannot_be_mounted_can_be_removed(registry: Registry, root: Path) -> None:
+    reference = registry.push_layers("unmountable:1", TWO)
+    with opened(root) as store:
+        image = store.pull(reference)
+        path = store.lowerdirs(image.id)[0].parent / "layer.erofs"
+        store.snapshots.close()
+        path.write_bytes(bytes(4096))
+        with pytest.raises(StorageFailed, match="cannot be mounted"):
+            store.lowerdirs(image.id)
+        assert store.prune(min_age=0.0).snapshots == 0
+        assert not any(tree.is_mount() for tree in store.snapshots.root.glob("*/fs")), "to look at its age needs none"
+        store.remove(reference)
+        assert store.prune(min_age=0.0).snapshots == 2
+        assert list(store.snapshots.root.iterdir()) == []
+
+
 def test_an_image_of_an_earlier_boot_that_was_not_flushed_goes(registry: Registry, root: Path) -> None:
     reference = registry.push_layers("boot:1", TWO)
     with opened(root) as store:
@@ -298,6 +334,9 @@ def test_files_where_nothing_can_be_mounted_upon_an_image(registry: Registry, tm
     """A data root on an overlay, as in a container: overlayfs does not stack so high."""
     for name in ("lower", "upper", "work", "merged"):
         (tmp_path / name).mkdir()
+    with opened(tmp_path / "lower" / "moved") as store:
+        moved = store.pull(registry.push_layers("moved:1", TWO[:1]))
+        assert store.lowerdirs(moved.id)[0].is_mount()
     options = ",".join(f"{key}={tmp_path / key.removesuffix('dir')}" for key in ("lowerdir", "upperdir", "workdir"))
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, tmp_path / "merged"], check=True)
     try:
@@ -306,6 +345,10 @@ def test_files_where_nothing_can_be_mounted_upon_an_image(registry: Registry, tm
             image = store.pull(registry.push_layers("stacked:1", TWO[:1]))
             assert (store.lowerdirs(image.id)[0] / "d" / "f").read_bytes() == b"one" * 1000
             assert not store.lowerdirs(image.id)[0].is_mount()
+        with opened(tmp_path / "merged" / "moved") as store:
+            assert store.snapshots.all() == ()
+            again = store.pull(moved.names[0], policy="never")
+            assert (store.lowerdirs(again.id)[0] / "d" / "f").read_bytes() == b"one" * 1000
     finally:
         subprocess.run(["umount", tmp_path / "merged"], check=True)
 
