@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from agent.image.errors import HostileLayer
 from agent.image.rooted import MAX_DEPTH, MAX_IMPLIED, OPAQUE, render_path
 
-DEVICE_KINDS = (stat.S_IFCHR, stat.S_IFBLK)
-
 
 class Node:
     """One inode to be. ``children`` is None for what is no directory; ``place`` and ``size`` are as in erofs.Inode.
