@@ -81,7 +81,7 @@ class DeployCommands:
         if app and name is None and app not in self._apps:
             app, name = None, app
         if name and not app:
-            found, revision = find_revision(self._deploys, name)
+            found, revision = self._find_anywhere(name)
         else:
             found = choose_app(self._apps, app)
             deploys = self._apps[found].deploys
@@ -92,6 +92,17 @@ class DeployCommands:
         self._tell(worker, "Pinned", f"revision {short_name(revision)} is pinned by holdfast rollback")
         await self._shared.journal.flush()
         return {"app": found, "revision": render_revision(revision)}
+
+    def _find_anywhere(self, name: str) -> tuple[str, AppRevision]:
+        """What a name that is no app's means."""
+        try:
+            return find_revision(self._deploys, name)
+        except NotFound as error:
+            if "/" in name:
+                raise
+            apps = ", ".join(sorted(self._apps))
+            hint = f"holdfast history lists the revisions; the apps are: {apps}"
+            raise NotFound(f"there is no app and no revision {name}", hint=hint) from error
 
     def _check_rollback(self, worker: AppWorker, revision: AppRevision) -> None:
         name = f"{worker.name}/{revision.number}"

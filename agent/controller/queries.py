@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from agent.controller.checks import Checks
-from agent.controller.inventory import Inventory
+from agent.controller.inventory import NO_READING, Inventory
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerRecord
 from agent.errors import Problem
@@ -80,6 +80,7 @@ def _render_container(record: ContainerRecord, health: Checks, workers: Mapping[
     history = worker.slots.histories.get((owner.service, owner.slot)) if worker and owner else None
     same = history is not None and owner is not None and history.digest == owner.spec_digest
     end = record.exit
+    reading = health.reading(record.id) if not record.state.ended else NO_READING
     return {
         "id": record.id,
         "name": record.name,
@@ -87,8 +88,8 @@ def _render_container(record: ContainerRecord, health: Checks, workers: Mapping[
         "service": owner.service if owner else "",
         "slot": owner.slot if owner else 0,
         "state": record.state.value,
-        "health": health.reading(record.id).status.value,
-        "accepting": health.reading(record.id).accepting,
+        "health": reading.status.value,
+        "accepting": reading.accepting and not record.state.ended,
         "pid": record.pid,
         "ip": record.ip,
         "image": record.config.image_name or record.config.image,

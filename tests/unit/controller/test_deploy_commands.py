@@ -67,6 +67,8 @@ async def test_a_revision_of_several_apps_has_to_be_named_with_its_app(bench: Be
         bench.controller.deploys.diff("shop/99", None)
     with pytest.raises(Conflict, match="say which app"):
         await bench.controller.deploys.rollback(None, None)
+    with pytest.raises(NotFound, match="no app and no revision shpo"):
+        await bench.controller.deploys.rollback("shpo", None)
 
 
 @on_bench
