@@ -285,3 +285,13 @@ async def test_connections_finish_before_the_stop_and_nothing_waits_behind_them(
     assert old[1] in serving()
     await bench.controller.down()
     assert not serving()
+
+
+@on_bench
+async def test_what_has_ended_is_neither_healthy_nor_ready(bench: Bench) -> None:
+    await bench.want(make_app(services={"web": {"healthcheck": {"test": ["CMD", "true"], "interval": 0.01}}}))
+    assert bench.controller.containers()[0]["health"] == "healthy"
+    await bench.controller.deploys.pause("shop")
+    bench.engine.containers._crash(bench.engine.containers.named("shop-web-1").id)
+    (row,) = bench.controller.containers()
+    assert (row["state"], row["health"], row["accepting"]) == ("exited", "none", False)
