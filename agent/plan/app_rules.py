@@ -60,7 +60,8 @@ def _image_cause(want: ImageWant, state: ImageState) -> Cause:
 def _image_hold(want: ImageWant, state: ImageState, draft: Draft) -> Hold:
     joint = "\n" if "\n" in state.message else "; "
     wait = "" if state.stalled else f"{joint}next attempt in {state.retry_at - draft.now:.1f} s"
-    message = f"image {want.reference}: {state.message or 'is not available'}{wait}"
+    named = "" if want.reference in state.message else f"image {want.reference}: "
+    message = f"{named}{state.message or 'is not available'}{wait}"
     return Hold(state.reason or "ImageNotAvailable", message, want.service, 0, state.stalled, failing=True)
 
 

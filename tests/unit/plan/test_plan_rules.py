@@ -266,6 +266,20 @@ def test_failed_pull_is_tried_again_in_time() -> None:
     assert ready(compute_plan(app, observed(app, images=states), NOW + 7)) == ["image/missing:web:1"]
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("no such image", "image web:1: no such image; next attempt in 7.0 s"),
+        ("host does not have the image web:1", "host does not have the image web:1; next attempt in 7.0 s"),
+        ("RUN false: exit code 1\ncompiling", "image web:1: RUN false: exit code 1\ncompiling\nnext attempt in 7.0 s"),
+    ],
+)
+def test_an_image_that_cannot_be_had_is_named_once(said: str, told: str) -> None:
+    app = desired({"web": {}})
+    states = {"missing:web:1": ImageState(retry_at=NOW + 7, reason="ImageNotFound", message=said)}
+    assert compute_plan(app, observed(app, images=states), NOW).holds[0].message == told
+
+
 def test_crash_is_healed_from_the_old_spec_while_the_new_image_is_not_there() -> None:
     app = desired({"web": {}})
     crashed = replace(ended(app), digest="sha256:old", image="sha256:oldimage")
