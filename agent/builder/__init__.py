@@ -10,5 +10,6 @@ inputs give the same image: files a build copies have time 0, and so has what a 
 instruction: ``state``, as ``steps`` to be carried out. A build is a ``session``: ``schedule`` runs its stages at the
 same time, ``stagebuild`` one of them, ``carrying`` and ``layers`` each step: found in ``cache``, or made by ``copier``
 (COPY, ADD) or ``runner`` (RUN) in a ``workspace``. Files come from ``contexts``: directories (``tree``, ``scan``,
-``patterns``), git (``checkouts``, ``gitfetch``, ``submodules``), uploads (``received``), URLs (``remote``).
+``patterns``), git (``checkouts``, ``gitfetch``, ``gitdirectory``, ``submodules``), uploads (``received``), URLs
+(``remote``).
 """

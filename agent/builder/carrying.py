@@ -77,8 +77,8 @@ class Carrier:
                 downloader = Downloader(local=self._order.network == "host", check=self._stop.check)
                 spool = opened.enter_context(self._tools.maker.spooled())
                 supplies.append(RemoteFiles(step, spool, downloader))
-            for location in step.repositories:
-                tree = self._reader.repository(location)
+            for reference in step.repositories:
+                tree = self._reader.repository(reference)
                 supplies.append(Files(tree, ("/",), None, compute_wanted(step.options)))
             yield supplies
 

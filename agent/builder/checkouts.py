@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.builder.gitcommand import GitAccess, GitLimits
+from agent.builder.gitdirectory import Target
 from agent.builder.gitfetch import Budget, Fetch
 from agent.builder.turns import Turns
 from agent.image.errors import translated_storage_errors
@@ -65,14 +66,14 @@ class Checkouts:
             place = self._root / secrets.token_hex(8)
             fetch = Fetch(place, reference, access, Budget(self._limits, check))
             try:
-                full, commit = fetch.resolve()
-                kept = self._take(reference, access, commit)
+                target = fetch.resolve()
+                kept = self._take(_compute_key(reference, access, target))
                 if kept is None:
-                    commit = fetch.fetch(full, commit)
-                    kept = self._take(reference, access, commit)
+                    target = fetch.fetch(target)
+                    kept = self._take(_compute_key(reference, access, target))
                 if kept is None:
-                    fetch.write(commit)
-                    kept = self._keep(reference, access, commit, place)
+                    fetch.write(target)
+                    kept = self._keep(_compute_key(reference, access, target), place)
             except BaseException:
                 discard_tree(place)
                 raise
@@ -80,17 +81,17 @@ class Checkouts:
             discard_tree(place)
         return kept
 
-    def _take(self, reference: GitReference, access: GitAccess, commit: str) -> _Kept | None:
+    def _take(self, key: str) -> _Kept | None:
         with self._lock:
-            kept = self._kept.get(_compute_key(reference, access, commit)) if commit else None
+            kept = self._kept.get(key)
             if kept is not None:
                 kept.users += 1
                 kept.used = time.monotonic()
             return kept
 
-    def _keep(self, reference: GitReference, access: GitAccess, commit: str, place: Path) -> _Kept:
+    def _keep(self, key: str, place: Path) -> _Kept:
         with self._lock:
-            kept = self._kept[_compute_key(reference, access, commit)] = _Kept(place / "tree", 1, time.monotonic())
+            kept = self._kept[key] = _Kept(place / "tree", 1, time.monotonic())
             return kept
 
     def _forget(self) -> None:
@@ -117,7 +118,10 @@ class Checkouts:
         discard_tree(self._root)
 
 
-def _compute_key(reference: GitReference, access: GitAccess, commit: str) -> str:
-    """What was had by one access is not given to another, which might not get it, or its submodules."""
+def _compute_key(reference: GitReference, access: GitAccess, target: Target) -> str:
+    """What was had by one access is not given to another, which might not get it, or its submodules. A .git names the
+    ref too, and holds its tag."""
     shown = "\0".join((access.token, access.agent, access.pinned, str(access.direct), str(access.local)))
-    return f"{reference.remote} {commit} {hashlib.sha256(shown.encode('utf-8', 'surrogateescape')).hexdigest()}"
+    named = f"{target.ref} {target.tip} " if reference.whole else ""
+    asker = hashlib.sha256(shown.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{reference.remote} {target.commit} {named}{asker}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from agent.builder.order import BuildOrder, read_secret
 from agent.builder.patterns import IgnoreRules
 from agent.errors import NotFound, Refused, Stalled
 from agent.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
-from agent.oci.gitreference import GitReference, looks_remote, parse_git_reference
+from agent.oci.gitreference import GitReference, looks_remote, parse_git_reference, with_repository
 from agent.runtime.imageview import read_regular
 from agent.values import frozen
 
 GIT_TOKEN = "GIT_AUTH_TOKEN"
+KEEP_GIT = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
+_TRUTHS = {"": False, **dict.fromkeys(("1", "t", "true"), True), **dict.fromkeys(("0", "f", "false"), False)}
 _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 Check = Callable[[], None]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -85,17 +87,16 @@ class Contexts:
         """A descriptor of a context, which is closed at the end."""
         if not looks_remote(location):
             return self._own(_open_directory(location))
-        reference = parse_git_reference(location)
+        reference = parse_context(location, self._order.args, named=location != self._order.context)
         if self._checkouts is None:
             raise Stalled(f"{reference} is not fetched here", reason="InvalidContext")
         access = _compute_access(self._order, reference)
         top = self._owned.enter_context(self._checkouts.held(reference, access, self._check))
         return self._own(open_checkout(top, reference))
 
-    def repository(self, location: str) -> int:
+    def repository(self, reference: GitReference) -> int:
         """A descriptor of a repository that a Dockerfile names; it is fetched without credentials, and closed at the
         end. Raises what ``Checkouts.held`` raises, and Refused for a host that a build cannot reach."""
-        reference = parse_git_reference(location)
         access = find_anonymous_access(reference.remote, GitAccess(direct=True, local=self._order.network == "host"))
         if self._checkouts is None:
             raise Stalled(f"{reference} is not fetched here", reason="InvalidContext")
@@ -131,6 +132,21 @@ def open_contexts(
     """
     with ExitStack() as owned:
         yield Contexts(order, checkouts, check, owned)
+
+
+def parse_context(location: str, args: Mapping[str, str], *, named: bool) -> GitReference:
+    """The repository of a context, with its .git where the build argument BUILDKIT_CONTEXT_KEEP_GIT_DIR asks for it.
+
+    The argument is for all contexts: a ``named`` one that is a directory of a repository has no .git. Raises
+    InvalidGitReference, Refused.
+    """
+    reference = parse_git_reference(location)
+    wanted = _TRUTHS.get(args.get(KEEP_GIT, "").strip().lower())
+    if wanted is None:
+        raise Refused(f"the build argument {KEEP_GIT} is true or false, or 1 or 0", reason="InvalidArguments")
+    if not wanted or (named and reference.subdir):
+        return reference
+    return with_repository(reference)
 
 
 def _compute_access(order: BuildOrder, reference: GitReference) -> GitAccess:

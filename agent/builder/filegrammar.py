@@ -34,10 +34,6 @@ def parse_copy(line: Line) -> Copy:
 def parse_add(line: Line) -> Add:
     """``ADD``."""
     flags, rest = line.flags(_ADD, _MANY)
-    if line.truth(flags, "keep-git-dir"):
-        raise SyntaxFault(
-            "--keep-git-dir: only the files of a repository are there", flags.single["keep-git-dir"].offset
-        )
     shared = _take_shared(line, flags, rest)
     checksum = flags.single.get("checksum", Word("", 0))
     if checksum.text and "$" not in checksum.text and not is_checksum(checksum.text):
@@ -47,6 +43,7 @@ def parse_add(line: Line) -> Add:
         **shared,
         checksum=line.checked(checksum) if checksum.text else "",
         unpack=line.truth(flags, "unpack"),
+        keep_git=line.truth(flags, "keep-git-dir") or False,
     )
     for source in found.sources:
         if is_git(source) and not is_url(source):

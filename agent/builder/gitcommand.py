@@ -44,6 +44,9 @@ _SETTINGS = {
     "http.lowSpeedLimit": "1000",
     "http.lowSpeedTime": "30",
     "gc.auto": "0",
+    "index.threads": "1",
+    "index.skipHash": "false",
+    "pack.writeReverseIndex": "false",
     "maintenance.auto": "false",
 }
 _SSH = (

@@ -1,9 +1,10 @@
 """One repository on its way here, with its submodules: fetched without history, and looked through before anything is
 written.
 
-Law: what is checked out holds no ``.git``, so nothing in it is ever a repository; files are written by git's plumbing,
-which runs no hook. A submodule is a repository of its own, fetched and checked like the outer one and only then moved
-to its place; git's own submodule commands are not used (attack row 57).
+Law: no file of a commit is ever called ``.git``; where the reference keeps one it is made last, and no command runs in
+it (``gitdirectory``). Files are written by git's plumbing, which runs no hook. A submodule is a repository of its
+own, fetched and checked like the outer one and only then moved to its place; git's own submodule commands are not used
+(attack row 57).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from agent.builder.gitaccess import find_submodule_access
 from agent.builder.gitcommand import Git, GitAccess, GitFailed, GitLimits
+from agent.builder.gitdirectory import NAME, Target, find_branch, make_git_directory
 from agent.builder.submodules import (
     FILE_NAME,
     INSTEAD,
@@ -114,51 +116,62 @@ class Fetch:
     def _run(self, *arguments: str, output: int = 1 << 20) -> bytes:
         return self._git.run(*arguments, check=self._budget.check, output=output)
 
-    def resolve(self) -> tuple[str, str]:
-        """The ref in full and its commit, as the other side has it now."""
+    def resolve(self) -> Target:
+        """The ref and its commit, as the other side has it now; the branch that HEAD is where .git is kept."""
         reference = self._reference
         self._run("init", "--quiet", "--template=")
         if reference.commit:
-            return reference.commit, reference.commit
+            return Target(reference.commit, reference.commit, reference.commit)
         name = reference.ref or "HEAD"
         patterns = (name, f"{name}^{{}}") if reference.ref else (name,)
-        listed = self._run("ls-remote", "--quiet", "--", reference.remote, *patterns, output=8 << 20)
-        found = {name: commit for commit, _, name in (line.partition("\t") for line in listed.decode().splitlines())}
+        options = ("--quiet", "--symref") if reference.whole and not reference.ref else ("--quiet",)
+        listed = self._run("ls-remote", *options, "--", reference.remote, *patterns, output=8 << 20).decode()
+        found = {name: commit for commit, _, name in (line.partition("\t") for line in listed.splitlines())}
         for full in (f"refs/heads/{name}", f"refs/tags/{name}", f"refs/{name}", name):
             if full in found:
-                return full, found.get(f"{full}^{{}}", found[full])
+                ref = find_branch(listed) if full == "HEAD" else full
+                return Target(ref, found.get(f"{full}^{{}}", found[full]), found[full])
         raise NotFound(f"{reference.remote} has no branch or tag {render_shortened(name)}", reason="GitRefNotFound")
 
-    def fetch(self, full: str, commit: str) -> str:
-        """Bring the commit here, alone where the other side can do that; returns what it is by now."""
+    def fetch(self, target: Target) -> Target:
+        """Bring the commit here, alone where the other side can do that; returns what the ref is by now."""
         remote = self._reference.remote
         quiet = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules")
         try:
-            self._run(*quiet, "--depth=1", "--", remote, full)
-            found = self._run("rev-parse", "--verify", "--end-of-options", "FETCH_HEAD^{commit}")
-            return found.decode().strip()
+            self._run(*quiet, "--depth=1", "--", remote, target.ref)
+            tip, commit = self._run("rev-parse", "FETCH_HEAD", "FETCH_HEAD^{commit}").decode().split()
+            return replace(target, commit=commit, tip=tip)
         except GitFailed:
             self._run(*quiet, "--", remote, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
         try:
-            found = self._run("rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
+            found = self._run("rev-parse", "--verify", "--end-of-options", f"{target.commit}^{{commit}}")
         except GitFailed:
-            raise _miss(self._reference, commit) from None
-        return found.decode().strip()
+            raise _miss(self._reference, target.commit) from None
+        return replace(target, commit=found.decode().strip())
 
-    def write(self, commit: str) -> None:
-        """Write the files of a commit, after a look at their names and sizes, and drop the repository; then the same
-        for each of its submodules. Raises what ``Checkouts.held`` raises."""
-        listed = self._run("ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit, output=_LISTING)
+    def write(self, target: Target) -> None:
+        """Write the files of a commit, after a look at their names and sizes, and drop the repository, or make the .git
+        of it; then the same for each of its submodules. Raises what ``Checkouts.held`` raises."""
+        listed = self._run("ls-tree", "-r", "-t", "-l", "-z", "--full-tree", target.commit, output=_LISTING)
         entries = [_parse_entry(line) for line in listed.split(b"\0") if line]
         self._inspect(entries)
         submodules = self._find_submodules(entries)
         del listed, entries
-        self._run("read-tree", commit)
+        self._run("read-tree", target.commit)
         self._run("checkout-index", "--all", "--force", "--quiet")
+        if self._reference.whole:
+            self._keep_repository(target, submodules=bool(submodules))
         self._budget.take_stored(self._git.measure())
         remove_tree(self._directory)
         for submodule in submodules:
             self._add(submodule)
+
+    def _keep_repository(self, target: Target, *, submodules: bool) -> None:
+        """Put .git among the files, which have nothing of that name; it counts as a part of them."""
+        made = make_git_directory(self._run, self._directory, target, self._reference.remote, submodules=submodules)
+        sizes = [path.lstat().st_size for path in made.rglob("*")]
+        self._budget.take_files(len(sizes), sum(sizes), self._reference)
+        made.rename(self._tree / NAME)
 
     def _inspect(self, entries: list[TreeEntry]) -> None:
         self._budget.take_files(len(entries), sum(entry.size for entry in entries), self._reference)
@@ -194,10 +207,10 @@ class Fetch:
         try:
             access = find_submodule_access(self._reference, wanted, self._access)
             fetch = Fetch(place, wanted, access, self._budget, self._depth + 1)
-            commit = fetch.fetch(*fetch.resolve())
-            if commit != wanted.commit:
+            target = fetch.fetch(fetch.resolve())
+            if target.commit != wanted.commit:
                 raise _miss(wanted, wanted.commit)
-            fetch.write(commit)
+            fetch.write(target)
         except (GitFailed, NotFound) as error:
             error.hint = error.hint or _ADVICE
             raise

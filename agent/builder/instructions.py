@@ -81,10 +81,12 @@ class Copy(Instruction):
 
 @frozen
 class Add(Copy):
-    """``ADD``: sources may be archives and URLs. ``unpack`` None leaves it to where they come from."""
+    """``ADD``: sources may be archives, URLs and git repositories, which ``keep_git`` gives their .git. ``unpack`` None
+    leaves it to where they come from."""
 
     checksum: str = ""
     unpack: bool | None = None
+    keep_git: bool = False
 
 
 @frozen

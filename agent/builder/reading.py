@@ -12,6 +12,7 @@ from agent.builder.origins import Origin, OriginKind
 from agent.builder.request import StageResult, Tools
 from agent.builder.scan import Keeps
 from agent.builder.tree import FileTree
+from agent.oci.gitreference import GitReference
 from agent.runtime.imageview import merged_view
 from agent.values import frozen
 
@@ -43,9 +44,9 @@ class Reader:
             return self.tools.images.layers(self.bases.get(origin.name).entry.id)
         return None
 
-    def repository(self, location: str) -> FileTree:
+    def repository(self, reference: GitReference) -> FileTree:
         """The files of a git repository, fetched now. Raises what ``Contexts.repository`` does."""
-        return FileTree(self.contexts.repository(location), "the repository", check=self.check)
+        return FileTree(self.contexts.repository(reference), "the repository", check=self.check)
 
     @contextmanager
     def opened(self, origin: Origin, *, times: bool = False) -> Iterator[FileTree]:

@@ -20,7 +20,7 @@ from agent.builder.mountspec import BadMount, settle_mounts
 from agent.builder.origins import Origin
 from agent.builder.stages import PROXY_ARGS, BuildPlan, PlannedStage
 from agent.builder.steps import CopyOptions, CopyStep, DirectoryStep, InlineFile, RemoteFile, RunStep, Script, Step
-from agent.oci.gitreference import InvalidGitReference, parse_git_reference
+from agent.oci.gitreference import GitReference, InvalidGitReference, parse_git_reference, with_repository
 from agent.oci.imageconfig import MAX_HISTORY, HistoryEntry, ImageConfig
 from agent.oci.platform import Platform
 
@@ -218,16 +218,21 @@ class StageState:
             raise self._refuse(instruction, "--checksum is sha256: and 64 hexadecimal digits")
         return tuple(RemoteFile(url, checksum) for url in urls)
 
-    def _repositories(self, instruction: ins.Add, sources: tuple[str, ...]) -> tuple[str, ...]:
-        found = tuple(source for source in sources if is_git(source))
-        for source in found:
+    def _repositories(self, instruction: ins.Add, sources: tuple[str, ...]) -> tuple[GitReference, ...]:
+        found = []
+        for source in sources:
+            if not is_git(source):
+                continue
             if not is_url(source):
                 raise self._refuse(instruction, f"{source[:200]}: {EXPLAIN_GIT}")
             try:
-                parse_git_reference(source)
+                reference = parse_git_reference(source)
+                found.append(with_repository(reference) if instruction.keep_git else reference)
             except InvalidGitReference as error:
                 raise self._refuse(instruction, str(error)) from None
-        return found
+        if instruction.keep_git and not found:
+            raise self._refuse(instruction, "--keep-git-dir is for git repositories, and no source is one")
+        return tuple(found)
 
     def _change_directory(self, instruction: ins.Workdir) -> DirectoryStep | None:
         path = _clean(posixpath.join(self._directory, self._some(instruction, instruction.path)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from agent.builder.modes import Mode
 from agent.builder.mountspec import BindMount, CacheMount, RunMount
 from agent.builder.origins import Origin
+from agent.oci.gitreference import GitReference
 from agent.values import frozen
 
 
@@ -80,8 +81,8 @@ class CopyStep:
     options: CopyOptions = CopyOptions()
     inline: tuple[InlineFile, ...] = ()
     remote: tuple[RemoteFile, ...] = ()
-    repositories: tuple[str, ...] = ()
-    """Git repositories to fetch, by their URLs."""
+    repositories: tuple[GitReference, ...] = ()
+    """Git repositories to fetch."""
 
     @property
     def origins(self) -> tuple[Origin, ...]:

@@ -63,7 +63,7 @@ def build(context: str, dockerfile: str | None, host: str, **options: Any) -> in
     quiet, mode = options["quiet"], "json" if options["as_json"] else options["progress"]
     with ExitStack() as owned:
         named = dict(_split(text, "--build-context") for text in options["contexts"])
-        sources = Sources(context, dockerfile, named, lambda: _read_access(header))
+        sources = Sources(context, dockerfile, named, lambda: _read_access(header), header.get("args", {}))
         parcel = Packer(sources, owned, lambda text: print(f"warning: {safe(text)}", file=sys.stderr)).pack()
         line = json.dumps({**header, **parcel.header}).encode() + b"\n"
         documents = upload(host, "/build", (), _chain(line, parcel.chunks))

@@ -25,8 +25,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Sources:
-    """What the command line names: the context, the Dockerfile (None: the context's), further contexts by name; how
-    git servers are asked is a ``GitAccess``, made of ``access`` when one is."""
+    """What the command line names: the context, the Dockerfile (None: the context's), further contexts by name, build
+    arguments; how git servers are asked is a ``GitAccess``, made of ``access`` when one is."""
 
     def __init__(
         self,
@@ -34,11 +34,13 @@ class Sources:
         dockerfile: str | None,
         contexts: Mapping[str, str],
         access: Callable[[], GitAccess],
+        args: Mapping[str, str],
     ) -> None:
         self.context = context
         self.dockerfile = dockerfile
         self.contexts = contexts
         self.access = access
+        self.args = args
 
 
 class Parcel(NamedTuple):
@@ -69,7 +71,7 @@ class Packer:
         """Read what has to be known before anything is sent. Raises HoldfastError."""
         if self._sources.context == "-":
             return self._pack_stdin()
-        tree = self._open(self._sources.context)
+        tree = self._open(self._sources.context, named=False)
         name, data = self._read_dockerfile(tree)
         return self._describe(name, data, tree)
 
@@ -97,7 +99,7 @@ class Packer:
             contexts[context] = location
             if not location.startswith(IMAGE_SCHEME):
                 contexts[context] = str(number)
-                trees[str(number)] = opened = self._open(location)
+                trees[str(number)] = opened = self._open(location, named=True)
                 opened.rules = _find_rules(opened, IGNORE_NAME)
         text = dockerfile.decode("utf-8", "surrogateescape")
         header = {"contexts": contexts, "inline": text, "dockerfile": name, "filtered": True}
@@ -117,11 +119,13 @@ class Packer:
         numbers = {b"uid": 0, b"gid": 0, b"size": 0, b"mtime": 0}
         return (encode_member(f"{prefix}/".encode(), b"5", 0o755, numbers),)
 
-    def _open(self, location: str) -> _Tree:
+    def _open(self, location: str, *, named: bool) -> _Tree:
         if _is_remote(location):
+            from agent.builder.contexts import parse_context
             from agent.cli.buildgit import open_repository
 
-            root = self._owned.enter_context(open_repository(location, self._sources.access()))
+            reference = parse_context(location, self._sources.args, named=named)
+            root = self._owned.enter_context(open_repository(reference, self._sources.access()))
             return _Tree(root, location)
         try:
             return self._own(os.open(location, _DIRECTORY), location)

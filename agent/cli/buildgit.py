@@ -11,13 +11,12 @@ from pathlib import Path
 from agent.builder.checkouts import Checkouts
 from agent.builder.contexts import open_checkout
 from agent.builder.gitcommand import GitAccess
-from agent.oci.gitreference import parse_git_reference
+from agent.oci.gitreference import GitReference
 
 
 @contextmanager
-def open_repository(text: str, access: GitAccess) -> Iterator[int]:
-    """A descriptor of what the URL means, for the length of the block. Raises what ``Checkouts.held`` raises."""
-    reference = parse_git_reference(text)
+def open_repository(reference: GitReference, access: GitAccess) -> Iterator[int]:
+    """A descriptor of what it means, for the length of the block. Raises what ``Checkouts.held`` raises."""
     with tempfile.TemporaryDirectory(prefix="holdfast-build-") as place:
         checkouts = Checkouts(Path(place, "git"))
         with checkouts.held(reference, access, lambda: None) as top:

@@ -7,6 +7,7 @@ a helper program or a local file is refused here, before git sees it (attack row
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from agent.errors import Refused
 from agent.oci.digest import render_shortened
@@ -35,12 +36,14 @@ class InvalidGitReference(Refused):
 @frozen
 class GitReference:
     """``remote`` as git takes it, ``ref`` a branch, tag or commit (empty: the default branch), ``subdir`` without
-    leading slash (empty: the top); ``role`` says for messages what it is a submodule of (empty: of nothing)."""
+    leading slash (empty: the top); ``role`` says for messages what it is a submodule of (empty: of nothing). With
+    ``whole`` its files have .git beside them, and so have those of its submodules."""
 
     remote: str
     ref: str = ""
     subdir: str = ""
     role: str = ""
+    whole: bool = False
 
     def __str__(self) -> str:
         named = f"#{self.ref}{f':{self.subdir}' if self.subdir else ''}" if self.ref or self.subdir else ""
@@ -86,6 +89,16 @@ def parse_git_reference(text: str) -> GitReference:
     return reference
 
 
+def with_repository(reference: GitReference) -> GitReference:
+    """The same with its .git, which only all of a repository has. Raises InvalidGitReference."""
+    if reference.subdir:
+        raise InvalidGitReference(
+            f"{reference} is a directory of a repository, which has no .git of its own",
+            hint="name the repository without :DIRECTORY, or do not ask for its .git",
+        )
+    return replace(reference, whole=True)
+
+
 def parse_submodule(outer: GitReference, path: str, url: str, commit: str) -> GitReference:
     """The commit of a repository that lies at ``path`` of another; a ``url`` that begins with ./ or ../ goes from that
     one's, as gitmodules(5) has it. Raises InvalidGitReference."""
@@ -94,7 +107,7 @@ def parse_submodule(outer: GitReference, path: str, url: str, commit: str) -> Gi
         if len(url) > MAX_LENGTH or not url.isprintable():
             raise InvalidGitReference("a URL of this length or with such characters cannot be used")
         remote = _resolve(outer.remote, url) if url.startswith(("./", "../")) else url
-        return GitReference(_check_remote(remote.rstrip("/")), commit, role=role)
+        return GitReference(_check_remote(remote.rstrip("/")), commit, role=role, whole=outer.whole)
     except InvalidGitReference as error:
         raise InvalidGitReference(f"{role}: {error.message}", hint=error.hint or _ADVICE) from None
 

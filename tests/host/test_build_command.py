@@ -170,8 +170,11 @@ def test_a_git_repository(agent: Agent, tmp_path: Path) -> None:
     with open_git_server(tmp_path / "served") as server:
         repository = server.create("app")
         sub = repository.tree(("100644", "Dockerfile", "FROM scratch\nCOPY f /\n"), ("100644", "f", "f"))
-        repository.commit(repository.tree(("040000", "sub", sub)))
+        own = ("100644", "Dockerfile", "FROM scratch\nCOPY .git /\n")
+        repository.commit(repository.tree(own, ("040000", "sub", sub)))
         assert list_layer(agent, f"{server.url('app')}#main:sub") == {"f"}
+        kept = list_layer(agent, server.url("app"), "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1")
+        assert {name for name in kept if "/" not in name} == {"HEAD", "config", "index", "packed-refs", "shallow"}
         done = run(agent, f"{server.url('app')}#nope", code=1)
         assert b"has no branch or tag 'nope'" in done.stderr
     assert not list(Path("/tmp").glob("holdfast-build-*/git/*"))

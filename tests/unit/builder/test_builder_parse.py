@@ -159,7 +159,7 @@ def test_healthcheck() -> None:
 def test_all_problems_come_at_once_with_their_places() -> None:
     text = """RUN early
 FROM scratch
-ADD --keep-git-dir=true a b
+ADD --keep-git-dir=perhaps a b
 RUN --mount=type=bind true
 RUN --mount=type=none,target=/x true
 ONBUILD FROM x
