@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
+from agent.errors import HoldfastError
 from agent.image.snapshots import SnapshotStore
 
 
@@ -19,8 +21,13 @@ class Flusher:
         """Flush in a thread of its own."""
         with self._lock:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-            self._threads.append(threading.Thread(target=self._snapshots.flush, name="snapshot-flush", daemon=True))
+            self._threads.append(threading.Thread(target=self._flush, name="snapshot-flush", daemon=True))
             self._threads[-1].start()
+
+    def _flush(self) -> None:
+        """On a full disk, say, it is left to the next time."""
+        with suppress(HoldfastError, OSError):
+            self._snapshots.flush()
 
     def wait(self) -> None:
         """Return when all that was begun is on the disk."""

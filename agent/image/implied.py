@@ -13,6 +13,8 @@ from agent.image.errors import HostileLayer
 from agent.image.layerwriter import UNWANTED_XATTRS
 from agent.image.rooted import OPAQUE, is_whiteout, render_path
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class Attributes(NamedTuple):
     """What is said of a directory. ``mtime`` is nanoseconds since the epoch; ``mode`` has no type."""
@@ -58,9 +60,7 @@ class LowerLayers:
 
     def _find(self, parts: list[bytes]) -> bytes | None:
         """The topmost directory there, or what is in its way."""
-        known = 0
-        while known < min(len(parts), len(self._names)) and parts[known] == self._names[known]:
-            known += 1
+        known = _count_common(parts, self._names)
         del self._names[known:], self._merged[known + 1 :]
         for name in parts[known:]:
             merged, obstacle = _descend(self._merged[-1], name)
@@ -96,12 +96,12 @@ def too_much_said(path: bytes) -> HostileLayer:
 def adopt_attributes(root: Path, implied: Iterable[bytes], lower: Sequence[Path]) -> None:
     """Give each implied directory of ``root`` what the layers below say of it. Raises HostileLayer, OSError."""
     layers = LowerLayers(lower)
-    for path in sorted(implied, reverse=True):
-        fd = _open_directory(root, path)
-        try:
-            _adopt(fd, path, layers.find_attributes(path))
-        finally:
-            os.close(fd)
+    way = _Way(root)
+    try:
+        for path in sorted(implied, reverse=True):
+            _adopt(way.open(path), path, layers.find_attributes(path))
+    finally:
+        way.close()
 
 
 def _adopt(fd: int, path: bytes, said: Attributes) -> None:
@@ -117,17 +117,34 @@ def _adopt(fd: int, path: bytes, said: Attributes) -> None:
     os.utime(fd, ns=(said.mtime, said.mtime))
 
 
-def _open_directory(root: Path, path: bytes) -> int:
-    """Open a directory of our own tree, following no link on the way."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(root, flags)
-    for part in path.split(b"/") if path else ():
-        try:
-            inner = os.open(part, flags, dir_fd=fd)
-        finally:
+class _Way:
+    """The directories of our own tree that lead to one in it, open; no link is followed."""
+
+    def __init__(self, root: Path) -> None:
+        self._names: list[bytes] = []
+        self._fds = [os.open(root, _DIRECTORY)]
+
+    def open(self, path: bytes) -> int:
+        """A descriptor that is good until the next call."""
+        parts = path.split(b"/") if path else []
+        known = _count_common(parts, self._names)
+        while len(self._names) > known:
+            self._names.pop()
+            os.close(self._fds.pop())
+        for name in parts[known:]:
+            self._fds.append(os.open(name, _DIRECTORY, dir_fd=self._fds[-1]))
+            self._names.append(name)
+        return self._fds[-1]
+
+    def close(self) -> None:
+        for fd in self._fds:
             os.close(fd)
-        fd = inner
-    return fd
+
+
+def _count_common(one: list[bytes], other: list[bytes]) -> int:
+    """How many of their first components are the same."""
+    different = (number for number, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    return next(different, min(len(one), len(other)))
 
 
 def _is_opaque(directory: bytes) -> bool:

@@ -7,7 +7,6 @@ import os
 import secrets
 import threading
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 
 from agent.image.errors import StorageFailed
@@ -28,20 +27,29 @@ class LayerMounts:
         self._root = root
         self._device = root.stat().st_dev
         self._lock = threading.Lock()
+        self._tried = False
+        self._failure: OSError | None = None
 
     @property
     def supported(self) -> bool:
         """Whether layer images can be used here: the kernel has to mount one, and overlayfs upon it, which it does not
-        on a data root that lies on an overlay itself. Tried once."""
-        return self._failure is None
+        on a data root that lies on an overlay itself."""
+        return self._find_failure() is None
 
     @property
     def impossible(self) -> bool:
         """Whether they never can be, with this kernel and this data root; a trial may also fail on a full disk."""
-        return self._failure is not None and self._failure.errno in _NEVER
+        failure = self._find_failure()
+        return failure is not None and failure.errno in _NEVER
 
-    @cached_property
-    def _failure(self) -> OSError | None:
+    def _find_failure(self) -> OSError | None:
+        """What was found once; a trial that failed for a passing reason is made again."""
+        if not self._tried:
+            self._failure = self._try()
+            self._tried = self._failure is None or self._failure.errno in _NEVER
+        return self._failure
+
+    def _try(self) -> OSError | None:
         directory = self._root / f"tmp-{secrets.token_hex(8)}"
         image, tree = directory / "image", directory / "fs"
         try:

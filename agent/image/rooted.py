@@ -38,6 +38,7 @@ class RootedTree:
 
     def __init__(self, root: Path) -> None:
         self._fds: dict[bytes, int] = {b"": os.open(root, _DIRECTORY)}
+        self._last: list[bytes] = []
         self._pending: dict[bytes, int] = {}
         self._pending_bytes = self._implied_bytes = 0
         self.implied: set[bytes] = {b""}
@@ -49,9 +50,11 @@ class RootedTree:
         self._fds.clear()
 
     def trim(self) -> None:
-        """Bound what is kept; to be called when no descriptor is in use."""
+        """Bound what is kept; to be called when no descriptor is in use. What comes next is likely near the last."""
         if len(self._fds) > MAX_OPEN:
-            self._forget(b"")
+            way = {b"/".join(self._last[:depth]) for depth in range(len(self._last) + 1)}
+            for name in [name for name in self._fds if name not in way]:
+                os.close(self._fds.pop(name))
         if len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_KEPT:
             self.flush_times()
 
@@ -79,6 +82,7 @@ class RootedTree:
             path = b"/".join(parts[:end])
             fd = self._open_child(fd, parts[end - 1], path)
             self._fds[path] = fd
+        self._last = parts
         return fd
 
     def existing(self, parts: list[bytes]) -> int:

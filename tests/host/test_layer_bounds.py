@@ -125,6 +125,23 @@ def test_deeper_than_directories_may_be(writer: LayerWriter) -> None:
         write(writer, directory("/".join(["d"] * 129)))
 
 
+def test_deep_trees_are_not_opened_again_for_each_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    opened: list[object] = []
+    really = os.open
+    base = "/".join(["d"] * 126)
+    with closing(Unpacker(tmp_path / "files", UnpackLimits())) as writer:
+
+        def count(path: Any, *args: Any, **named: Any) -> int:
+            opened.append(path)
+            return really(path, *args, **named)
+
+        monkeypatch.setattr(os, "open", count)
+        write(writer, *(entry(f"{base}/{number}/f") for number in range(50)))
+        writer.settle([])
+        assert len(opened) < 10 * (126 + 50)
+
+
 def test_long_implied_paths_are_bounded(writer: LayerWriter) -> None:
     base = "/".join(["p" * 250] * 15)
     with pytest.raises((HostileLayer, UnfitForImage)):

@@ -27,6 +27,7 @@ from agent.image.layerwriter import LayerWriter
 from agent.image.limits import UnpackLimits
 from agent.image.store import ImageStore
 from agent.image.unpack import Unpacker
+from agent.runtime.imageview import merged_view
 from agent.store.database import Database
 from tests.host.registry import Registry, busybox_layer, directory, entry, make_tar
 from tests.host.test_image_hostile import GNU, HOSTILE
@@ -248,6 +249,28 @@ def test_a_damaged_image_is_found_and_repaired(registry: Registry, root: Path, w
         assert found.repaired, found
         assert (store.lowerdirs(image.id)[1] / "d" / "f").read_bytes() == b"one" * 1000
         assert store.verify(tuple, repair=False) == ()
+
+
+def test_a_data_root_of_any_name(registry: Registry, tmp_path: Path) -> None:
+    root = tmp_path / "a b:c,d\\e\n'%41\"=ü\udcff" / "data"
+    root.parent.mkdir()
+    with opened(root) as store:
+        layers = store.lowerdirs(store.pull(registry.push_layers("named:1", TWO)).id)
+        assert all(layer.is_mount() for layer in layers)
+        with merged_view(layers) as view:
+            assert Path(f"/proc/self/fd/{view}/d/g").read_bytes() == b"two"
+
+
+def test_a_trial_that_fails_for_a_passing_reason_is_made_again(tmp_path: Path) -> None:
+    subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path], check=True)
+        mounts = LayerMounts(tmp_path)
+        assert (mounts.supported, mounts.impossible) == (False, False)
+        subprocess.run(["mount", "-o", "remount,bind,rw", tmp_path], check=True)
+        assert mounts.supported
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_no_container_starts_upon_a_layer_that_is_lost(registry: Registry, root: Path) -> None:
