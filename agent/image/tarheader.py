@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from array import array
+from collections.abc import Iterator
 from functools import lru_cache
 
 from agent.image.errors import HostileLayer
@@ -27,10 +29,36 @@ _WANTED = frozenset(
 ZERO = bytes(BLOCK)
 
 
+class SparseMap:
+    """Offset and length of each piece of data in a sparse file, in as little memory as they need; empty ones left out
+    when they are read."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        numbers = iter(self._numbers)
+        return ((offset, length) for offset, length in zip(numbers, numbers, strict=True) if length)
+
+    def add(self, offset: int, length: int) -> None:
+        """Add a piece behind the others."""
+        self._numbers.append(offset)
+        self._numbers.append(length)
+
+    def extend(self, other: SparseMap) -> None:
+        """Add all pieces of another map behind the others."""
+        self._numbers.extend(other._numbers)
+
+
 class TarEntry:
     """One member. ``kind`` is the type flag; ``size`` counts bytes in the archive, ``real_size`` those of the file.
 
-    ``mtime`` is nanoseconds since the epoch. ``sparse`` lists (offset, length) of data in a sparse file, ``device`` is
+    ``mtime`` is nanoseconds since the epoch. ``sparse`` says where a sparse file has data, ``device`` is
     a device node's major and minor number.
     """
 
@@ -56,7 +84,7 @@ class TarEntry:
         self.mode = self.uid = self.gid = 0
         self.size = self.real_size = self.mtime = 0
         self.xattrs: dict[str, bytes] = {}
-        self.sparse: list[tuple[int, int]] | None = None
+        self.sparse: SparseMap | None = None
         self.device = (0, 0)
 
 
@@ -190,24 +218,38 @@ def _xattr_name(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def parse_gnu_sparse(block: bytes, start: int, count: int) -> list[tuple[int, int]]:
-    """The (offset, length) slots of an old GNU sparse header or its extension block."""
-    found = []
+def parse_gnu_sparse(block: bytes, start: int, count: int) -> SparseMap:
+    """The slots of an old GNU sparse header or its extension block."""
+    found = SparseMap()
     for index in range(count):
         offset, length = _GNU_SPARSE.unpack_from(block, start + index * 24)
         if not offset.strip(b"\0 "):
             break
-        found.append((parse_number(offset, MAX_SIZE), parse_number(length, MAX_SIZE)))
+        found.add(parse_number(offset, MAX_SIZE), parse_number(length, MAX_SIZE))
     return found
 
 
-def check_sparse(entry: TarEntry, pairs: list[tuple[int, int]]) -> None:
+def parse_pax_sparse(packed: bytes) -> SparseMap:
+    """The map of GNU sparse 0.1, numbers with commas between. Raises HostileLayer."""
+    pairs = SparseMap()
+    if not packed:
+        return pairs
+    if packed.count(b",") % 2 == 0 or packed.count(b",") > 2 * MAX_SPARSE:
+        raise HostileLayer("a sparse file's map is malformed")
+    numbers = [parse_decimal(item, MAX_SIZE) for item in packed.split(b",")]
+    for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
+        pairs.add(offset, length)
+    return pairs
+
+
+def check_sparse(entry: TarEntry, pairs: SparseMap) -> None:
     """Give ``entry`` its sparse map. Raises HostileLayer unless it is ascending and adds up."""
-    end = 0
+    end = total = 0
     for offset, length in pairs:
         if offset < end or offset + length > entry.real_size:
             raise HostileLayer("a sparse file's map is out of order")
         end = offset + length
-    if sum(length for _, length in pairs) != entry.size:
+        total += length
+    if total != entry.size:
         raise HostileLayer("a sparse file's map does not fit its data")
-    entry.sparse = [pair for pair in pairs if pair[1]]
+    entry.sparse = pairs

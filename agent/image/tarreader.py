@@ -9,6 +9,7 @@ from agent.image.tarheader import (
     MAX_SIZE,
     MAX_SPARSE,
     ZERO,
+    SparseMap,
     TarEntry,
     apply_pax,
     check_sparse,
@@ -17,6 +18,7 @@ from agent.image.tarheader import (
     parse_header,
     parse_number,
     parse_pax,
+    parse_pax_sparse,
 )
 from agent.image.tarwriter import BLOCK
 
@@ -172,7 +174,7 @@ class TarReader:
             block = self._stream.take(BLOCK)
             if len(block) < BLOCK or len(pairs) > MAX_SPARSE:
                 raise HostileLayer("a sparse file's map is cut or too long")
-            pairs += parse_gnu_sparse(block, 0, 21)
+            pairs.extend(parse_gnu_sparse(block, 0, 21))
             extended = block[504]
         check_sparse(entry, pairs)
 
@@ -183,28 +185,29 @@ class TarReader:
         real = records.get(b"GNU.sparse.realsize", records.get(b"GNU.sparse.size", b""))
         entry.real_size = parse_decimal(real, MAX_SIZE)
         if records.get(b"GNU.sparse.major") == b"1":
-            numbers = self._read_sparse_map(entry)
+            pairs = self._read_sparse_map(entry)
         else:
-            packed = records.get(b"GNU.sparse.map", b"")
-            numbers = [parse_decimal(item, MAX_SIZE) for item in packed.split(b",")] if packed else []
-        if len(numbers) % 2 or len(numbers) > 2 * MAX_SPARSE:
-            raise HostileLayer("a sparse file's map is malformed")
-        check_sparse(entry, list(zip(numbers[::2], numbers[1::2], strict=True)))
+            pairs = parse_pax_sparse(records.get(b"GNU.sparse.map", b""))
+        check_sparse(entry, pairs)
 
-    def _read_sparse_map(self, entry: TarEntry) -> list[int]:
-        """GNU sparse 1.0: the map is in front of the data, newline-separated, padded to whole blocks."""
+    def _read_sparse_map(self, entry: TarEntry) -> SparseMap:
+        """GNU sparse 1.0: the map is in front of the data, newline-separated, padded to whole blocks; first its
+        length."""
+        pairs, wanted, rest = SparseMap(), -1, b""
         numbers: list[int] = []
-        wanted, rest = 1, b""
-        while len(numbers) < wanted:
+        while wanted < 0 or len(pairs) < wanted:
             block = b"".join(self.data(BLOCK))
             entry.size -= BLOCK
             *lines, rest = (rest + block).split(b"\n")
-            for line in lines[: wanted - len(numbers) if numbers else None]:
+            for line in lines:
                 numbers.append(parse_decimal(line, MAX_SIZE))
-                if len(numbers) == 1:
-                    wanted = 1 + 2 * numbers[0]
-                if len(numbers) == wanted:
+                if wanted < 0:
+                    wanted = numbers.pop()
+                elif len(numbers) == 2:
+                    pairs.add(*numbers)
+                    numbers.clear()
+                if len(pairs) == wanted:
                     break
-            if wanted > 2 * MAX_SPARSE or len(rest) > BLOCK:
+            if wanted > MAX_SPARSE or len(rest) > BLOCK:
                 raise HostileLayer("a sparse file's map is too long")
-        return numbers[1:]
+        return pairs

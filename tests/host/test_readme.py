@@ -119,7 +119,7 @@ def test_every_command_of_the_readme(newcomer: Newcomer) -> None:
     assert re.fullmatch(r"hello-web-[123]\n", outputs["curl http://127.0.0.1:8080/"])
     answers = {newcomer.run("curl -s http://127.0.0.1:8080/") for _ in range(30)}
     assert answers == {f"hello-web-{slot}\n" for slot in (1, 2, 3)}
-    assert "converged" in outputs[".venv/bin/holdfast status"]
+    assert "converged" in outputs[".venv/bin/holdfast status --wait 10"]
     for command in change:
         newcomer.run(command)
     ps = newcomer.run("holdfast ps web")
