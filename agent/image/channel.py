@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
-DEPTH = 16
+DEPTH = 8
 _LOW = DEPTH // 2
 
 

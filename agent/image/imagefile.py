@@ -14,7 +14,7 @@ from agent.image.tarreader import TarReader
 _DATA = 4096
 _LAST_BLOCK = erofs.MAX_BLOCKS - (1 << 28 >> erofs.BLOCK_BITS)
 """Of data: there has to be room for the metadata behind it."""
-_BATCH_BYTES, _BATCH_PIECES = 1 << 20, 512
+_BATCH_BYTES, _BATCH_PIECES = 1 << 18, 256
 _SMALL = 16 << 10
 """Bytes of a piece that is copied while it waits: it would keep the whole chunk that it is a part of."""
 
