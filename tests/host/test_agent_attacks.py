@@ -188,6 +188,7 @@ def test_row_36_labels_steer_nothing(agent: Agent) -> None:
     rows = agent.ps()
     assert {row["id"] for row in rows if row["app"] == "calm"} == before
     assert sorted(row["name"] for row in rows if row["app"] == "liar") == ["liar-web-1", "liar-web-2"]
+    agent.cli("status", "--wait", "20")
     assert "nothing to do" in agent.cli("plan").stdout
     (agent.state / "liar/compose.yaml").unlink()
     agent.converge()
