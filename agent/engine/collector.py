@@ -22,6 +22,8 @@ from agent.image.store import ImageStore
 from agent.values import frozen
 
 MIN_AGE = 600.0
+TICK = 0.02
+"""Seconds by which the time that a file gets may lag behind: file systems ask the clock of the last tick."""
 SHELTER_SECONDS = 3600.0
 
 
@@ -81,7 +83,7 @@ class ImageCollection:
     def building(self) -> Iterator[None]:
         """A build is under way: all that is used from now on stays. Waits for a collection to end."""
         with self._collecting, self._lock:
-            begun = time.time()
+            begun = time.time() - TICK
             self._builds.append(begun)
         try:
             yield
