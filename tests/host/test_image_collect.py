@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from agents import eventually
 
-from agent.engine.collector import ImageCollection
+from agent.engine.collector import TICK, ImageCollection
 from agent.engine.images import Images
 from agent.engine.watermarks import DiskWatch, Watermarks
 from agent.image.collect import Keep
@@ -102,6 +103,7 @@ def test_nothing_goes_while_nobody_knows_what_is_needed(registry: Registry, stor
 def test_what_is_held_or_built_upon_stays(registry: Registry, store: ImageStore, tmp_path: Path) -> None:
     held, base, old = (store.pull(push(registry, f"busy:{number}", 1000)) for number in range(3))
     collection = collect(store)
+    time.sleep(TICK)  # what was used less before a build counts as used by it
     with collection.building():
         layers = store.layers(base.id)
         tree = tmp_path / "tree"
