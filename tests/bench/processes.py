@@ -53,7 +53,10 @@ def _read_status(pid: int, key: str) -> float:
 
 class Helpers:
     """The processes that some others start while a block runs: the most proportional memory of all together in MB,
-    looked at twenty times a second."""
+    looked at twenty times a second.
+
+    Until its execve a child of vfork(2) shows the parent's memory as its own: it counts from its own command line on.
+    """
 
     def __init__(self, parents: Collection[int]) -> None:
         self._parents = parents
@@ -76,11 +79,21 @@ class Helpers:
 
     def _find(self) -> Iterator[int]:
         for parent in self._parents:
+            line = _read_line(parent)
             for path in Path("/proc").glob(f"{parent}/task/*/children"):
                 try:
-                    yield from map(int, path.read_text().split())
+                    children = map(int, path.read_text().split())
                 except OSError:
                     continue
+                yield from (child for child in children if _read_line(child) != line)
+
+
+def _read_line(pid: int) -> bytes:
+    """The command line; empty for a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def read_seconds(pids: Collection[int]) -> float:
@@ -115,11 +128,7 @@ def find_serving(run_root: Path) -> set[int]:
     """The processes of Holdfast's own names that were started for a run root."""
     found = set()
     for pid in find_named("holdfast-"):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if f"'{run_root}'".encode() in command:
+        if f"'{run_root}'".encode() in _read_line(pid):
             found.add(pid)
     return found
 

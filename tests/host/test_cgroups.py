@@ -36,7 +36,8 @@ def cgroups(lab: Lab) -> Iterator[Cgroups]:
     yield cgroups
     lab.clear()
     cgroups.down()
-    assert not list(Path("/sys/fs/cgroup").rglob(f"holdfast/{INSTANCE}"))
+    trees = [path for top in ("", "*/") for path in Path("/sys/fs/cgroup").glob(f"{top}holdfast/{INSTANCE}")]
+    assert not trees
 
 
 def read_stat(plan: CgroupPlan, name: str) -> int:

@@ -65,7 +65,9 @@ def test_limits_that_others_change_are_written_again(lab: EngineLab) -> None:
     record = lab.start("limited", "sleep", "1000", resources=limits)
     containers, cgroups = lab.engine.containers, lab.engine.containers._parts.cgroups
     assert containers.put_right(record.id) is None
-    (pids, *_) = [path for path in Path("/sys/fs/cgroup").rglob("pids.max") if path.parent.name == record.id]
+    (pids, *_) = [
+        path for top in ("", "*/") for path in Path("/sys/fs/cgroup").glob(f"{top}holdfast/*/{record.id}/pids.max")
+    ]
     pids.write_text("4000")
     found = containers.put_right(record.id)
     assert (found.text, found.lost) == ("pids.max is 4000, not 50", False) if found else pytest.fail("nothing seen")

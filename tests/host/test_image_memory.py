@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 from agent.image.config import RegistryConfig
 from agent.image.store import ImageStore
 from agent.store.database import Database
+from tests.bench.processes import Helpers
 from tests.host.registry import Registry, entry, make_tar
 
 pytestmark = pytest.mark.host
@@ -23,39 +21,6 @@ LIMIT = 64 << 20
 
 def read_status(key: str) -> int:
     return int(re.findall(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) << 10
-
-
-def read_pss(pid: str) -> int:
-    try:
-        return int(re.findall(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[0]) << 10
-    except (OSError, IndexError):
-        return 0  # it has ended
-
-
-def find_children() -> set[str]:
-    found: set[str] = set()
-    for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # the thread has ended
-            found.update(children.read_text().split())
-    return found
-
-
-@contextmanager
-def watched_children() -> Iterator[list[int]]:
-    """What the processes that are started inside of the block held together, each time that somebody looked."""
-    before, seen, over = find_children(), [0], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.02):
-            seen.append(sum(read_pss(pid) for pid in find_children() - before))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def push_large(registry: Registry) -> str:
@@ -72,10 +37,10 @@ def test_memory_of_a_pull_is_bounded(tmp_path: Path) -> None:
         try:
             Path("/proc/self/clear_refs").write_text("5")
             before = read_status("VmRSS")
-            with watched_children() as seen:
+            with Helpers([os.getpid()]) as helpers:
                 image = store.pull(reference)
             assert image.size > 2 * LIMIT
-            assert max(seen) > 0, "large layers are unpacked in processes of their own"
-            assert read_status("VmHWM") - before + max(seen) < LIMIT
+            assert helpers.peak > 0, "large layers are unpacked in processes of their own"
+            assert read_status("VmHWM") - before + helpers.peak * 2**20 < LIMIT
         finally:
             store.close()

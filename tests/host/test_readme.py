@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -18,8 +20,8 @@ from agent.cli.group import cli
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
 
-DEFAULT_ROOTS = (Path("/run/holdfast"), Path("/var/lib/holdfast"))
-SOCKET = DEFAULT_ROOTS[0] / "holdfast.sock"
+DEFAULT_ROOTS = (Path("/run/holdfast"), Path("/var/lib/holdfast"), Path("/etc/holdfast"))
+LOCKS = (DEFAULT_ROOTS[0] / "agent.lock", DEFAULT_ROOTS[0] / "keeper.lock")
 SET_UP = "make run"
 INSTALLED_FROM = ("pyproject.toml", "Makefile", ".ci/debian-packages")
 OF_ITS_OWN = {"make test"}  # this very run
@@ -31,12 +33,51 @@ def read_blocks() -> list[list[str]]:
     return [[line.split("  #")[0].strip() for line in block.splitlines() if line.strip()] for block in blocks]
 
 
+def is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+@contextmanager
+def fresh_default_roots(home: Path) -> Iterator[tuple[str, ...]]:
+    """The default roots, empty ones of ``home``, in a mount namespace of its own: what an agent that has ended left on
+    this machine stays as it is. Gives the beginning of a command line that enters the namespace."""
+    taken = [str(path) for path in LOCKS if is_locked(path)]
+    assert not taken, f"an agent of this machine holds {', '.join(taken)}: this test needs its addresses and ports"
+    made = [path for path in DEFAULT_ROOTS if not path.exists()]
+    mounts = []
+    for path in DEFAULT_ROOTS:
+        path.mkdir(parents=True, exist_ok=True)
+        (home / path.relative_to("/")).mkdir(parents=True)
+        mounts.append(f"mount --bind {home / path.relative_to('/')} {path}")
+    keep = ["unshare", "--mount", "sh", "-c", f"{' && '.join(mounts)} && echo ready && exec cat"]
+    try:
+        with subprocess.Popen(keep, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as namespace:
+            assert namespace.stdin is not None and namespace.stdout is not None
+            try:
+                assert namespace.stdout.readline() == b"ready\n"
+                yield ("nsenter", f"--mount=/proc/{namespace.pid}/ns/mnt")
+            finally:
+                namespace.stdin.close()
+    finally:
+        for path in made:
+            path.rmdir()
+
+
 class Newcomer:
     """A checkout of one's own, the agent in its foreground, and a shell beside it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, outside: Path, enter: tuple[str, ...]) -> None:
         self.home = home
-        self.log = home / "agent.log"
+        self.enter = enter
+        self.socket = outside / "run/holdfast/holdfast.sock"
+        self.log = outside / "agent.log"
         files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
         for name in filter(None, files.decode().split("\0")):
             (home / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,17 +87,19 @@ class Newcomer:
             os.utime(home / name, (0, 0))
         self.agent: subprocess.Popen[bytes] | None = None
 
+    def compose(self, command: str) -> list[str]:
+        return [*self.enter, "sh", "-c", f"cd {self.home} && {command}"]
+
     def begin(self, command: str) -> None:
         with self.log.open("ab") as log:
             self.agent = subprocess.Popen(
-                ["sh", "-c", f"exec {command}"], cwd=self.home, stdout=log, stderr=log, start_new_session=True
+                self.compose(f"exec {command}"), stdout=log, stderr=log, start_new_session=True
             )
 
     def run(self, command: str) -> str:
         path = f"{self.home}/.venv/bin:{os.environ['PATH']}"
         done = subprocess.run(
-            ["sh", "-c", command],
-            cwd=self.home,
+            self.compose(command),
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
@@ -78,18 +121,16 @@ class Newcomer:
         eventually(up, 60, "the greeting in the log")
 
     def answers(self) -> bool:
-        return self.agent is not None and self.agent.poll() is None and SOCKET.exists()
+        return self.agent is not None and self.agent.poll() is None and self.socket.exists()
 
     def clean(self) -> None:
         """Whatever went wrong, nothing is left of it."""
-        if SOCKET.parent.exists():
+        if any(self.socket.parent.iterdir()):
             if not self.answers():
                 self.begin(".venv/bin/holdfast agent --state state")
                 eventually(self.answers, 30, "an agent to clean up with")
             self.run("holdfast down")
         self.end()
-        for path in DEFAULT_ROOTS:
-            shutil.rmtree(path, ignore_errors=True)
 
     def end(self) -> None:
         if self.agent is not None and self.agent.poll() is None:
@@ -99,13 +140,12 @@ class Newcomer:
 
 @pytest.fixture
 def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
-    taken = [str(path) for path in DEFAULT_ROOTS if path.exists()]
-    assert not taken, f"an agent of this machine uses {', '.join(taken)}: this test needs the default roots for itself"
-    user = Newcomer(tmp_path)
-    try:
-        yield user
-    finally:
-        user.clean()
+    with fresh_default_roots(tmp_path / "outside") as enter:
+        user = Newcomer(tmp_path / "home", tmp_path / "outside", enter)
+        try:
+            yield user
+        finally:
+            user.clean()
 
 
 def test_every_command_of_the_readme(newcomer: Newcomer) -> None:
@@ -132,14 +172,11 @@ def test_every_command_of_the_readme(newcomer: Newcomer) -> None:
     doctor, agent = use
     newcomer.run(doctor)
     newcomer.end()
-    Path("/etc/holdfast/state").mkdir(parents=True)
-    try:
-        newcomer.begin(f".venv/bin/{agent}")
-        eventually(newcomer.answers, 30, "the agent's socket")
-        newcomer.run("holdfast sync")
-        newcomer.run("holdfast status --wait 60")
-    finally:
-        shutil.rmtree("/etc/holdfast")
+    newcomer.run("mkdir /etc/holdfast/state")
+    newcomer.begin(f".venv/bin/{agent}")
+    eventually(newcomer.answers, 30, "the agent's socket")
+    newcomer.run("holdfast sync")
+    newcomer.run("holdfast status --wait 60")
 
 
 def test_every_command_is_named_in_the_readme() -> None:
