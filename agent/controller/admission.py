@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Protocol
 
 from agent.controller.aims import Barrier
 from agent.controller.deploys import AppDeploys
 from agent.controller.endpoints import Claim
 from agent.controller.groups import GroupApp, Groups
+from agent.controller.memorycheck import Count, Neighbours
 from agent.controller.port import CapacityPort
-from agent.controller.preflight import Ports, check_host
+from agent.controller.preflight import Ports, Surroundings, check_host
 from agent.controller.revisions import AppRevision, short_name
 from agent.plan.actions import Hold
 from agent.plan.windows import compute_opening, describe_moment
 from agent.spec.model import Window
+from agent.values import frozen
 
 LONGEST_WAIT = 3600.0
 
 
-class Admission:
-    """Lives on the loop. ``apps`` are all apps there are, by name, always as of now; ``claims_of`` says which of the
-    host's ports one has."""
+class AdmittedApp(GroupApp, Protocol):
+    """One app, as far as it takes something of the host."""
 
-    def __init__(
-        self, apps: Mapping[str, GroupApp], capacity: CapacityPort, claims_of: Callable[[str], Iterable[Claim]]
-    ) -> None:
+    removed: bool
+
+
+@frozen
+class Census:
+    """What the apps have of the host: the ports of one, and the containers with processes of one's service."""
+
+    claims_of: Callable[[str], Iterable[Claim]]
+    count: Count
+
+
+class Admission:
+    """Lives on the loop. ``apps`` are all apps there are, by name, always as of now."""
+
+    def __init__(self, apps: Mapping[str, AdmittedApp], capacity: CapacityPort, census: Census) -> None:
         self._apps = apps
-        self._claims_of = claims_of
+        self._census = census
         self._capacity = capacity
         self._groups = Groups(apps, self.judge_alone)
         self._closed: dict[tuple[Window, ...], tuple[float, Barrier]] = {}
@@ -52,10 +66,14 @@ class Admission:
             if closed is not None:
                 return closed
         companions = self._groups.companions(app)
-        own = [claim for name in (app, *companions) for claim in self._claims_of(name)]
+        own = [claim for name in (app, *companions) for claim in self._census.claims_of(name)]
         others = {name: other.deploys.engaged for name, other in self._apps.items() if name != app}
         ports = Ports(own, {**others, **{name: [new] for name, new in companions.items()}})
-        return check_host(wanted, base, ports, self._capacity, now)
+        together = {name: (self._apps[name].deploys.in_force, new) for name, new in companions.items()}
+        staying = {name: found for name, found in others.items() if name not in together}
+        staying = {name: found for name, found in staying.items() if not self._apps[name].removed}
+        around = Surroundings(ports, Neighbours(together, staying, self._census.count))
+        return check_host(wanted, base, around, self._capacity, now)
 
     def _wait_for_window(self, windows: tuple[Window, ...], wanted: AppRevision, now: float) -> Barrier | None:
         """Worked out again only when a window opens, an hour has passed, or the clock was set."""

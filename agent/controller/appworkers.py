@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from agent.controller.admission import Admission
+from agent.controller.admission import Admission, Census
 from agent.controller.deploys import KIND as DEPLOY_KIND
 from agent.controller.deploys import AppDeploys
 from agent.controller.images import KIND as IMAGE_KIND
@@ -30,7 +30,8 @@ class AppWorkers:
         self.workers: dict[str, AppWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
-        self._admission = Admission(self.workers, shared.engine.capacity, shared.publisher.claims_of)
+        census = Census(shared.publisher.claims_of, shared.inventory.count_alive)
+        self._admission = Admission(self.workers, shared.engine.capacity, census)
 
     def ensure(self, app: str) -> AppWorker:
         """The worker of an app, made and begun when there is none."""

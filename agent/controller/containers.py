@@ -63,6 +63,7 @@ def _resources(service: Service) -> ResourceConfig:
         cpus=service.cpus,
         memory=service.memory,
         pids=service.pids,
+        memory_reservation=service.memory_reservation,
         shm_size=service.shm_size,
         ulimits=tuple(service.ulimits),
     )

@@ -21,6 +21,8 @@ _PHASES: Mapping[ContainerState, Phase] = {
     ContainerState.LOST: Phase.LOST,
 }
 
+_ENDED = frozenset({ContainerState.EXITED, ContainerState.LOST})
+
 
 @frozen
 class HealthReading:
@@ -95,6 +97,11 @@ class Inventory:
     def of_app(self, app: str) -> list[ContainerRecord]:
         """The records an app owns, oldest first, as of the last refresh."""
         return self._by_app.get(app, [])
+
+    def count_alive(self, app: str, service: str) -> int:
+        """How many containers of a service have processes or are about to, as of the last refresh."""
+        owned = ((record.state, record.config.owner) for record in self.of_app(app))
+        return sum(owner is not None and owner.service == service and state not in _ENDED for state, owner in owned)
 
     @property
     def apps(self) -> Iterable[str]:

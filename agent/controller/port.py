@@ -168,6 +168,9 @@ class CapacityPort(Protocol):
     def memory(self) -> int:
         """The host's memory in bytes; 0 when nobody can tell."""
 
+    def available_memory(self) -> int | None:
+        """The bytes of it that could be had now without swapping; None when nobody can tell."""
+
     def room(self) -> tuple[int, int]:
         """The bytes that are free, and all there are, of the data root's file system. Raises OSError."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from agent.controller.aims import Barrier, find_changed
 from agent.controller.endpoints import Claim, claim_of, overlap
+from agent.controller.memorycheck import Neighbours, check_memory, describe_size
 from agent.controller.port import CapacityPort
 from agent.controller.revisions import AppRevision
 from agent.plan.actions import Hold
@@ -26,29 +27,25 @@ class Ports:
     others: Mapping[str, Iterable[AppRevision]]
 
 
+@frozen
+class Surroundings:
+    """What else there is on the host: who has its ports, and who its memory."""
+
+    ports: Ports
+    neighbours: Neighbours
+
+
 def check_host(
-    wanted: AppRevision, base: AppRevision | None, ports: Ports, capacity: CapacityPort, now: float
+    wanted: AppRevision, base: AppRevision | None, around: Surroundings, capacity: CapacityPort, now: float
 ) -> Barrier | None:
     """What the host lacks for a revision that is to take the place of ``base``: memory, room, or a port, which another
     app or another program has."""
     fault = (
-        _check_memory(wanted, capacity)
+        check_memory(wanted, base, around.neighbours, capacity)
         or _check_room(wanted, base, capacity)
-        or _check_ports(wanted, base, ports, capacity)
+        or _check_ports(wanted, base, around.ports, capacity)
     )
     return Barrier(fault, now + LOOK_AGAIN) if fault is not None else None
-
-
-def _check_memory(wanted: AppRevision, capacity: CapacityPort) -> Hold | None:
-    total = capacity.memory()
-    for name, service in wanted.desired.app.services.items():
-        if total and service.memory is not None and service.memory > total:
-            text = (
-                f"a container of {wanted.desired.name}/{name} may take {_size(service.memory)} of memory, "
-                f"and this host has {_size(total)}: lower deploy.resources.limits.memory"
-            )
-            return Hold("InsufficientMemory", text, name, final=True, failing=True)
-    return None
 
 
 def _check_room(wanted: AppRevision, base: AppRevision | None, capacity: CapacityPort) -> Hold | None:
@@ -61,7 +58,7 @@ def _check_room(wanted: AppRevision, base: AppRevision | None, capacity: Capacit
     needed = int(min(SMALLEST_ROOM, total * SMALLEST_SHARE))
     if free >= needed:
         return None
-    text = f"the data root has {_size(free)} left, and new containers need {_size(needed)}: make room"
+    text = f"the data root has {describe_size(free)} left, and new containers need {describe_size(needed)}: make room"
     return Hold("InsufficientStorage", text, failing=True)
 
 
@@ -86,7 +83,3 @@ def claims_of(revision: AppRevision) -> Iterator[tuple[Claim, str]]:
     for name, service in revision.desired.app.services.items():
         for port in service.ports:
             yield claim_of(port), name
-
-
-def _size(count: int) -> str:
-    return f"{count / (1 << 20):.0f} MiB"

@@ -34,7 +34,7 @@ class Surroundings:
 def compute_limits(config: ContainerConfig) -> CgroupLimits:
     """The limits of its cgroups."""
     resources = config.resources
-    return CgroupLimits(resources.cpus, resources.memory, resources.pids)
+    return CgroupLimits(resources.cpus, resources.memory, resources.pids, resources.memory_reservation)
 
 
 def compute_init_mounts(config: ContainerConfig, program: Path = INIT_PROGRAM) -> tuple[Mount, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.network.claims import Claims
 from agent.network.model import Port
 
-_TOTAL = re.compile(r"^MemTotal:\s+(\d+) kB$", re.MULTILINE)
+_MEMORY = re.compile(r"^(MemTotal|MemAvailable):\s+(\d+) kB$", re.MULTILINE)
 
 
 class Capacity:
@@ -21,11 +21,18 @@ class Capacity:
 
     def memory(self) -> int:
         """The host's memory in bytes; 0 when nobody can tell."""
+        return self._read_memory().get("MemTotal", 0)
+
+    def available_memory(self) -> int | None:
+        """The bytes of it that could be had now without swapping, as the kernel estimates; None when it does not."""
+        return self._read_memory().get("MemAvailable")
+
+    def _read_memory(self) -> dict[str, int]:
         try:
-            found = _TOTAL.search(self._meminfo.read_text())
+            text = self._meminfo.read_text()
         except OSError:
-            return 0
-        return int(found[1]) * 1024 if found else 0
+            return {}
+        return {name: int(count) * 1024 for name, count in _MEMORY.findall(text)}
 
     def room(self) -> tuple[int, int]:
         """The bytes that are free, and all there are, of the data root's file system. Raises OSError."""

@@ -61,13 +61,15 @@ class MountConfig:
 
 @frozen
 class ResourceConfig:
-    """Limits; None means none. ``cpus`` in cores, ``memory`` in bytes, ``shm_size`` in bytes."""
+    """Limits; None means none. ``cpus`` in cores, ``memory`` and ``shm_size`` in bytes; ``memory_reservation`` are the
+    bytes that are kept for it."""
 
     cpus: float | None = None
     memory: int | None = None
     pids: int | None = None
     shm_size: int = 64 << 20
     ulimits: tuple[tuple[str, int, int], ...] = ()
+    memory_reservation: int | None = None
 
 
 @frozen

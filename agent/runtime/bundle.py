@@ -152,6 +152,8 @@ def _render_resources(limits: CgroupLimits) -> dict[str, Any]:
     resources: dict[str, Any] = {}
     if limits.memory is not None:
         resources["memory"] = {"limit": limits.memory, "swap": 2 * limits.memory}
+    if limits.memory_reservation is not None:
+        resources.setdefault("memory", {})["reservation"] = limits.memory_reservation
     if limits.cpus is not None:
         quota, period = compute_quota(limits.cpus)
         resources["cpu"] = {"quota": quota, "period": period}

@@ -20,21 +20,33 @@ _MIN_QUOTA_US, _MAX_PERIOD_US, _MAX_QUOTA_US = 1_000, 1_000_000, 1 << 43
 _MAX_PIDS = 1 << 22
 _PAGE = 1 << 16
 _MAX_BYTES = (1 << 63) - 1
+RESERVATION_FILE = "memory.low"
 
 
 @frozen
 class CgroupLimits:
-    """What a container may use at most: cores, bytes of memory, processes and threads; None means no limit."""
+    """What a container may use at most: cores, bytes of memory, processes and threads; None means no limit.
+
+    ``memory_reservation``: the bytes that the kernel leaves to it when memory is short, as long as others have more
+    than theirs; a host without a memory controller does without.
+    """
 
     cpus: float | None = None
     memory: int | None = None
     pids: int | None = None
+    memory_reservation: int | None = None
 
     @property
     def controllers(self) -> tuple[str, ...]:
         """The controllers these limits need."""
         wanted = (("cpu", self.cpus), ("memory", self.memory), ("pids", self.pids))
         return tuple(controller for controller, value in wanted if value is not None)
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """The controllers with files to write, those included that a host may be without."""
+        reserved = self.memory_reservation is not None and self.memory is None
+        return (*self.controllers, "memory") if reserved else self.controllers
 
 
 @frozen
@@ -89,13 +101,21 @@ def compute_settings(limits: CgroupLimits, controller: str, version: int) -> Ite
         if period != DEFAULT_PERIOD_US:
             yield Setting("cpu", "cpu.cfs_period_us", str(period))
         yield Setting("cpu", "cpu.cfs_quota_us", str(quota))
-    elif controller == "memory" and limits.memory is not None:
+    elif controller == "memory":
+        yield from _compute_memory(limits, version)
+    elif controller == "pids" and limits.pids is not None:
+        yield Setting("pids", "pids.max", str(limits.pids) if limits.pids <= _MAX_PIDS else "max")
+
+
+def _compute_memory(limits: CgroupLimits, version: int) -> Iterator[Setting]:
+    if limits.memory is not None:
         memory = min(limits.memory, _MAX_BYTES)
         if version == 2:
             yield Setting("memory", "memory.max", str(memory))
             yield Setting("memory", "memory.swap.max", str(memory), optional=True)
-            return
-        yield Setting("memory", "memory.limit_in_bytes", str(memory))
-        yield Setting("memory", "memory.memsw.limit_in_bytes", str(min(2 * memory, _MAX_BYTES)), optional=True)
-    elif controller == "pids" and limits.pids is not None:
-        yield Setting("pids", "pids.max", str(limits.pids) if limits.pids <= _MAX_PIDS else "max")
+        else:
+            yield Setting("memory", "memory.limit_in_bytes", str(memory))
+            yield Setting("memory", "memory.memsw.limit_in_bytes", str(min(2 * memory, _MAX_BYTES)), optional=True)
+    if limits.memory_reservation is not None:
+        file = RESERVATION_FILE if version == 2 else "memory.soft_limit_in_bytes"
+        yield Setting("memory", file, str(min(limits.memory_reservation // _PAGE * _PAGE, _MAX_BYTES)), optional=True)

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,14 @@ from pathlib import Path
 from agent.errors import Conflict, HoldfastError, Stalled, Unsupported, Waiting
 from agent.kernel.process import read_small_file
 from agent.runtime.cgroup_figures import CgroupFigures, read_figures
-from agent.runtime.cgroup_limits import CgroupLimits, Setting, check_limits, compute_settings, is_same_value
+from agent.runtime.cgroup_limits import (
+    RESERVATION_FILE,
+    CgroupLimits,
+    Setting,
+    check_limits,
+    compute_settings,
+    is_same_value,
+)
 from agent.runtime.cgroup_tree import MOUNTINFO, CgroupTree
 from agent.runtime.protocol import CgroupPlan
 
@@ -36,6 +44,7 @@ class Cgroups:
 
     def __init__(self, instance: str, mountinfo: Path = MOUNTINFO) -> None:
         self._tree = CgroupTree(instance, mountinfo)
+        self._lock = threading.Lock()
 
     def create(self, container_id: str, limits: CgroupLimits = NO_LIMITS) -> CgroupPlan:
         """Make a container's cgroups and put its limits into force; on an error nothing of them is left.
@@ -78,23 +87,37 @@ class Cgroups:
     def limit(self, container_id: str, limits: CgroupLimits) -> None:
         """Put limits into force in cgroups that exist and have none. Raises Unsupported, Stalled."""
         check_limits(limits)
-        needed = limits.controllers
+        needed = limits.touched
         if any(self._tree.find(controller) is None for controller in needed):
             with _explained("hand the controllers down"):
                 self._tree.prepare()
         for controller in needed:
             place = self._tree.find(controller)
-            if place is None:
+            if place is None and controller in limits.controllers:
                 raise self._unsupported(controller)
-            for setting in compute_settings(limits, controller, place.version):
-                self._write(place.directory / container_id, setting)
+            if place is not None:
+                for setting in compute_settings(limits, controller, place.version):
+                    self._write(place.directory / container_id, setting)
+        if limits.memory_reservation is not None:
+            self._sum_reservations()
+
+    def _sum_reservations(self) -> None:
+        """In cgroup v2 a container is left no more than the directories above it are left together."""
+        place = self._tree.find("memory")
+        if place is None or place.version != 2:
+            return
+        with self._lock:
+            for directory in (place.directory, place.directory.parent):
+                below = [_read_setting(found / RESERVATION_FILE) for found in _list_directories(directory)]
+                total = sum(int(value) for value in below if value is not None and value.isdecimal())
+                self._write(directory, Setting("memory", RESERVATION_FILE, str(total), optional=True))
 
     def find_changes(self, container_id: str, pid: int, limits: CgroupLimits) -> tuple[list[str], bool]:
         """What of a running container's limits is not as it was written, and whether its first process ``pid`` is in
         all the cgroups that have limits."""
         changed: list[str] = []
         inside = True
-        for controller in limits.controllers:
+        for controller in limits.touched:
             place = self._tree.find(controller)
             if place is None:
                 continue
@@ -171,14 +194,23 @@ class Cgroups:
         """
         _check_id(container_id)
         left = [parent / container_id for parent in self._tree.directories]
+        reserved = self._has_reservation(container_id)
         for pause in (*_PAUSES, None):
             with _explained(f"remove the cgroups of {container_id}"):
                 left = [directory for directory in left if not _try_remove(directory)]
             if not left:
+                if reserved:
+                    self._sum_reservations()
                 return
             if pause is not None:
                 time.sleep(pause)
         raise Waiting(f"{left[0]} still has processes", reason="CgroupBusy", retry_after=1.0)
+
+    def _has_reservation(self, container_id: str) -> bool:
+        place = self._tree.find("memory")
+        if place is None or place.version != 2:
+            return False
+        return _read_setting(place.directory / container_id / RESERVATION_FILE) not in (None, "0")
 
     def sweep(self, keep: Collection[str] = ()) -> tuple[str, ...]:
         """Remove every container's cgroups but those in ``keep``, killing whatever lives in them.
@@ -237,6 +269,13 @@ def _read_setting(path: Path) -> str | None:
         return read_small_file(str(path), 4096).decode().strip()
     except (OSError, ValueError):
         return None
+
+
+def _list_directories(parent: Path) -> list[Path]:
+    try:
+        return [found for found in parent.iterdir() if found.is_dir()]
+    except FileNotFoundError:
+        return []
 
 
 def _read_members(directory: str) -> list[int]:

@@ -18,6 +18,8 @@ NOT_OF_THE_CONTAINER = frozenset(
 """What does not decide how one container is made: its number, how its image comes to be local (the image id counts),
 its order among others, how it is exchanged and probed, and the host's ports, which lead to a container without its
 knowledge."""
+_ONLY_WHEN_SAID = frozenset({"memory_reservation"})
+"""Fields newer than the digests of containers that run: whoever does not use one is not exchanged because of it."""
 
 
 def canonical_digest(value: Any) -> str:
@@ -32,5 +34,6 @@ def service_digest(service: Service, *, image_id: str, contents: Mapping[str, st
 
     ``contents`` are digests, by name, of what else counts; those the service read itself are always included.
     """
-    fields = service.model_dump(mode="json", exclude=set(NOT_OF_THE_CONTAINER))
+    absent = {name for name in _ONLY_WHEN_SAID if getattr(service, name) is None}
+    fields = service.model_dump(mode="json", exclude={*NOT_OF_THE_CONTAINER, *absent})
     return canonical_digest({"service": fields, "image": image_id, "contents": {**service.contents, **contents}})

@@ -66,7 +66,8 @@ PROBE = _keys("exec failure_threshold http initial_delay period success_threshol
 HTTP_CHECK = _keys("headers host path port scheme")
 TCP_CHECK = _keys("port")
 PROBE_COMMAND = _keys("command")
-RESOURCES = _keys("limits", "reservations")
+RESOURCES = _keys("limits reservations")
+RESERVATIONS = _keys("memory", "cpus devices generic_resources")
 LIMITS = _keys("cpus memory pids")
 RESTART_POLICY = _keys("condition delay max_attempts window")
 HEALTHCHECK = _keys("disable interval retries start_interval start_period test timeout")
@@ -98,6 +99,7 @@ ULIMITS = _keys("as core cpu data fsize locks memlock msgqueue nice nofile nproc
 HINTS = {
     "version": "Compose ignores it: remove the line",
     "mem_limit": "use deploy.resources.limits.memory",
+    "mem_reservation": "use deploy.resources.reservations.memory",
     "cpus": "use deploy.resources.limits.cpus",
     "pids_limit": "use deploy.resources.limits.pids",
     "container_name": "containers are named app-service-number; use hostname or a network alias",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.spec.fields import Fields, read_pairs
-from agent.spec.keys import DEPLOY, LIMITS, RESOURCES, RESTART_POLICY, ULIMIT, ULIMITS
+from agent.spec.keys import DEPLOY, LIMITS, RESERVATIONS, RESOURCES, RESTART_POLICY, ULIMIT, ULIMITS
 from agent.spec.model import RestartPolicy
 from agent.spec.reading import Reading
 from agent.spec.scalars import parse_integer, parse_number
@@ -17,11 +17,12 @@ _CONDITIONS = frozenset({"none", "on-failure", "any"})
 
 @frozen
 class Limits:
-    """Cores, bytes and processes; None for no limit."""
+    """Cores, bytes and processes; None for no limit. ``memory_reservation``: the bytes that are kept for it."""
 
     cpus: float | None = None
     memory: int | None = None
     pids: int | None = None
+    memory_reservation: int | None = None
 
 
 def read_replicas(service: Fields, deploy: Fields | None) -> int:
@@ -39,14 +40,24 @@ def read_deploy(service: Fields) -> Fields | None:
 
 
 def read_limits(deploy: Fields | None) -> Limits:
-    """``deploy.resources.limits``; 0 means no limit, as Docker has it."""
+    """``deploy.resources``; 0 means no limit, or no reservation, as Docker has it."""
     resources = deploy.nested("resources", RESOURCES) if deploy else None
-    limits = resources.nested("limits", LIMITS) if resources else None
-    if limits is None:
+    if resources is None:
         return Limits()
-    cpus = limits.parsed("cpus", parse_number, "a number of cores such as 0.5")
-    pids = limits.integer("pids", lowest=-1)
-    return Limits(cpus or None, limits.size("memory") or None, pids if pids is not None and pids > 0 else None)
+    limits = resources.nested("limits", LIMITS)
+    cpus = limits.parsed("cpus", parse_number, "a number of cores such as 0.5") if limits else None
+    memory = limits.size("memory") if limits else None
+    pids = limits.integer("pids", lowest=-1) if limits else None
+    reservation = _read_reservation(resources, memory or None)
+    return Limits(cpus or None, memory or None, pids if pids is not None and pids > 0 else None, reservation)
+
+
+def _read_reservation(resources: Fields, limit: int | None) -> int | None:
+    reservations = resources.nested("reservations", RESERVATIONS)
+    memory = reservations.size("memory") if reservations else None
+    if reservations is not None and memory and limit is not None and memory > limit:
+        reservations.complain("memory", f"is above the limit: {resources.at('limits')}.memory says {limit} bytes")
+    return memory or None
 
 
 def read_restart(service: Fields, deploy: Fields | None) -> RestartPolicy:

@@ -222,8 +222,8 @@ class Service(_Frozen):
     """One service. ``ulimits``: (name, soft, hard), -1 for unlimited. ``seccomp``: "default", "unconfined" or the text
     of a profile. ``update`` and ``rollback`` say how its containers are exchanged, forward and back; one that is not
     ready ``deadline`` seconds after its start has failed; one that goes has ``drain`` seconds for its connections.
-    ``platform``: which of the image's platforms to pull, None for the host's own. ``contents``: path to
-    sha256 of every file that was read for this service.
+    ``platform``: which of the image's platforms to pull, None for the host's own. ``memory_reservation``: bytes that
+    the host keeps for each container. ``contents``: path to sha256 of every file that was read for this service.
 
     ``command`` and ``entrypoint``: None leaves the image's own, an empty tuple clears it.
     """
@@ -241,6 +241,7 @@ class Service(_Frozen):
     cpus: float | None = None
     memory: int | None = None
     pids: int | None = None
+    memory_reservation: int | None = None
     restart: RestartPolicy = RestartPolicy()
     update: UpdateConfig = UpdateConfig()
     rollback: UpdateConfig = UpdateConfig(failure_action="continue")

@@ -25,6 +25,7 @@ LOOK = """\
         for m in /dev/shm /scratch /small; do df -k $$m | tail -1 | tr -s " " | cut -d " " -f 2; done
         touch /root-file || echo "root is read-only"; touch /in/file || echo "bind is read-only"
         cat /in/given /named/kept; cat /sys/fs/cgroup/*/memory.limit_in_bytes /sys/fs/cgroup/memory.max
+        cat /sys/fs/cgroup/*/memory.soft_limit_in_bytes /sys/fs/cgroup/memory.low
         cat /sys/fs/cgroup/*/pids.max /sys/fs/cgroup/pids.max
         cat /sys/fs/cgroup/*/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max
         trap "echo told > /out/end; exit 0" USR1; echo ready
@@ -67,7 +68,7 @@ all:
     - {{type: bind, source: OUT, target: /out}}
     - {{type: tmpfs, target: /small, tmpfs: {{size: 3m}}}}
     - kept:/named:ro
-  deploy: {{resources: {{limits: {{cpus: "0.5", memory: 64M, pids: 50}}}}}}
+  deploy: {{resources: {{limits: {{cpus: "0.5", memory: 64M, pids: 50}}, reservations: {{memory: 32M}}}}}}
 """
 
 
@@ -123,6 +124,7 @@ def test_every_key_of_a_service_has_its_effect(agent: Agent) -> None:
         "of the host",
         "of the volume",
         str(64 << 20),
+        str(32 << 20),
         "50",
     ):
         assert expected in lines, f"{expected!r} is not in\n{said}"

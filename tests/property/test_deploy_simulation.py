@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from plan_world import APP, end_some
 
+from agent.controller.aims import find_changed
 from agent.plan.actions import Plan, RemoveContainer, StartContainer, StopContainer
 from agent.plan.deploy import Stage
 from agent.plan.history import ContainerExit
 from agent.plan.observed import ObservedContainer, Phase
 from agent.plan.pace import compute_update, why_stop_first
+from agent.plan.reservations import compute_peak
 from agent.spec.model import App, Service, UpdateConfig
 
 ROUNDS = 100
@@ -227,7 +229,9 @@ class DeployMachine(RuleBasedStateMachine):
             else:
                 assert self.world.deploys.deploy is None or aim.course.reverting or not aim.course.deploying
         for name in {action.service for action in starts}:
-            self.check_starts(services[name], [a for a in starts if a.service == name], seen)
+            mine = [action for action in starts if action.service == name]
+            self.check_starts(services[name], mine, seen)
+            self.check_reserved(name, mine, seen)
 
     def check_stops(self, service: Service, stopped: list[ObservedContainer], seen: Any) -> None:
         """What is ready in a slot is stopped when another there is, or as many at a time as the service allows."""
@@ -254,6 +258,28 @@ class DeployMachine(RuleBasedStateMachine):
         assert sum(c.alive for c in mine) + len(starts) <= room, "more alive than its surge allows"
         for action in starts if service.name == "job" and not aim.course.may_run_again("job") else ():
             assert action.digest not in self.world.completed, "a job that has completed is run again by going back"
+
+    def check_reserved(self, name: str, starts: list[StartContainer], seen: Any) -> None:
+        """No more memory is reserved than was said before the deploy began, but for one container that heals."""
+        deploy, course = self.world.deploys.deploy, self.world.planning.aim.course
+        newer, older = self.world.deploys.revisions.find(self.world.deploys.current), self.world.deploys.in_force
+        if deploy is None or newer is None or older is None or course.reverting:
+            return
+        old, new = older.digests.get(name), newer.digests.get(name)
+        mine = [c for c in seen.values() if c.service == name and c.alive and not c.draining]
+        digests = [c.digest for c in mine] + [start.digest for start in starts]
+        if not set(digests) <= {old, new}:
+            return
+        for each in ({old: 3, new: 1}, {old: 1, new: 3}):
+            apps = [_reserve(one.desired.app, each.get(one.digests.get(name), 0)) for one in (newer, older)]
+            peak = compute_peak(*apps, find_changed(newer, older), lambda service: len(mine))
+            most = sum(one.total for one in peak if one.service == name)
+            assert sum(each[digest] for digest in digests) <= most + max(each.values()), "more than was looked for"
+
+
+def _reserve(app: App, each: int) -> App:
+    services = {key: one.model_copy(update={"memory_reservation": each}) for key, one in app.services.items()}
+    return app.model_copy(update={"services": services})
 
 
 DeployMachine.TestCase.settings = settings(

@@ -8,11 +8,15 @@ class FakeCapacity:
 
     def __init__(self) -> None:
         self.total = 8 << 30
+        self.available: int | None = None
         self.free = 100 << 30
         self.ports: dict[int, str] = {}
 
     def memory(self) -> int:
         return self.total
+
+    def available_memory(self) -> int | None:
+        return self.available
 
     def room(self) -> tuple[int, int]:
         return self.free, 200 << 30

@@ -17,6 +17,7 @@ V1_FILES = {
     "memory": {
         "memory.limit_in_bytes": "",
         "memory.memsw.limit_in_bytes": "",
+        "memory.soft_limit_in_bytes": "",
         "memory.usage_in_bytes": "0",
         "memory.stat": "cache 0\ninactive_file 1\ntotal_inactive_file 0\n",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n",
@@ -28,6 +29,7 @@ V2_FILES = {
     "cpu": {"cpu.max": "max 100000"},
     "memory": {
         "memory.max": "max",
+        "memory.low": "0",
         "memory.swap.max": "max",
         "memory.current": "0",
         "memory.stat": "anon 0\ninactive_file 0\n",

@@ -136,6 +136,41 @@ def test_a_kernel_without_swap_accounting(kernel: CgroupKernel, name: str) -> No
     assert cgroups.create("one", LIMITS).oom
 
 
+def test_reserved_memory_of_v1_is_a_soft_limit(kernel: CgroupKernel) -> None:
+    cgroups = hybrid(kernel)
+    plan = cgroups.create("one", CgroupLimits(memory_reservation=(32 << 20) + 1))
+    memory = next(path for path in plan.join if "/memory/" in str(path))
+    assert (memory / "memory.soft_limit_in_bytes").read_text() == str(32 << 20)
+    assert (memory / "memory.limit_in_bytes").read_text() == ""
+
+
+def test_reserved_memory_of_v2_is_that_of_the_directories_above_too(kernel: CgroupKernel) -> None:
+    cgroups, reserved = unified(kernel), CgroupLimits(memory_reservation=128 << 20)
+    ours = kernel.base / "unified/holdfast/inst"
+    for name in ("one", "two"):
+        cgroups.create(name, reserved)
+    cgroups.create("free")
+    Cgroups("other", kernel.mountinfo).create("three", reserved)
+
+    def low(*paths: Path) -> list[int]:
+        return [int((path / "memory.low").read_text()) >> 20 for path in paths]
+
+    assert low(ours / "one", ours / "free", ours, ours.parent) == [128, 0, 256, 384]
+    cgroups.remove("two")
+    cgroups.remove("free")
+    assert low(ours, ours.parent) == [128, 256]
+
+
+@pytest.mark.parametrize("missing", ["controller", "memory.low"])
+def test_a_host_that_cannot_keep_memory_runs_the_container_all_the_same(kernel: CgroupKernel, missing: str) -> None:
+    kernel.missing.add(missing)
+    if missing == "controller":
+        kernel.mount_v2("cpu")
+    else:
+        kernel.mount_v2("memory")
+    assert Cgroups("inst", kernel.mountinfo).create("one", CgroupLimits(memory_reservation=32 << 20)).join
+
+
 def test_no_cgroups_at_all(kernel: CgroupKernel) -> None:
     with pytest.raises(Stalled) as caught:
         Cgroups("inst", kernel.mountinfo)
