@@ -62,13 +62,12 @@ def _check_reservations(
     had = sum(_steady(old, neighbours.count) for old in (base, *(old for old, _ in pairs)) if old is not None)
     if not peak or needed <= had:
         return None
-    others = sum(_take(known, neighbours.count) for known in neighbours.others.values())
+    taken = {app: _take(known, neighbours.count) for app, known in neighbours.others.items()}
     total, available = capacity.memory(), capacity.available_memory()
     what = _describe(wanted.desired.name, peak, needed - _sum(peak))
     hint = _advise(wanted.desired.name, peak[0])
-    if needed + others > total:
-        taken = f", other apps have {describe_size(others)}" if others else ""
-        text = f"{what}{taken}, and this host has {describe_size(total)}"
+    if needed + sum(taken.values()) > total:
+        text = f"{what}{_describe_others(taken)}, and this host has {describe_size(total)}"
         return Hold(REASON, f"{text}: {hint}", peak[0].service, final=True, failing=True)
     if available is not None and needed - had > available:
         more = f", {describe_size(needed - had)} more than now" if had else ""
@@ -108,6 +107,15 @@ def _describe(app: str, peak: list[Reserved], together: int) -> str:
     rest = "" if len(peak) == 1 else f", and {len(peak) - 1} more services"
     group = f", {describe_size(together)} of it with its group" if together else ""
     return f"it needs {describe_size(_sum(peak) + together)} of reserved memory ({most}{rest}{group})"
+
+
+def _describe_others(taken: Mapping[str, int]) -> str:
+    """What other apps have reserved, by name; empty when they have nothing."""
+    found = sorted((app for app, count in taken.items() if count), key=lambda app: (-taken[app], app))
+    if len(found) < 2:
+        return "".join(f", app {app} has {describe_size(taken[app])}" for app in found)
+    most = ", ".join(f"{app} {describe_size(taken[app])}" for app in found[:3])
+    return f", other apps have {describe_size(sum(taken.values()))} ({most}{', ...' if len(found) > 3 else ''})"
 
 
 def _advise(app: str, top: Reserved) -> str:

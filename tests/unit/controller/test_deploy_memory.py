@@ -23,7 +23,7 @@ async def test_the_sum_of_all_apps_has_to_fit_and_a_deploy_goes_on_once_there_is
     bench.source.put(reserving(2, 3.5), blog)
     message = await ready_reason(bench, "InsufficientMemory")
     assert "it needs 4608 MiB of reserved memory (shop/web: 1 x 3584 MiB and 1024 MiB while old and new" in message
-    assert f"other apps have 5120 MiB, and {MIB_OF_HOST}" in message
+    assert f"app blog has 5120 MiB, and {MIB_OF_HOST}" in message
     assert "lower deploy.resources.reservations.memory" in message
     assert "set its update_config.order to stop-first" in message
     assert bench.condition("shop", "Stalled")["status"] == "True"

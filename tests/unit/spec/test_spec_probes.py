@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from spec_loading import load, problems_of
 
-from agent.spec.digest import service_digest
+from agent.spec.digest import NOT_OF_THE_CONTAINER, canonical_digest, service_digest
 from agent.spec.model import HttpCheck, Probe, Probes, TcpCheck
 
 
@@ -76,3 +76,11 @@ def test_probes_do_not_decide_how_a_container_is_made() -> None:
     ]
     one, other = (service_digest(service, image_id="sha256:1", contents={}) for service in apps)
     assert one == other
+
+
+def test_reserved_memory_counts_for_a_container_only_when_it_is_said() -> None:
+    plain, kept = (service(f"deploy: {{resources: {{reservations: {{memory: {size}}}}}}}") for size in ("0", "64M"))
+    assert (plain.memory_reservation, kept.memory_reservation, kept.memory) == (None, 64 << 20, None)
+    digests = [service_digest(found, image_id="i", contents={}) for found in (plain, kept)]
+    without = plain.model_dump(mode="json", exclude={*NOT_OF_THE_CONTAINER, "memory_reservation"})
+    assert digests[0] == canonical_digest({"service": without, "image": "i", "contents": {}}) != digests[1]

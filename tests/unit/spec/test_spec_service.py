@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from spec_loading import load, problems_of, service, service_problems
 
-from agent.spec.digest import NOT_OF_THE_CONTAINER, canonical_digest, service_digest
+from agent.spec.digest import service_digest
 from agent.spec.model import App, Dependency, Healthcheck, RestartPolicy
 
 EVERYTHING = """
@@ -162,14 +162,6 @@ def test_scale_and_replicas() -> None:
 def test_no_limit_is_written_as_zero_or_minus_one() -> None:
     limited = service("deploy: {resources: {limits: {cpus: 0, memory: 0, pids: -1}}}")
     assert (limited.cpus, limited.memory, limited.pids) == (None, None, None)
-
-
-def test_reserved_memory_counts_for_a_container_only_when_it_is_said() -> None:
-    plain, kept = (service(f"deploy: {{resources: {{reservations: {{memory: {size}}}}}}}") for size in ("0", "64M"))
-    assert (plain.memory_reservation, kept.memory_reservation, kept.memory) == (None, 64 << 20, None)
-    digests = [service_digest(found, image_id="i", contents={}) for found in (plain, kept)]
-    without = plain.model_dump(mode="json", exclude={*NOT_OF_THE_CONTAINER, "memory_reservation"})
-    assert digests[0] == canonical_digest({"service": without, "image": "i", "contents": {}}) != digests[1]
 
 
 def test_dependencies_in_short_form() -> None:
