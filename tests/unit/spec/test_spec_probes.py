@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from spec_loading import load, problems_of
+from spec_loading import load, problems_of, service
 
 from agent.spec.digest import NOT_OF_THE_CONTAINER, canonical_digest, service_digest
 from agent.spec.model import HttpCheck, Probe, Probes, TcpCheck
