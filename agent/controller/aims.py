@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from agent.controller.revisions import AppRevision
-from agent.plan.actions import Hold
+from agent.plan.actions import Action, EnsureImage, Hold
 from agent.plan.course import STEADY, Course
 from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp
@@ -35,6 +35,12 @@ class Barrier:
 
     hold: Hold
     due: float | None = None
+
+
+def is_look(action: Action, images: Mapping[str, ImageState]) -> bool:
+    """Whether an action only asks whether there is a newer version of an image that is good as it is."""
+    state = images.get(action.key) if isinstance(action, EnsureImage) else None
+    return state is not None and bool(state.id) and state.current
 
 
 def merge(newer: AppRevision, older: AppRevision | None) -> DesiredApp:

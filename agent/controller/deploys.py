@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from agent.controller.aims import Aim, Barrier, find_changed, touched
+from agent.controller.aims import Aim, Barrier, find_changed, is_look, touched
 from agent.controller.choices import Choices, decode_choices, encode_choices
 from agent.controller.deploydocument import decode_deploy, encode_deploy
 from agent.controller.journal import Journal
@@ -144,7 +144,8 @@ class AppDeploys:
             running = self.revisions.find(deploy.revision)
             if running is None or running.desired.content != aim.desired.content:
                 return False, None
-            settled = not plan.actions and not busy and all(hold.reason == WATCHED for hold in plan.holds)
+            done = not busy and all(is_look(action, aim.images) for action in plan.actions)
+            settled = done and all(hold.reason == WATCHED for hold in plan.holds)
             progress = {name: Progress(settled) for name in aim.desired.app.services}
             if self.mates is not None and (faults := [hold.message for hold in plan.holds if hold.failing]):
                 self.mates.fail(faults[0], now, deploy.began)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from agent.controller.aiming import Aiming
-from agent.controller.aims import Aim
+from agent.controller.aims import Aim, is_look
 from agent.controller.deploys import AppDeploys
 from agent.controller.inventory import Pending
 from agent.controller.parts import Shared
@@ -34,7 +34,6 @@ class Situation:
     slots: Mapping[SlotKey, SlotHistory]
     stopping: Mapping[str, bool]
     pending: tuple[Pending, ...]
-    busy: bool
     actions: frozenset[str] = frozenset()
 
 
@@ -75,7 +74,8 @@ class AppPlanning:
             plan = self._compute(situation, replace(observed, slots=plan.slots), now)
             if self._shared.suspended:  # what ends now is taken down: no failure of a deploy, nor of a slot
                 return replace(plan, slots=situation.slots)
-            turned, due = deploys.advance(plan, self.aim, now, busy=situation.busy)
+            looks = {action.id for action in plan.actions if is_look(action, self.aim.images)}
+            turned, due = deploys.advance(plan, self.aim, now, busy=bool(situation.actions - looks))
             if not turned:
                 break
         if deploys.mates is not None:

@@ -235,7 +235,6 @@ class AppWorker:
             slots=self.slots.histories,
             stopping=underway.stopping,
             pending=tuple(underway.pending.values()),
-            busy=bool(underway),
             actions=underway.actions,
         )
 

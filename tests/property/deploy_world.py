@@ -97,8 +97,8 @@ class DeployWorld(World):
     def plan(self) -> Plan:
         names = SimpleNamespace(networks=frozenset(self.networks), volumes=frozenset(self.volumes))
         self.shared.names = names
-        busy = bool(self.running)
-        situation = Situation(self.desired, self.desired is None, self.images, self.slots, {}, (), busy)
+        under_way = frozenset(self.running)
+        situation = Situation(self.desired, self.desired is None, self.images, self.slots, {}, (), under_way)
         plan = self.planning.decide(situation, self.now)
         if self.desired is None and not self.running and not self._own(APP):
             self.deploys.forget()

@@ -205,6 +205,14 @@ async def test_a_first_revision_that_is_still_watched_is_something_to_go_back_to
     assert reasons(bench)[1] == "DeploySucceeded"
 
 
+@on_bench
+async def test_a_first_revision_is_final_though_its_tag_is_looked_up_again_and_again(bench: Bench) -> None:
+    """Each look at the registry once began the time anew that the revision is watched for: it never ended."""
+    often = {"pull_policy": "every_1s", "update": {"monitor": 1.2}}
+    bench.source.put(make_app(services={"web": {"image": "example/web:1", **often}}))
+    assert await bench.controller.wait_converged(10), bench.controller.status()
+
+
 @pytest.mark.parametrize("fate", ["good", "bad"])
 def test_an_agent_that_comes_back_goes_on_with_the_deploy(tmp_path: Path, fate: str) -> None:
     engine = FakeEngine()
