@@ -210,8 +210,9 @@ class AppDeploys:
         match after.stage:
             case Stage.COMMITTED:
                 self.base, self.deploy = after.revision, None
-                self.revisions.finish(after.revision, GOOD, now)
-                self._record("DeploySucceeded", f"revision {name} is in force", revision)
+                self.revisions.finish(after.revision, GOOD, now, after.message)
+                text = f"revision {name} is in force" + (f"; {after.message}" if after.message else "")
+                self._record("DeploySucceeded", text, revision)
             case Stage.REVERTING:
                 self._record("DeployFailed", f"revision {name} is taken back: {after.message}", revision)
                 if self.mates is not None and not self.choices.pinned:

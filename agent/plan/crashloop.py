@@ -28,7 +28,8 @@ def report_crash_loops(view: ServiceView, draft: Draft) -> None:
         if history.digest != view.digest:
             continue
         for container in view.serving(slot):
-            if container.phase is Phase.RUNNING and not _is_steady(container, draft):
+            fresh = container.phase is Phase.RUNNING and container.digest == history.digest
+            if fresh and not _is_steady(container, draft):
                 name = draft.name_of(view.name, slot)
                 last = history.exit or history.message or "failed"
                 text = f"{name} {last}, {history.failures} times in a row; it runs again and is watched for 10 s"

@@ -82,7 +82,9 @@ def _advance_forward(
     since = deploy.baking_since if deploy.stage is Stage.BAKING and deploy.baking_since <= now else now
     baking = replace(deploy, stage=Stage.BAKING, baking_since=since)
     due = compute_watch_end(baking, configs)
-    return (replace(baking, stage=Stage.COMMITTED), None) if due <= now else (baking, due)
+    if due > now:
+        return baking, due
+    return replace(baking, stage=Stage.COMMITTED, message=_describe_tolerated(deploy, progress)), None
 
 
 def compute_watch_end(deploy: Deploy, configs: Mapping[str, UpdateConfig]) -> float:
@@ -109,6 +111,15 @@ def _judge(deploy: Deploy, progress: Mapping[str, Progress], configs: Mapping[st
 
 def _is_too_much(found: Progress, config: UpdateConfig) -> bool:
     return bool(found.failed) and len(found.failed) > config.max_failure_ratio * max(found.replicas, 1)
+
+
+def _describe_tolerated(deploy: Deploy, progress: Mapping[str, Progress]) -> str:
+    """Which failures were put up with; empty when there were none."""
+    return "; ".join(
+        f"{len(found.failed)} of {found.replicas} of {name} failed, which is put up with: {', '.join(found.failed)}"
+        for name in deploy.services
+        if (found := progress.get(name)) is not None and found.failed
+    )
 
 
 def _texts(found: Iterable[tuple[str, ...]]) -> list[str]:

@@ -162,7 +162,9 @@ def may_start(view: ServiceView, slot: int, digest: str, draft: Draft) -> bool:
         return True
     last = f"{name}: {history.message}" if history.message else f"{name} {history.exit or 'failed'}"
     often = f", {history.failures} times in a row" if history.failures > 1 else ""
-    text = f"{last}{often}; next start in {due - draft.now:.1f} s"
+    elder = any(container.ready and container.digest != digest for container in view.serving(slot))
+    meanwhile = "; the one before it serves on" if elder else ""
+    text = f"{last}{often}; next start in {due - draft.now:.1f} s{meanwhile}"
     reason = CRASH_LOOP if is_crash_loop(history) else history.reason or "BackOff"
     draft.hold(reason, text, view, slot)
     return False

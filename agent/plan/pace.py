@@ -40,16 +40,26 @@ def _has_one_writer(mount: Mount, replicas: int) -> bool:
 
 
 def has_arrived(container: ObservedContainer, view: ServiceView, draft: Draft) -> bool:
-    """Whether a container may take another's place: it is ready and, without a healthcheck, was up for ``monitor``."""
+    """Whether a container may take another's place: it is ready and, without a healthcheck, was up for ``monitor``.
+
+    Outside of a deploy that counts too, as long as one of another spec serves in its slot: a deploy may have put up
+    with failures there.
+    """
     if not container.ready:
         return False
-    if not draft.course.deploying or container.health is not Health.NONE:
+    proving = draft.course.deploying or _has_elder(container, view)
+    if not proving or container.health is not Health.NONE:
         return True
     if container.started > draft.now + CLOCK_SLACK:  # the clock was set back: nobody knows
         return True
     due = container.started + view.config.monitor
     draft.check_at(due)
     return due <= draft.now
+
+
+def _has_elder(container: ObservedContainer, view: ServiceView) -> bool:
+    others = view.slots.get(container.slot, ())
+    return any(other.ready and other.digest != container.digest for other in others)
 
 
 def is_late(container: ObservedContainer, view: ServiceView, draft: Draft) -> bool:

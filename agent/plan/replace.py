@@ -98,7 +98,7 @@ def _replace_outdated(view: ServiceView, found: _Candidates, draft: Draft) -> No
         may_start(view, container.slot, view.digest, draft)
     if failing:
         found.outdated = outdated = [container for container in outdated if container.slot not in failing]
-        if not outdated or not _puts_up_with(view, len(failing), draft):
+        if not outdated or not _puts_up_with(view, len(failing)):
             return
     name = draft.name_of(view.name, outdated[0].slot)
     pull = pending_pull(view, draft)
@@ -123,10 +123,10 @@ def _replace_outdated(view: ServiceView, found: _Candidates, draft: Draft) -> No
         chains[number % pace.count] = replace_one(view, container, draft, chains[number % pace.count], cause)
 
 
-def _puts_up_with(view: ServiceView, failing: int, draft: Draft) -> bool:
-    """Whether a rollout goes on with the other slots although its new containers fail in some."""
-    tolerated = view.config.max_failure_ratio * max(view.replicas, 1)
-    return draft.course.deploying and (view.config.failure_action == "continue" or failing <= tolerated)
+def _puts_up_with(view: ServiceView, failing: int) -> bool:
+    """Whether a rollout goes on with the other slots although its new containers fail in some; so does what is left of
+    one that is final."""
+    return view.config.failure_action == "continue" or failing <= view.config.max_failure_ratio * max(view.replicas, 1)
 
 
 def _compute_room(view: ServiceView, found: _Candidates, draft: Draft, stop_first: str) -> Pace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plan_values import container, desired, digest, observed
 
+from agent.plan.actions import StopContainer
 from agent.plan.history import ContainerExit, SlotHistory
 from agent.plan.observed import Health
 from agent.plan.planner import compute_plan
@@ -46,3 +47,24 @@ def test_a_start_that_fails_says_itself_why() -> None:
     waiting = SlotHistory(digest(app), failures=7, at=NOW, not_before=NOW + 60, reason="NoSpace", message="disk full")
     plan = compute_plan(app, observed(app, slots={("web", 1): waiting}), NOW + 1)
     assert [hold.reason for hold in plan.holds] == ["NoSpace"]
+
+
+def test_what_was_there_before_serves_on_and_is_not_what_runs_again() -> None:
+    app = desired({"web": {}})
+    seen = observed(app, container(None), slots={("web", 1): failing(app, 4)})
+    (hold,) = compute_plan(app, seen, NOW + 0.1).holds
+    assert hold.message.endswith("the one before it serves on")
+    assert hold.reason == "BackOff"
+
+
+def test_what_is_put_up_with_takes_nobodys_place_before_it_stayed_up() -> None:
+    """Nor when the deploy that put up with it is final."""
+    app = desired({"web": {}})
+    elder, fresh = container(None, id="elder"), container(app, id="fresh", created=NOW, started=NOW)
+    seen = observed(app, elder, fresh, slots={("web", 1): failing(app, 4)})
+    plan = compute_plan(app, seen, NOW + 1)
+    assert not plan.actions
+    assert plan.next_check == NOW + 5
+    (stop, *_) = compute_plan(app, seen, NOW + 5).ready_actions
+    assert isinstance(stop, StopContainer)
+    assert stop.container == "elder"
