@@ -37,8 +37,10 @@ class PullStream:
         reference = take(document, "reference", str, "")
         policy = take(document, "policy", str, "always")
         platform = take(document, "platform", str, "") or None
-        if not reference or policy not in _POLICIES:
-            raise Refused("reference is missing or policy unknown", reason="InvalidRequest")
+        if not reference:
+            raise Refused("which image?", reason="InvalidRequest", hint="a name, such as alpine:3")
+        if policy not in _POLICIES:
+            raise Refused(f"policy is none of {', '.join(_POLICIES)}", reason="InvalidRequest")
         if parse_local_image(reference) is not None and not is_root_here(request):
             raise Refused(f"{reference} is a file of the host, for its root only", hint="send it by holdfast load")
         return await relay(

@@ -9,7 +9,7 @@ from agent.cli.documents import post_document
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
 from agent.cli.output import print_json, render_size
-from agent.cli.since import parse_duration
+from agent.cli.since import read_age
 from agent.errors import Refused
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\Z", re.ASCII | re.IGNORECASE)
@@ -21,6 +21,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 @option("--unused-for", metavar="DURATION", help="Only what was unused for so long, such as 90m, 12h or 7d.")
 @option("--filter", "filters", metavar="until=DURATION", multiple=True, help="The same, as docker has it.")
 @option("--keep-storage", metavar="SIZE", help="Leave so much of what was used last, such as 512MB or 10GB.")
+@option("-f", "--force", is_flag=True, help="As docker has it; nothing is ever asked.")
 @option("-n", "--dry-run", is_flag=True, help="Only print how much would go.")
 @json_option
 @host_option
@@ -39,7 +40,7 @@ def prune(
     dry_run = bool(options["dry_run"])
     body = {
         "all": everything,
-        "min_age": _read_age(unused_for, filters),
+        "min_age": read_age(unused_for, filters),
         "keep_bytes": _read_size(keep_storage) if keep_storage else 0,
         "dry_run": dry_run,
     }
@@ -51,17 +52,6 @@ def prune(
     size = render_size(outcome["freed"])
     print(f"{what} would go, {size}" if dry_run else f"{what} removed, {size} freed")
     return DONE
-
-
-def _read_age(unused_for: str | None, filters: tuple[str, ...]) -> int:
-    """Seconds. Raises Refused."""
-    given = [unused_for] if unused_for else []
-    for text in filters:
-        name, equals, value = text.partition("=")
-        if name not in ("until", "unused-for") or not equals:
-            raise Refused(f"--filter: {text!r} is not until=DURATION", reason="InvalidArgument")
-        given.append(value)
-    return max((int(parse_duration(text, "--unused-for")) for text in given), default=0)
 
 
 def _read_size(text: str) -> int:

@@ -10,6 +10,7 @@ from agent.cli.declare import argument, command, option, usage_error
 from agent.cli.main import DONE, PENDING
 from agent.cli.options import host_option, json_option, wait_option
 from agent.cli.output import describe_change, paint, print_json, print_table, render_time, safe
+from agent.errors import NotFound
 
 _COLOURS = {"good": "green", "deploying": "yellow", "rolled-back": "red", "superseded": "grey"}
 _MARKS = (("in_force", "in force"), ("deploying", "deploying"), ("pinned", "pinned"), ("quarantined", "quarantined"))
@@ -29,6 +30,8 @@ def history(app: str | None, as_json: bool, host: str) -> int:
     holdfast history web
     holdfast history --json | jq '.[] | select(.in_force)'
     """
+    if app and {":", "/"} & set(app):
+        raise NotFound(f"no app is called {app}", hint=f"if that is an image: holdfast image history {app}")
     rows = Client(host).get("/history", app=app)
     if as_json:
         print_json(rows)

@@ -49,7 +49,7 @@ def doctor(state: Path | None, data_root: Path, registries: Path, as_json: bool)
             f"{paint(finding.verdict.value.ljust(4), _COLOURS[finding.verdict])}  {finding.check.ljust(width)}  ",
             end="",
         )
-        print(safe(finding.message))
+        print(safe(finding.message).replace("\n", f"\n      {' ' * width}  "))
         if finding.advice:
             print(f"      {' ' * width}  -> {safe(finding.advice)}")
     print(paint("this host is fit for Holdfast", "green") if fit else paint("something needed is missing", "red"))

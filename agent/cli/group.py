@@ -34,6 +34,18 @@ class LazyGroup(click.Group):
         command: Command | click.Command = getattr(importlib.import_module(f"agent.cli.{module}"), attribute)
         return command.make() if isinstance(command, Command) else command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of a line. Raises UsageError, which says what to type instead of one that there is not."""
+        word = args[0]
+        if word.startswith("-") or word in self._places:
+            return super().resolve_command(ctx, args)
+        from agent.cli.habits import explain_command
+
+        hint = explain_command(ctx, word, self._places)
+        raise click.UsageError(f"there is no command {word!r}" + (f"\n       {hint}" if hint else ""), ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Each command with its whole first sentence, where click would cut it."""
         commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
@@ -73,5 +85,13 @@ def show(error: Exception) -> int:
         return INTERRUPTED
     if not isinstance(error, click.ClickException):
         raise error
-    error.show()
+    (_explain(error) if isinstance(error, click.UsageError) else error).show()
     return ERROR
+
+
+def _explain(error: click.UsageError) -> click.UsageError:
+    """The same error with what to type instead, where that is known."""
+    from agent.cli.habits import explain_option, explain_words
+
+    hint = explain_option(error) if isinstance(error, click.NoSuchOption) else explain_words(error)
+    return click.UsageError(f"{error.message}\n       {hint}", error.ctx) if hint else error

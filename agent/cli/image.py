@@ -7,7 +7,7 @@ import click
 from agent.cli.group import LazyGroup
 
 _PLACES = {
-    "ls": "listing:images",
+    "ls": "imagelist:images",
     "inspect": "imagefacts:inspect",
     "history": "imagefacts:history",
     "pull": "pull:pull",
@@ -15,6 +15,11 @@ _PLACES = {
     "rm": "imagechange:remove",
     "prune": "imageprune:prune",
     "verify": "imageverify:verify",
+    "build": "build:build",
+    "push": "push:push",
+    "save": "savecommand:save",
+    "load": "loadcommand:load",
+    "import": "loadcommand:import_command",
 }
 
 

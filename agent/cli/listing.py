@@ -1,4 +1,4 @@
-"""ps, images, version: one question, one table."""
+"""ps, version: one question, one table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.cli.client import AgentUnreachable, Client
 from agent.cli.declare import argument, command, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option, json_option
-from agent.cli.output import paint, print_json, print_table, render_age, render_size, safe
+from agent.cli.output import paint, print_json, print_table, render_age, safe
 from agent.errors import NotFound
 
 _STATE_COLOURS = {"running": "green", "exited": "grey", "stopping": "yellow", "lost": "red", "wedged": "red"}
@@ -68,37 +68,6 @@ def _describe_container(row: dict[str, Any]) -> tuple[str, ...]:
         str(row.get("restarts", 0)),
         render_age(float(row.get("started") or row.get("created") or 0)),
     )
-
-
-@command()
-@option("-q", "--quiet", is_flag=True, help="Print ids only.")
-@json_option
-@host_option
-def images(quiet: bool, as_json: bool, host: str) -> int:
-    """List local images.
-
-    \b
-    holdfast images
-    holdfast images --json
-    """
-    records = Client(host).get("/images")
-    if as_json:
-        print_json(records)
-    elif quiet:
-        print("".join(f"{record['id']}\n" for record in records), end="")
-    else:
-        rows = [
-            (safe(name), record["id"].removeprefix("sha256:")[:12], render_size(record["size"]), _pulled(record))
-            for record in records
-            for name in (record["names"] or ["<none>"])
-        ]
-        print_table(("NAME", "ID", "SIZE", "PULLED"), rows)
-    return DONE
-
-
-def _pulled(record: dict[str, Any]) -> str:
-    age = render_age(float(record.get("pulled") or 0))
-    return age if age == "-" else f"{age} ago"
 
 
 @command(short_help="Print the version of this command and of the agent.")

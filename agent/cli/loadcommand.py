@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,12 +11,13 @@ from agent.cli.declare import argument, command, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option
 from agent.cli.output import render_size, safe
-from agent.cli.tarfiles import read_source, size_of
+from agent.cli.tarfiles import read_source, refuse_terminal, size_of
 from agent.cli.tartransfer import Parameters, upload
 from agent.cli.transferbar import transfer_bar
 
 
 def _send(host: str, path: str, parameters: Parameters, source: str | None, as_json: bool) -> Iterator[dict[str, Any]]:
+    refuse_terminal(source, sys.stdin)
     with transfer_bar("sending", size_of(source), quiet=as_json) as count:
         yield from upload(host, path, parameters, read_source(source, count))
 
@@ -30,9 +32,9 @@ def _send(host: str, path: str, parameters: Parameters, source: str | None, as_j
 def load(source: str | None, names: tuple[str, ...], all_names: bool, quiet: bool, as_json: bool, host: str) -> int:
     """Bring in images from a docker-archive or OCI layout.
 
-    It may be packed with gzip or zstd. A name that an archive gives is taken from whichever image has it here, so names
-    have to be said: without --name or --all-names they are only shown. The image policy judges each name; it cannot
-    check signatures in a file.
+    It may be packed with gzip, zstd, xz or bzip2. A name that an archive gives is taken from whichever image has it
+    here, so names have to be said: without --name or --all-names they are only shown. The image policy judges each
+    name; it cannot check signatures in a file.
 
     \b
     holdfast load -i web.tar --name shop/web:1
@@ -57,6 +59,8 @@ def _describe(loaded: dict[str, Any]) -> str:
     if loaded["offered"]:
         offered = ", ".join(map(safe, loaded["offered"]))
         lines.append(f"  the archive calls it {offered}: say --name NAME or --all-names to give it a name")
+    elif not image["names"]:
+        lines.append("  nor has the archive one for it: say --name NAME to give it a name")
     return "\n".join(lines)
 
 
@@ -79,7 +83,7 @@ def import_command(
 ) -> int:
     """Make an image of a root file system in a tar.
 
-    The tar may be packed with gzip or zstd.
+    The tar may be packed with gzip, zstd, xz or bzip2.
 
     \b
     holdfast export shop-web-1 | holdfast import - snapshot:1 -c 'CMD ["/bin/web"]'

@@ -23,7 +23,7 @@ COMMANDS = {
     "exec": "exec:exec_command",
     "events": "events:events",
     "why": "why:why",
-    "images": "listing:images",
+    "images": "imagelist:images",
     "image": "image:image",
     "build": "build:build",
     "builder": "builder:builder",

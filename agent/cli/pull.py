@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from agent.cli.client import Client
 from agent.cli.declare import argument, command, of_type, option
 from agent.cli.main import DONE
@@ -40,7 +43,29 @@ def pull(reference: str, policy: str, platform: str | None, quiet: bool, as_json
     """
     body = {"reference": reference, "policy": policy} | ({"platform": platform} if platform else {})
     stream = Client(host).stream("POST", "/pull", body)
-    image = follow(stream, "image", reference, "json" if as_json else "quiet" if quiet else "show")
+    seen = _Seen(stream)
+    image = follow(iter(seen), "image", reference, "json" if as_json else "quiet" if quiet else "show")
     if image is not None:
-        print(image["id"] if quiet else f"{safe(reference)}: {image['id']} ({render_size(image['size'])})")
+        print(image["id"] if quiet else _describe(reference, image, fetched=seen.fetched))
     return DONE
+
+
+class _Seen:
+    """The same documents; ``fetched`` once one has told of bytes that came."""
+
+    def __init__(self, stream: Iterable[dict[str, Any]]) -> None:
+        self._stream = stream
+        self.fetched = False
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for document in self._stream:
+            self.fetched = self.fetched or bool(document.get("progress", {}).get("bytes_fetched"))
+            yield document
+
+
+def _describe(reference: str, image: dict[str, Any], *, fetched: bool) -> str:
+    """Its id and size, whether it was all there, and its name where that is another one than was asked for."""
+    facts = [render_size(image["size"])] + ([] if fetched else ["nothing had to be fetched"])
+    own = [name for name in image["names"] if name.startswith((f"{reference}@", f"{reference}:latest@"))]
+    facts += [f"called {safe(name)}" for name in own[:1]]
+    return f"{safe(reference)}: {image['id']} ({', '.join(facts)})"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from agent.cli.declare import argument, command, of_type, option
 from agent.cli.main import DONE
 from agent.cli.options import host_option
-from agent.cli.tarfiles import write_layout, write_target
+from agent.cli.tarfiles import refuse_terminal, write_layout, write_target
 from agent.cli.tartransfer import download
 from agent.cli.transferbar import counted, transfer_bar
 
-_DIRECTORY = "oci-dir"
+_DOCKER, _DIRECTORY = "docker-archive", "oci-dir"
 
 
 @command()
@@ -18,11 +20,11 @@ _DIRECTORY = "oci-dir"
 @option(
     "--format",
     "form",
-    type=of_type("Choice", ["docker-archive", "oci", _DIRECTORY]),
-    default="docker-archive",
+    type=of_type("Choice", [_DOCKER, "oci", "oci-archive", _DIRECTORY]),
+    default=_DOCKER,
     show_default=True,
-    help="`docker-archive` is read by docker load, podman and skopeo, and is an OCI layout as well; `oci` is only "
-    "that; `oci-dir` writes it as a directory.",
+    help="`docker-archive` is read by docker load, podman and skopeo, and is an OCI layout as well; `oci` "
+    "(or `oci-archive`) is only that; `oci-dir` writes it as a directory.",
 )
 @host_option
 def save(images: tuple[str, ...], output: str | None, form: str, host: str) -> int:
@@ -35,8 +37,10 @@ def save(images: tuple[str, ...], output: str | None, form: str, host: str) -> i
     holdfast save web:1 db:2 | zstd > both.tar.zst
     holdfast save --format oci-dir -o layout web:1
     """
-    parameters = [*(("name", name) for name in images), ("format", "oci" if form == _DIRECTORY else form)]
+    parameters = [*(("name", name) for name in images), ("format", form if form == _DOCKER else "oci")]
     write = write_layout if form == _DIRECTORY else write_target
+    if form != _DIRECTORY:
+        refuse_terminal(output, sys.stdout)
     with transfer_bar("saving", None) as count:
         write(output, counted(download(host, "/image/save", parameters), count))
     return DONE
@@ -55,6 +59,7 @@ def export(container: str, output: str | None, host: str) -> int:
     holdfast export -o root.tar shop-web-1
     holdfast export shop-web-1 | tar -tv
     """
+    refuse_terminal(output, sys.stdout)
     with transfer_bar("exporting", None) as count:
         write_target(output, counted(download(host, "/export", [("target", container)]), count))
     return DONE

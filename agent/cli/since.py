@@ -36,3 +36,14 @@ def parse_since(text: str, now: float) -> float:
         raise Refused(
             f"not a time: {text!r}", reason="InvalidTime", hint="such as 10m, 2h, 2024-05-01T12:00:00Z or 1714557600"
         ) from None
+
+
+def read_age(unused_for: str | None, filters: tuple[str, ...]) -> int:
+    """Seconds, of ``--unused-for`` and of docker's ``--filter until=DURATION``. Raises Refused."""
+    given = [unused_for] if unused_for else []
+    for text in filters:
+        name, equals, value = text.partition("=")
+        if name not in ("until", "unused-for") or not equals:
+            raise Refused(f"--filter: {text!r} is not until=DURATION", reason="InvalidArgument")
+        given.append(value)
+    return max((int(parse_duration(text, "--unused-for")) for text in given), default=0)

@@ -12,40 +12,71 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from agent.cli.inputs import Input
 from agent.errors import Conflict, NotFound, Refused
 
 CHUNK = 256 << 10
 _LAYOUT_FILE = re.compile(r"(?:oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})\Z", re.ASCII)
+_REMOTE = "nothing is fetched here: curl -L URL | holdfast import - NAME"
 Count = Callable[[int], None]
+
+
+def refuse_terminal(path: str | None, stream: IO[str]) -> None:
+    """Before anything is shown: with ``path`` None or ``-`` the tar goes through ``stream``. Raises Refused."""
+    if path not in (None, "-") or not stream.isatty():
+        return
+    if stream is sys.stdin:
+        raise Refused("standard input is a terminal", reason="Terminal", hint="name a file, or pipe a tar in")
+    raise Refused("a tar is nothing for a terminal", reason="Terminal", hint="name a file with -o, or pipe it")
 
 
 def read_source(path: str | None, count: Count) -> Iterator[bytes]:
     """The chunks of a tar: of a file, of an OCI layout's directory, or of standard input (None or ``-``).
 
-    Raises Refused for a terminal, NotFound.
+    Raises NotFound; Refused for what is no tar.
     """
     if path is None or path == "-":
-        if sys.stdin.isatty():
-            raise Refused("standard input is a terminal", reason="Terminal", hint="name a file, or pipe a tar in")
-        return _read(sys.stdin.buffer, count)
+        return _read(sys.stdin.buffer, "standard input", count)
     try:
         if Path(path).is_dir():
             return _read_directory(Path(path), count)
-        return _read(Path(path).open("rb"), count)
+        return _read(Path(path).open("rb"), path, count)
     except OSError as error:
-        raise NotFound(f"{path}: {error.strerror}") from None
+        raise NotFound(f"{path}: {error.strerror}", hint=_REMOTE if "://" in path else "") from None
 
 
-def _read(file: IO[bytes], count: Count) -> Iterator[bytes]:
+def _read(file: IO[bytes], name: str, count: Count) -> Iterator[bytes]:
     with file:
-        while chunk := file.read(CHUNK):
-            count(len(chunk))
-            yield chunk
+        given = Input(_Counted(file, count), name)  # type: ignore[arg-type]
+        if not given.head:
+            raise Refused(f"{name} is empty", reason="NoTar", hint="whatever was to write it has failed")
+        if not given.is_packed and not given.is_tar:
+            raise Refused(f"{name} is no tar", reason="NoTar", hint="it may be packed with gzip, zstd, xz or bzip2")
+        yield from given.chunks()
+
+
+class _Counted:
+    """A file, its bytes counted as they are read."""
+
+    def __init__(self, file: IO[bytes], count: Count) -> None:
+        self._file = file
+        self._count = count
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._count(len(data))
+        return data
 
 
 def _read_directory(path: Path, count: Count) -> Iterator[bytes]:
     from agent.image.layertar import LayerTar
 
+    if (path / "version").is_file() and (path / "manifest.json").is_file() and not (path / "index.json").exists():
+        raise Refused(
+            f"{path} is no OCI layout, but what skopeo calls dir:",
+            reason="NoTar",
+            hint=f"skopeo copy dir:{path} oci:{path}.oci:NAME makes one of it",
+        )
     for chunk in LayerTar(path).stream():
         count(len(chunk))
         yield chunk
@@ -61,11 +92,9 @@ def size_of(path: str | None) -> int | None:
 def write_target(path: str | None, chunks: Iterable[bytes]) -> None:
     """Write a tar to a file, which is replaced when the tar is whole, or to standard output.
 
-    Raises Refused for a terminal, Conflict when the file cannot be written.
+    Raises Conflict when the file cannot be written.
     """
     if path is None or path == "-":
-        if sys.stdout.isatty():
-            raise Refused("a tar is nothing for a terminal", reason="Terminal", hint="name a file with -o, or pipe it")
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()

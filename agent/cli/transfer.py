@@ -49,13 +49,15 @@ def render_left(seconds: float | None) -> str:
 
 
 def _show_lines(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    last, said = "", 0.0
+    last, said, shown = "", 0.0, ""
     for document in stream:
         report = document.get("progress")
         now = time.monotonic()
         if report is not None and (report["phase"] != last or now - said >= _LINE_SECONDS):
-            print(_describe(report), flush=True)
-            last, said = report["phase"], now
+            last, said, text = report["phase"], now, _describe(report)
+            if text != shown:
+                print(text, flush=True)
+            shown = text
         yield document
 
 

@@ -188,7 +188,9 @@ class ImageRecords:
         """As ``find``. Raises ImageNotFound."""
         entry = self.find(name_or_id)
         if entry is None:
-            raise ImageNotFound(f"the image {render_shortened(name_or_id)} is not local")
+            raise ImageNotFound(
+                f"the image {render_shortened(name_or_id)} is not local", hint="holdfast image ls lists all"
+            )
         return entry
 
     def has_unpacked(self, blob: Digest, chain: str) -> bool:

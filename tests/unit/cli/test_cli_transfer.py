@@ -47,6 +47,38 @@ def test_push_says_what_was_sent(terminal: Terminal, monkeypatch: pytest.MonkeyP
     assert [set(line) for line in lines] == [{"progress"}, {"pushed"}]
 
 
+def report(**values: Any) -> dict[str, Any]:
+    facts = {"reference": "app:1", "phase": "pulling", "layers_total": 0, "layers_done": 0, "bytes_total": 0}
+    return {"progress": {**facts, "bytes_done": 0, "rate": 0.0, "bytes_fetched": 0, "eta": None, **values}}
+
+
+@pytest.mark.parametrize(
+    ("fetched", "names", "said"),
+    [
+        (9, ["app:1"], "(5 B)"),
+        (0, ["app:1"], "(5 B, nothing had to be fetched)"),
+        (9, ["app:1@sha256:abc"], "(5 B, called app:1@sha256:abc)"),
+    ],
+)
+def test_pull_says_what_came_and_what_it_is_called(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, fetched: int, names: list[str], said: str
+) -> None:
+    def stream(*_: Any) -> Iterator[dict[str, Any]]:
+        yield report(phase="resolving")
+        yield report(bytes_fetched=fetched)
+        yield {"image": {"id": "sha256:x", "size": 5, "names": names}}
+
+    monkeypatch.setattr("agent.cli.client.Client.stream", stream)
+    assert terminal.holdfast("pull", "app:1") == 0
+    assert terminal.out.endswith(f"app:1: sha256:x {said}\n")
+
+
+def test_no_line_is_said_twice(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("agent.cli.transfer._LINE_SECONDS", 0.0)
+    follow(iter([report(), report(), report(phase="done")]), "image", "app:1", "show")
+    assert capsys.readouterr().out == "app:1: pulling\napp:1: done\n"
+
+
 def layer(state: str, done: int, eta: float | None) -> dict[str, Any]:
     rate = 10.0 if state == "running" else 0.0
     return {

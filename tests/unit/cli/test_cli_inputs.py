@@ -1,0 +1,90 @@
+"""What is given to load and import: tars, packed or not, and what is none."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from agent.cli.tarfiles import read_source
+from agent.errors import HoldfastError
+
+
+def make_tar(form: int) -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=form) as archive:
+        info = tarfile.TarInfo("file")
+        info.size = 300_000
+        archive.addfile(info, io.BytesIO(os.urandom(info.size)))
+    return target.getvalue()
+
+
+TAR = make_tar(tarfile.PAX_FORMAT)
+OLD = TAR[:257] + bytes(8) + TAR[265:]
+OLD = OLD[:148] + b"%06o\0 " % (sum(OLD[:512]) - sum(OLD[148:156]) + 256) + OLD[156:]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (TAR, TAR),
+        (OLD, OLD),
+        (bytes(10240), bytes(10240)),
+        (bz2.compress(TAR), TAR),
+        (lzma.compress(TAR), TAR),
+        (gzip.compress(TAR, mtime=0), None),
+        (zstandard.compress(TAR), None),
+    ],
+    ids=["tar", "v7", "no file", "bzip2", "xz", "gzip", "zstd"],
+)
+def test_what_is_sent(given: bytes, sent: bytes | None, tmp_path: Path) -> None:
+    path, counted = tmp_path / "given", []
+    path.write_bytes(given)
+    assert b"".join(read_source(str(path), counted.append)) == (given if sent is None else sent)
+    assert sum(counted) == len(given), "the bar is about the file as it is"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (b"", "is empty"),
+        (b"root:x:0:0:root:/root:/bin/sh\n" * 100, "is no tar"),
+        (TAR[:100], "is no tar"),
+        (lzma.compress(TAR)[:-100], "is damaged"),
+        (bz2.compress(TAR)[:-100], "is damaged"),
+        (b"\xfd7zXZ\0" + bytes(600), "is damaged"),
+    ],
+    ids=["nothing", "text", "cut tar", "cut xz", "cut bzip2", "bad xz"],
+)
+def test_what_is_no_tar_is_told_before_it_is_sent(given: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "given"
+    path.write_bytes(given)
+    with pytest.raises(HoldfastError, match=said):
+        list(read_source(str(path), lambda size: None))
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lzma.compress(TAR))))
+    assert b"".join(read_source(None, lambda size: None)) == TAR
+
+
+def test_what_skopeo_calls_a_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "version").write_text("Directory Transport Version: 1.1\n")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(HoldfastError, match="what skopeo calls dir:") as caught:
+        list(read_source(str(tmp_path), lambda size: None))
+    assert caught.value.hint.startswith("skopeo copy dir:")
+
+
+def test_an_address_is_no_file() -> None:
+    with pytest.raises(HoldfastError) as caught:
+        read_source("https://example.org/root.tar", lambda size: None)
+    assert "curl" in caught.value.hint
