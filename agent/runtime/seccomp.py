@@ -22,7 +22,7 @@ from agent.runtime.seccompprofile import (
 )
 from agent.store.atomic import write_atomic
 
-_FORM = 1
+_FORM = 2
 _REMEMBERED = 64
 
 

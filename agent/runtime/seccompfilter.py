@@ -22,6 +22,7 @@ import pyseccomp
 from agent.errors import Unsupported
 from agent.runtime.seccompcheck import is_sound
 from agent.runtime.seccompprofile import PERMISSIVE, Condition, Host, ResolvedProfile, ResolvedRule, fail
+from agent.runtime.seccompranges import shorten
 
 MAX_INSTRUCTIONS = 4096
 _INSTRUCTION = struct.Struct("=HBBI")
@@ -78,7 +79,7 @@ def compile_profile(resolved: ResolvedProfile) -> bytes:
     tokens = _add_architectures(program, resolved.architectures)
     for rule in resolved.rules:
         _add_rule(program, rule, default, permissive=resolved.default_action in PERMISSIVE)
-    code = _build_stub(resolved, tokens) + _export(program)
+    code = shorten(_build_stub(resolved, tokens) + _export(program))
     count = len(code) // _INSTRUCTION.size
     if count > MAX_INSTRUCTIONS:
         fail(f"it makes a filter of {count} instructions; the kernel takes {MAX_INSTRUCTIONS}", "shorten it")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+from unittest.mock import patch
+
 import pyseccomp
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import Stalled
+from agent.runtime import seccompfilter
 from agent.runtime.seccompcheck import holds, run_program
 from agent.runtime.seccompfilter import compile_profile
 from agent.runtime.seccompprofile import (
@@ -18,6 +23,7 @@ from agent.runtime.seccompprofile import (
     read_default,
     resolve_profile,
 )
+from agent.runtime.seccompranges import shorten
 from tests.examples import examples
 
 X86_64, X86, X32 = pyseccomp.Arch.X86_64, pyseccomp.Arch.X86, pyseccomp.Arch.X32
@@ -112,6 +118,57 @@ def test_conditions_mean_what_they_say(
     for name, given_arguments in calls:
         number = pyseccomp.resolve_syscall(X86_64, name)
         assert run_filter(program, X86_64, number, given_arguments) == expect(resolved, number, given_arguments)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rules=rules, architectures=st.sampled_from([(), ("SCMP_ARCH_X86",), ("SCMP_ARCH_X86", "SCMP_ARCH_X32")]))
+def test_a_short_filter_decides_as_the_long_one(
+    rules: list[tuple[str, tuple[Condition, ...]]], architectures: tuple[str, ...]
+) -> None:
+    """At every number of every architecture where either of the two may change its mind."""
+    found = tuple(ResolvedRule("r", (name,), "SCMP_ACT_ALLOW", 1, conditions) for name, conditions in rules)
+    assert_alike(ResolvedProfile("SCMP_ACT_ERRNO", 1, architectures, found))
+
+
+@pytest.mark.parametrize("capabilities", [(), ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_BPF")])
+def test_the_default_filter_is_shortened(capabilities: tuple[str, ...]) -> None:
+    assert_alike(resolve_default(*capabilities))
+    assert len(PROGRAM) // 8 < 400
+
+
+def assert_alike(resolved: ResolvedProfile) -> None:
+    try:
+        short = compile_profile(resolved)
+    except Stalled as error:
+        assert "makes a wrong filter" in error.message
+        return
+    with patch.object(seccompfilter, "shorten", lambda code: code):
+        long = compile_profile(resolved)
+    values = {value for program in (short, long) for _, _, _, value in struct.iter_unpack("=HBBI", program)}
+    numbers = sorted({near & 0xFFFFFFFF for value in values for near in (value - 1, value, value + 1)})
+    for architecture in (X86_64, X86, pyseccomp.Arch.AARCH64, 0, 1):
+        for number in numbers:
+            for given_arguments in ((), (2, 8), (38,), (1 << 63, 40, 40, 1 << 28, 1, 2)):
+                expected = run_filter(long, architecture, number, given_arguments)
+                assert run_filter(short, architecture, number, given_arguments) == expected
+
+
+def test_what_is_not_understood_stays_as_it_is() -> None:
+    lines = [(0x20, 0, 0, 0), (0x54, 0, 0, 1), (0x15, 0, 0, 1), (0x06, 0, 0, ALLOW)]
+    masked = b"".join(struct.pack("=HBBI", *line) for line in lines)
+    assert shorten(masked) == masked
+
+
+def test_far_jumps() -> None:
+    """More decisions than one jump can pass over."""
+    lines = [(0x20, 0, 0, 0)]
+    for number in (number for number in range(1200) if number % 5 < 3):
+        lines += [(0x15, 0, 1, number), (0x06, 0, 0, ALLOW), (0x15, 0, 1, 1 << 30 | number), (0x06, 0, 0, EPERM)]
+    long = b"".join(struct.pack("=HBBI", *line) for line in [*lines, (0x06, 0, 0, KILL)])
+    short = shorten(long)
+    assert len(short) < len(long)
+    for number in (*range(0, 1210, 3), *range(1 << 30, (1 << 30) + 1210, 7), 0xFFFFFFFF):
+        assert run_filter(short, X86_64, number) == run_filter(long, X86_64, number)
 
 
 def test_a_filter_that_libseccomp_gets_wrong_is_refused() -> None:
