@@ -34,6 +34,7 @@ from agent.runtime.netfigures import read_network
 from agent.runtime.protocol import KeeperEvent, KeeperState
 
 _END_BYTES = 2048
+_SETTLE_SECONDS = 0.05
 EventCallback = Callable[[ContainerEvent], None]
 
 
@@ -120,9 +121,7 @@ class Containers:
 
     def create_start(self, config: ContainerConfig) -> ContainerRecord:
         """Make and start a container. On any error nothing of it is left; raises HoldfastError."""
-        record = self._launcher.launch(config)
-        self._endings.write_soon()
-        return record
+        return self._launcher.launch(config)
 
     def stop(self, container_id: str, grace: float | None = None) -> Future[ExitStatus]:
         """Ask a container to end: its stop signal now, SIGKILL for its whole cgroup after ``grace`` seconds.
@@ -209,6 +208,12 @@ class Containers:
         changes = {"state": ContainerState.RUNNING, "pid": event.pid, "started": event.at}
         if self._table.advance(event.id, persist=False, **changes) is not None:
             self._notify(ContainerEvent("started", event.id, event.at))
+        if self._table.knows(event.id):
+            self._endings.deadlines.call_later(_SETTLE_SECONDS, lambda: self._settle(event.id))
+
+    def _settle(self, container_id: str) -> None:
+        self._launcher.settle(container_id)
+        self._endings.write_soon()
 
     def recover(self, states: Iterable[KeeperState]) -> None:
         """Bring records and reality together after a start: adopt what lives, close what ended meanwhile."""

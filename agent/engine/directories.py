@@ -15,6 +15,7 @@ from agent.store.atomic import write_fresh
 from agent.store.layout import DataLayout, RunLayout
 
 UPPER, WORK, LOGS = "upper", "work", "logs"
+_ROOT_MODE = 0o755
 _DIRECTORIES = ("dev", "etc", "proc", "sys")
 _FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
 
@@ -43,14 +44,16 @@ class ContainerDirectories:
         directory.mkdir(0o700)
         for name in (UPPER, WORK, LOGS):
             (directory / name).mkdir(0o700)
+        (directory / UPPER).chmod(_ROOT_MODE)
         bundle.mkdir(0o700)
         (bundle / ROOTFS_NAME).mkdir(0o755)
         return directory
 
 
 def dress_root(directory: Path, top: Path) -> None:
-    """Let the root of a container's file system look as that of its topmost layer. Raises OSError."""
+    """Let the root of a new container's file system look as that of its topmost layer. Raises OSError."""
     like, upper = top.stat(), directory / UPPER
     if like.st_uid or like.st_gid:
         os.chown(upper, like.st_uid, like.st_gid)
-    upper.chmod(like.st_mode & 0o7777)
+    if like.st_mode & 0o7777 != _ROOT_MODE:
+        upper.chmod(like.st_mode & 0o7777)

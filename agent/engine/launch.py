@@ -21,7 +21,7 @@ from agent.engine.hostfiles import render_hosts, write_host_files
 from agent.engine.model import ContainerConfig, ContainerRecord, ContainerState
 from agent.engine.mounting import Mounter
 from agent.engine.parts import Parts
-from agent.engine.process import ResolvedProcess, compute_process
+from agent.engine.process import compute_process
 from agent.engine.table import ContainerTable
 from agent.image.errors import translated_storage_errors
 from agent.network.model import Sandbox
@@ -67,11 +67,9 @@ class Launcher:
 
     def launch(self, config: ContainerConfig) -> ContainerRecord:
         """Make and start a container; returns its record. On any error nothing of it is left. Raises HoldfastError."""
-        image = self._parts.images.config(config.image)
-        process = compute_process(config, image)
         with contextlib.ExitStack() as held, contextlib.ExitStack() as undo, translated_storage_errors():
             held.enter_context(self._parts.images.held(config.image))
-            held.callback(self._berths.replenish)
+            undo.callback(self._berths.replenish)
             berth = self._berths.take()
             undo.callback(self._cleaner.erase, berth.id)
             if berth.reserved and not suits(config):
@@ -82,39 +80,51 @@ class Launcher:
             hostname = config.hostname or config.name
             sandbox = self._parts.networks.attach(record.id, hostname, networks, names=(config.name,), pinned=False)
             record = replace(record, ip=sandbox.address, addresses=dict(sandbox.addresses))
-            request = self._prepare(berth, record, process, sandbox, held)
+            rootfs = self._board(berth, config.image, sandbox)
+            request = self._prepare(berth, record, rootfs, sandbox, held)
             undo.callback(self._table.delete, [record.id])
             pid = self._parts.keeper.create_start(request, lambda: self._note(record))
             undo.pop_all()
-        self._parts.networks.let_go(record.id)
         self._table.advance(record.id, persist=False, state=ContainerState.RUNNING, pid=pid, started=time.time())
         self._table.persist_later(record.id)
         return self._table.get(record.id)
+
+    def settle(self, container_id: str) -> None:
+        """What is to be done a moment after a start, since it would only be in the way of it: let go of what was held,
+        and have made for the next what this one has taken. Harmless when it is done twice, or for another's id."""
+        self._parts.networks.let_go(container_id)
+        self._berths.replenish()
 
     def _note(self, record: ContainerRecord) -> None:
         """What has to be lasting before its program runs."""
         self._table.add(record, beside=lambda: self._parts.networks.save(record.id))
         self._parts.networks.pin(record.id)
 
+    def _board(self, berth: Berth, image: str, sandbox: Sandbox) -> OverlaySpec:
+        """The root of a container; an init that waits goes ahead and mounts it."""
+        lower, directory = self._parts.images.lowerdirs(image), berth.directory
+        dress_root(directory, lower[0])
+        rootfs = OverlaySpec((*lower, self._directories.mount_points), directory / UPPER, directory / WORK)
+        if berth.reserved:
+            self._parts.keeper.board(berth.id, rootfs, sandbox.entry)
+        return rootfs
+
     def _prepare(
         self,
         berth: Berth,
         record: ContainerRecord,
-        process: ResolvedProcess,
+        rootfs: OverlaySpec,
         sandbox: Sandbox,
         held: contextlib.ExitStack,
     ) -> CreateRequest:
         """Everything on disk and in the cgroup tree that the keeper needs."""
         config, parts = record.config, self._parts
-        image, lower = parts.images.config(config.image), parts.images.lowerdirs(config.image)
-        directory, bundle = berth.directory, parts.run.bundle(record.id)
-        dress_root(directory, lower[0])
-        rootfs = OverlaySpec((*lower, self._directories.mount_points), directory / UPPER, directory / WORK)
-        if berth.reserved:
-            parts.keeper.board(record.id, rootfs, sandbox.entry)
+        image = parts.images.config(config.image)
+        process = compute_process(config, image)
+        bundle = parts.run.bundle(record.id)
         parts.cgroups.limit(record.id, compute_limits(config))
         capabilities = compute_capabilities(config.security.cap_add, config.security.cap_drop)
-        with _View(lower) as view:
+        with _View(rootfs.lower[:-1]) as view:
             identity = self._identify(config.image, process.user, view)
             mounts = self._mounter.prepare(config, image, view.open, held)
         around = Surroundings(
@@ -132,7 +142,7 @@ class Launcher:
             netns=sandbox.entry,
             cgroup=berth.cgroup,
             seccomp_bpf=parts.seccomp.filter(config.security.seccomp, capabilities),
-            log=LogSpec(directory / LOGS),
+            log=LogSpec(berth.directory / LOGS),
             stop=StopSpec(process.stop_signal, config.process.stop_grace),
             config=written if berth.reserved else None,
         )

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 
 from agent.kernel.syscalls import libc, syscall
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS, _PR_SET_NAME = 4, 8, 38, 15
 _SECCOMP_SET_MODE_FILTER = 1
@@ -30,10 +25,6 @@ _prctl_text = libc("prctl", ctypes.c_int, ctypes.c_char_p, _LONG, _LONG, _LONG)
 _seccomp = syscall("seccomp", ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p)
 _close_range = syscall("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 _rt_sigaction = syscall("rt_sigaction", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
-_madvise = libc("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_MADV_POPULATE_WRITE = 23
-_MAX_MAPS = 1 << 20
-_PRESENT, _EXCLUSIVE = 1 << 63, 1 << 56
 _DEFAULT_ACTION = bytes(32)
 _SIGNAL_SET_BYTES = 8
 _SIGNALS = 64
@@ -84,47 +75,6 @@ def close_all_but(first: int, *keep: int) -> None:
             _close_range(first, descriptor - 1, 0)
         first = max(first, descriptor + 1)
     _close_range(first, 0xFFFFFFFF, 0)
-
-
-def populate_memory() -> None:
-    """After a fork: copy all memory that is shared with the parent now, not page by page when time counts.
-
-    Pages that are not there stay away: execve(2) takes its time over each that is. MADV_POPULATE_WRITE is there from
-    Linux 5.14 on; without it, and where it does not apply, nothing happens.
-    """
-    page = resource.getpagesize()
-    pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for line in read_small_file("/proc/self/maps", _MAX_MAPS).splitlines():
-            span, rights, _ = line.split(b" ", 2)
-            if rights == b"rw-p":
-                first, last = (int(bound, 16) // page for bound in span.split(b"-"))
-                entries = memoryview(os.pread(pagemap, 8 * (last - first), 8 * first)).cast("Q")
-                for start, end in _find_shared(entries):
-                    _populate((first + start) * page, (end - start) * page)
-    finally:
-        os.close(pagemap)
-
-
-def _find_shared(entries: memoryview[int]) -> Iterator[tuple[int, int]]:
-    """Runs of pages that are there and not ours alone, of a part of /proc/PID/pagemap."""
-    start = -1
-    for index, entry in enumerate(entries):
-        if entry & _PRESENT and not entry & _EXCLUSIVE:
-            if start < 0:
-                start = index
-        elif start >= 0:
-            yield start, index
-            start = -1
-    if start >= 0:
-        yield start, len(entries)
-
-
-def _populate(address: int, length: int) -> None:
-    try:
-        _madvise(address, length, _MADV_POPULATE_WRITE)
-    except OSError:
-        return
 
 
 def read_small_file(path: str, limit: int) -> bytes:

@@ -46,7 +46,7 @@ class Commands:
             supervisor = self._supervisor
             ticket.answer({"pid": supervisor.reserves.make(message["request"], client, supervisor.containers)})
         elif name == "board":
-            self._supervisor.reserves.board(message["request"])
+            self._supervisor.reserves.board(message["request"], ticket.packet)
         else:
             action = getattr(self, f"_do_{name}", None)
             if action is None:
@@ -58,10 +58,10 @@ class Commands:
         self._supervisor.reserves.drop_all(client)
 
     def _do_create(self, message: dict[str, Any], ticket: Ticket) -> None:
-        self._supervisor.create(Order(message["request"]), ticket, autostart=False)
+        self._supervisor.create(Order(message["request"], ticket.packet), ticket, autostart=False)
 
     def _do_run(self, message: dict[str, Any], ticket: Ticket) -> None:
-        self._supervisor.create(Order(message["request"]), ticket, autostart=True)
+        self._supervisor.create(Order(message["request"], ticket.packet), ticket, autostart=True)
 
     def _do_start(self, message: dict[str, Any], ticket: Ticket) -> None:
         self._supervisor.start(message["id"], ticket)

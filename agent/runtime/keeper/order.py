@@ -14,15 +14,16 @@ _MAX_NAME = 128
 
 class Order:
     """``protocol.CreateRequest`` on the keeper's side; ``document`` is what state.json keeps of it: not ``config``,
-    which is the content of config.json where a reserve need not read it."""
+    which is the content of config.json where a reserve need not read it. ``packet`` is the request as it came."""
 
     __slots__ = (
         "bundle", "config", "document", "id", "join", "kill", "log_directory", "log_files", "log_size", "lower",
-        "netns", "oom", "seccomp", "stop", "upper", "work",
+        "netns", "oom", "packet", "seccomp", "stop", "upper", "work",
     )  # fmt: skip
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], packet: bytes = b"") -> None:
         """Raises Failure for a field that is missing, of the wrong type or not an absolute path."""
+        self.packet = packet
         self.document = {name: value for name, value in document.items() if name != "config"}
         self.config: dict[str, Any] | None = document.get("config")
         try:

@@ -1,8 +1,8 @@
 """The line between a child and the keeper while the child sets itself up: one SOCK_SEQPACKET pair.
 
 child -> keeper   r            set up, waiting (may carry the terminal's master); left out when the go is there already
-keeper -> child   b + JSON     to a reserve: the root and the network namespace it will have
-keeper -> child   o + JSON     to a reserve: the order it is for
+keeper -> child   b + JSON     to a reserve: the request that tells the root and the network namespace it will have
+keeper -> child   o + JSON     to a reserve: the request of the container it is for
 keeper -> child   g            go (may be there before the child asks)
 child -> keeper   x            about to execve
 child -> keeper   e + JSON     failed: reason, message; the child exits
@@ -15,10 +15,6 @@ import _socket
 
 from agent.runtime.keeper.failure import Failure, explain
 from agent.runtime.wire import decode, encode, pack_rights, unpack_rights
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 READY, GO, LAUNCH, ERROR = b"r", b"g", b"x", b"e"
 BOARD, ORDER = b"b", b"o"
@@ -101,9 +97,9 @@ class Line:
         except OSError:
             return
 
-    def say(self, kind: bytes, message: dict[str, Any]) -> bool:
-        """Send a reserve a word with a message; False when it has gone or the message is too long."""
-        data = kind + encode(message)
+    def say(self, kind: bytes, packet: bytes) -> bool:
+        """Send a reserve a word with the packet of a request; False when it has gone or the packet is too long."""
+        data = kind + packet
         try:
             return len(data) <= MAX_WORD and self._socket.send(data) == len(data)
         except OSError:

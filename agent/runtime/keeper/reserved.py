@@ -12,7 +12,7 @@ import os
 
 from agent.kernel import mounts as m
 from agent.kernel import namespaces as ns
-from agent.kernel.process import populate_memory, set_name
+from agent.kernel.process import set_name
 from agent.runtime.keeper import devices as dev
 from agent.runtime.keeper import rootfs
 from agent.runtime.keeper.config import ContainerPlan, parse_config, read_config, refuse_nul
@@ -20,6 +20,7 @@ from agent.runtime.keeper.failure import Failure, explain
 from agent.runtime.keeper.init import Init, create_private_proc
 from agent.runtime.keeper.mountplan import MountPlan
 from agent.runtime.keeper.order import Board, Order
+from agent.runtime.keeper.rehearsal import rehearse
 from agent.runtime.keeper.report import BOARD, ORDER
 from agent.runtime.wire import decode
 
@@ -54,12 +55,12 @@ class ReservedInit(Init):
             self.prepare()
             kind, text = self.report.wait_word()
             if kind == BOARD:
-                self.come_aboard(Board(decode(text)))
+                self.come_aboard(Board(decode(text)["request"]))
                 kind, text = self.report.wait_word()
             if kind != ORDER:
                 return None
             refuse_nul(text)
-            return self.check_fit(Order(decode(text)))
+            return self.check_fit(Order(decode(text)["request"]))
         except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise Failure(UNFIT, f"{self.report.step}: {explain(error)}") from None
 
@@ -74,9 +75,9 @@ class ReservedInit(Init):
         self.open_stdio(piped=True)
         self.report.step = "take the host's devices"
         self.devices = dev.clone_devices()
-        self.report.step = "take memory of our own"
-        populate_memory()
         self.make_stage()
+        self.report.step = "rehearse an order"
+        rehearse()
 
     def make_stage(self) -> None:
         """What needs neither root nor network."""
@@ -103,9 +104,7 @@ class ReservedInit(Init):
         overlay = rootfs.create_overlay(board)
         self.return_home()
         self.attach(overlay, _ROOT)
-        self._mount_staged(late=True)
-        self._cover_staged(late=True)
-        self.enter_root()
+        self.leave_stage()
         self.board = board
 
     def attach(self, source: int, place: str) -> None:
@@ -163,16 +162,16 @@ class ReservedInit(Init):
         self.finish_root()
         self.await_go()
 
-    def enter_root(self) -> None:
-        """Move what is on the stage into the root, and leave the stage."""
-        self.report.step = "enter the root filesystem"
-        root = os.open(_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def leave_stage(self) -> None:
+        """Move what is on the stage into the root, add what was missing, and enter it."""
+        self.root = os.open(_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         for plan in self.standard.mounts:
-            if plan.destination in _STAGED:
+            if plan.destination in _STAGED and plan.destination != _LATE:
                 self.report.step = f"mount {plan.destination}"
-                rootfs.place(root, plan, self.mounted[plan.destination])
+                rootfs.place(self.root, plan, self.mounted[plan.destination])
+        self._mount_staged(late=True)
+        self._cover_staged(late=True)
         self.report.step = "enter the root filesystem"
-        os.close(root)
         self.root = rootfs.pivot(_ROOT)
 
     def mount_all(self) -> None:

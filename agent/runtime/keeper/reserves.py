@@ -79,10 +79,11 @@ class Reserves:
         self._waiting[reserve.id] = reserve
         self._loop.watch(reserve.pidfd, lambda _events: self._on_end(reserve))
 
-    def board(self, document: dict[str, Any]) -> None:
-        """Tell a reserve its root and its network; one that is gone or does not understand is no loss."""
+    def board(self, document: dict[str, Any], packet: bytes) -> None:
+        """Tell a reserve its root and its network, in the packet that brought them; one that is gone or does not
+        understand is no loss."""
         reserve = self._waiting.get(document["id"])
-        if reserve is not None and reserve.board is None and reserve.line.say(BOARD, document):
+        if reserve is not None and reserve.board is None and reserve.line.say(BOARD, packet):
             reserve.board = Board(document)
 
     def take(self, order: Order) -> Reserve | None:
@@ -91,7 +92,7 @@ class Reserves:
         if reserve is None:
             return None
         fits = reserve.board is not None and reserve.board.fits(order) and reserve.join == order.join
-        if not fits or not reserve.line.say(ORDER, {**order.document, "config": order.config}):
+        if not fits or not reserve.line.say(ORDER, order.packet):
             self.drop(order.id)
             return None
         del self._waiting[order.id]

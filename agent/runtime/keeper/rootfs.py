@@ -40,9 +40,9 @@ def mount_overlay(order: Order, target: str) -> None:
     stay dead (nodev). ``volatile``: a container's layer need not outlive a power cut, and without it the unmount at
     the container's end would wait for a sync of the whole filesystem.
     """
-    base = os.path.commonpath(order.lower) if len(order.lower) > 1 else os.path.dirname(order.lower[0])
+    base, parts = _split_common(order.lower)
     os.chdir(base)
-    lower = ":".join(m.escape_option(os.path.relpath(path, base), ":,") for path in order.lower)
+    lower = ":".join(m.escape_option(path, ":,") for path in parts)
     upper, work = (m.escape_option(path, ",") for path in (order.upper, order.work))
     data = f"volatile,lowerdir={lower},upperdir={upper},workdir={work}"
     if len(os.fsencode(data)) > _MAX_DATA:
@@ -55,13 +55,18 @@ def create_overlay(board: Board) -> int:
 
     A value of fsconfig(2) may have 255 bytes; from Linux 6.5 on layers can be named one by one. Raises OSError.
     """
-    base = os.path.commonpath([*board.lower, board.upper, board.work])
+    base, (upper, work, *lower) = _split_common([board.upper, board.work, *board.lower])
     os.chdir(base)
-    lower = [os.path.relpath(path, base) for path in board.lower]
     joined = ":".join(m.escape_option(path, ":") for path in lower)
     layers = [("lowerdir", joined)] if len(joined) <= _MAX_VALUE else [("lowerdir+", path) for path in lower]
-    writable = [(f"{name}dir", os.path.relpath(getattr(board, name), base)) for name in ("upper", "work")]
+    writable = (("upperdir", upper), ("workdir", work))
     return m.create_filesystem("overlay", (("volatile", None), *layers, *writable), m.ATTR_NODEV, "overlay")
+
+
+def _split_common(paths: list[str]) -> tuple[str, list[str]]:
+    """The directory where absolute paths part, and what each of them is from there on."""
+    length = os.path.commonprefix(paths).rindex("/") + 1  # noqa: RUF071 - cut behind a slash
+    return paths[0][:length], [path[length:].lstrip("/") or "." for path in paths]
 
 
 def forget_mount(work: str) -> None:

@@ -37,6 +37,7 @@ class Client:
         self.socket = socket
         self.subscribed = False
         self.closed = False
+        self._crowded = False
 
     def on_ready(self, events: int) -> None:
         """Serve this client's descriptor."""
@@ -83,14 +84,20 @@ class Client:
             try:
                 self.socket.sendmsg([data], pack_rights(fds))
             except BlockingIOError:
-                self._server.loop.change(self.socket.fileno(), READ | WRITE)
+                self._await_room(True)
                 return
             except OSError:
                 self.close()
                 return
             self._queue.pop(0)
             _close_all(fds)
-        self._server.loop.change(self.socket.fileno(), READ)
+        self._await_room(False)
+
+    def _await_room(self, crowded: bool) -> None:
+        """Be told, or not any more, when there is room for what is queued."""
+        if crowded != self._crowded:
+            self._crowded = crowded
+            self._server.loop.change(self.socket.fileno(), READ | WRITE if crowded else READ)
 
     @property
     def idle(self) -> bool:
@@ -112,14 +119,15 @@ class Client:
 
 
 class Ticket:
-    """The right to answer one request, once; harmless when the client has gone. ``other`` is one that is answered
-    after it, with the same."""
+    """The right to answer one request, once; harmless when the client has gone. ``packet`` is the request as it came,
+    ``other`` a ticket that is answered after this one, with the same."""
 
-    __slots__ = ("_client", "_seq", "other")
+    __slots__ = ("_client", "_seq", "other", "packet")
 
-    def __init__(self, client: Client, seq: object) -> None:
+    def __init__(self, client: Client, packet: bytes, seq: object = None) -> None:
         self._client: Client | None = client
         self._seq = seq
+        self.packet = packet
         self.other: Ticket | None = None
 
     def answer(self, result: dict[str, Any], fds: list[int] | None = None) -> None:
@@ -192,10 +200,10 @@ class Server:
 
     def dispatch(self, client: Client, data: bytes, fds: list[int]) -> None:
         """Decode one packet and have it handled; every error becomes an answer."""
-        ticket = Ticket(client, None)
+        ticket = Ticket(client, data)
         try:
             message = decode(data)
-            ticket = Ticket(client, message.get("seq"))
+            ticket = Ticket(client, data, message.get("seq"))
             self._handle(str(message.get("do")), message, fds, ticket, client)
         except Failure as failure:
             ticket.refuse(failure)
