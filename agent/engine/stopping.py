@@ -34,15 +34,23 @@ class Stopper:
         """As ``Containers.stop`` says."""
         record, waits = self._table.get(container_id), self._endings.waits
         future = waits.expect(record.id)
-        if self._table.advance(record.id, state=ContainerState.STOPPING) is None:
+        if self._table.advance(record.id, persist=False, state=ContainerState.STOPPING) is None:
             record = self._table.get(container_id)
             if record.state.ended:
                 waits.resolve(record.id, record.exit or ExitStatus(None))
             elif record.state is ContainerState.WEDGED:
                 waits.fail(record.id, ContainerWedged(f"{record.name} {record.trouble}"))
             return future
+        self._write_down(record.id)
         self.ask_to_end(record, grace)
         return future
+
+    def _write_down(self, container_id: str) -> None:
+        """That it is stopped. A full disk must not keep it running: it is written with what can be written next."""
+        try:
+            self._table.persist(container_id)
+        except HoldfastError:
+            self._table.persist_later(container_id)
 
     def ask_to_end(self, record: ContainerRecord, grace: float | None = None) -> None:
         """Send its stop signal now, and SIGKILL to all of it after ``grace`` seconds, by default its own."""

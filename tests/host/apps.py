@@ -27,5 +27,6 @@ def sleeper(replicas: int, extra: str = "") -> str:
     """One service ``web`` of ``replicas`` that does nothing, ends on SIGTERM at once, and takes more keys."""
     return (
         f"web:\n  BUILD\n  init: true\n  command: [sleep, '86400']\n  stop_grace_period: 1s\n"
-        f"  deploy: {{replicas: {replicas}, update_config: {{monitor: 100ms}}}}\n{textwrap.indent(extra, '  ')}"
+        f"  deploy: {{replicas: {replicas}, update_config: {{monitor: 100ms}}, rollback_config: {{monitor: 100ms}}}}\n"
+        f"{textwrap.indent(extra, '  ')}"
     )

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from agents import Agent, eventually, small_disk
+from agents import Agent, eventually, read_variable, small_disk
 from apps import sleeper, write_app
 from registry import Registry, entry, make_tar
 from test_recovery_registry import alive, condition
@@ -111,6 +111,30 @@ def test_a_deploy_without_room(agent: Agent) -> None:
     after = alive(agent, "steady")
     assert len(after) == 2
     assert not after.keys() & before.keys()
+    check_database(agent)
+
+
+def test_room_that_ends_in_the_middle_of_a_rollout(agent: Agent) -> None:
+    """Nothing serves less meanwhile; with room again all of one revision is there."""
+    before = alive(agent, "steady")
+    changed = sleeper(2, "environment: {ROUND: '2'}\n")
+    write_app(agent, "steady", changed.replace("update_config: {monitor: 100ms}", "update_config: {monitor: 1s}"))
+    eventually(lambda: len(alive(agent, "steady")) == 3, what="an old and a new one in one slot")
+    fill(agent)
+    eventually(lambda: condition(agent, "steady") == "RollingBack", 30, "the condition")
+    assert "disk is full" in message(agent, "steady")
+    assert len(alive(agent, "steady")) >= 2
+    release(agent)
+    agent.cli("sync", check=False)
+    eventually(lambda: condition(agent, "steady") == "RolledBack", 60, "what was in force is in force again")
+    after = alive(agent, "steady")
+    assert len(after) == 2
+    assert len(before.keys() & after.keys()) >= 1
+    assert {read_variable(pid, "ROUND") for pid in after.values()} == {""}
+    assert agent.on_disk() == {row["id"] for row in agent.ps()}
+    agent.cli("retry", "steady")
+    agent.converge(60)
+    assert {read_variable(pid, "ROUND") for pid in alive(agent, "steady").values()} == {"2"}
     check_database(agent)
 
 
