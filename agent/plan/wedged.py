@@ -6,6 +6,7 @@ from agent.plan.draft import Draft, ServiceView
 from agent.plan.observed import Phase
 
 WEDGED = "ContainerWedged"
+_WAY_OUT = "it ends when the mount or device that it waits for answers, when it is thawed, or when the host boots"
 
 
 def report_wedged(view: ServiceView, draft: Draft) -> None:
@@ -14,4 +15,5 @@ def report_wedged(view: ServiceView, draft: Draft) -> None:
         for container in containers:
             if container.phase is Phase.WEDGED:
                 name = f"{draft.name_of(view.name, slot)} ({container.id[:12]})"
-                draft.hold(WEDGED, f"{name} {container.trouble or 'does not end although killed'}", view, slot)
+                trouble = container.trouble or "does not end although killed"
+                draft.hold(WEDGED, f"{name} {trouble}; {_WAY_OUT}", view, slot)

@@ -1,14 +1,19 @@
-"""A container that survives SIGKILL: simulated by a keeper that does not pass signals on."""
+"""A container that survives SIGKILL: one whose keeper does not pass signals on, and one whose processes are frozen."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from agents import Agent, eventually
+from apps import sleeper, write_app
 from enginelab import WAIT, EngineLab, open_engine
 
+from agent.cli.client import Client
 from agent.engine import stopping
 from agent.engine.model import ContainerState, ResourceConfig
 from agent.engine.wedged import ContainerWedged, describe_wedged
@@ -81,3 +86,53 @@ def test_limits_that_others_change_are_written_again(lab: EngineLab) -> None:
     assert found.lost
     lab.engine.containers.stop(record.id, 0.0).result(WAIT)
     lab.engine.containers.remove(record.id)
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+FREEZER = CGROUPS / "freezer"
+
+
+def read_members(cgroup: Path) -> list[int]:
+    return [int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()]
+
+
+@contextmanager
+def frozen(pids: list[int]) -> Iterator[Path]:
+    """Processes that nothing can end: those in a frozen cgroup of v1."""
+    place = FREEZER / f"holdfast-test-{os.getpid()}"
+    place.mkdir()
+    for pid in pids:
+        (place / "cgroup.procs").write_text(str(pid))
+    (place / "freezer.state").write_text("FROZEN")
+    try:
+        yield place / "freezer.state"
+    finally:
+        (place / "freezer.state").write_text("THAWED")
+        eventually(lambda: not (place / "cgroup.procs").read_text(), what="the end of the processes")
+        place.rmdir()
+
+
+@pytest.mark.skipif(not FREEZER.is_dir(), reason="a frozen process can be killed in cgroup v2")
+def test_a_deploy_and_down_go_past_it() -> None:
+    with Agent() as agent:
+        write_app(agent, "shop", sleeper(2))
+        agent.converge()
+        victim = next(row for row in agent.ps() if row["name"] == "shop-web-1")
+        found = [read_members(path) for top in ("", "*/") for path in CGROUPS.glob(f"{top}holdfast/*/{victim['id']}")]
+        pids = next(pids for pids in found if pids)
+        with frozen(pids) as state:
+            write_app(agent, "shop", sleeper(2, "environment: {ROUND: '2'}\n"))
+
+            def told() -> str:
+                found = [one for app in agent.status()["apps"] for one in app["conditions"]]
+                return next((one["message"] for one in found if one["reason"] == "ContainerWedged"), "")
+
+            assert "is in uninterruptible sleep (D)" in eventually(told, 30, "that it is wedged")
+            rows = {row["id"]: row["state"] for row in agent.ps()}
+            assert sorted(rows.values()) == ["running", "running", "wedged"]
+            eventually(lambda: [row["status"] for row in Client(agent.host).get("/history")] == ["good", "good"])
+            down = agent.cli("down", check=False)
+            assert (down.returncode, "does not end although killed" in down.stderr) == (1, True)
+            assert [row["id"] for row in agent.ps()] == [victim["id"]]
+            state.write_text("THAWED")
+            eventually(lambda: "wedged" not in {row["state"] for row in agent.ps()}, what="its end")
