@@ -9,12 +9,18 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from agent.api.parameters import take, take_texts
+from agent.builder.ignorefile import MAX_IGNORE
 from agent.builder.limits import MAX_SECRET
+from agent.builder.order import DEFAULT_SHM_SIZE, INLINE
 from agent.engine.model import BuildConfig, SecretSource
 from agent.errors import Refused
+from agent.oci.reference import parse_reference
+from agent.spec.keys import ULIMITS
 
 MAX_HEADER = 8 << 20
-MAX_CONTEXTS = 100
+MAX_CONTEXTS = MAX_CACHES = 100
+MAX_LIMIT = 1 << 62
+MAX_SHM_SIZE = 1 << 60
 NETWORKS = ("default", "none", "host")
 Chunks = Generator[bytes, None, None]
 
@@ -67,8 +73,9 @@ def decode_order(document: Mapping[str, Any], *, trusted: bool) -> BuildConfig:
         tag=tags[0] if tags else "",
         tags=tags[1:],
         dockerfile=take(document, "dockerfile", str, "Dockerfile"),
-        dockerfile_inline=take(document, "inline", str),
+        dockerfile_inline=_take_file(document, "inline"),
         filtered=take(document, "filtered", bool, False),
+        ignored=(_take_file(document, "ignored") or "")[:MAX_IGNORE],
         args=_take_map(document, "args"),
         additional_contexts=contexts,
         target=take(document, "target", str),
@@ -76,6 +83,10 @@ def decode_order(document: Mapping[str, Any], *, trusted: bool) -> BuildConfig:
         platforms=take_texts(document, "platforms"),
         no_cache=take(document, "no_cache", bool, False),
         pull=take(document, "pull", bool, False),
+        cache_from=_take_caches(document),
+        cache_to=_take_cache_to(document),
+        shm_size=_take_size(document),
+        ulimits=_take_ulimits(document),
         network=network,
         extra_hosts=_take_hosts(document),
         secrets={name: _decode_secret(text) for name, text in _take_map(document, "secrets").items()},
@@ -83,11 +94,57 @@ def decode_order(document: Mapping[str, Any], *, trusted: bool) -> BuildConfig:
     )
 
 
+def _take_file(document: Mapping[str, Any], name: str) -> str | None:
+    """A file's content, bytes that are no UTF-8 as Python escapes them."""
+    text: str | None = take(document, name, str)
+    try:
+        (text or "").encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise Refused(f"{name} is no text", reason="InvalidRequest") from None
+    return text
+
+
 def _take_map(document: Mapping[str, Any], name: str) -> dict[str, str]:
     values = take(document, name, dict, {})
     if not all(isinstance(value, str) and "\0" not in key + value for key, value in values.items()):
         raise Refused(f"{name} is not a mapping of strings", reason="InvalidRequest")
     return dict(values)
+
+
+def _take_caches(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of images, never paths: those are the host's."""
+    names = take_texts(document, "cache_from")
+    if len(names) > MAX_CACHES:
+        raise Refused(f"cache_from has more than {MAX_CACHES} entries", reason="InvalidRequest")
+    return tuple(str(parse_reference(name)) for name in names)
+
+
+def _take_cache_to(document: Mapping[str, Any]) -> str | None:
+    text = take(document, "cache_to", str, "")
+    if text not in ("", INLINE):
+        raise Refused(f"cache_to is not {INLINE}", reason="InvalidRequest")
+    return text or None
+
+
+def _take_size(document: Mapping[str, Any]) -> int:
+    size: int = take(document, "shm_size", int, DEFAULT_SHM_SIZE)
+    if not 0 < size < MAX_SHM_SIZE:
+        raise Refused("shm_size is out of range", reason="InvalidRequest")
+    return size
+
+
+def _take_ulimits(document: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
+    found: dict[str, tuple[str, int, int]] = {}
+    for entry in take(document, "ulimits", list, []):
+        if not isinstance(entry, list) or [type(part) for part in entry] != [str, int, int]:
+            raise Refused("ulimits is not a list of name, soft and hard limit", reason="InvalidRequest")
+        name, soft, hard = entry
+        if name not in ULIMITS.read:
+            raise Refused(f"there is no ulimit {name[:40]!r}", hint=f"known are {', '.join(sorted(ULIMITS.read))}")
+        if not -1 <= soft <= MAX_LIMIT or not -1 <= hard <= MAX_LIMIT or (hard != -1 and (soft == -1 or soft > hard)):
+            raise Refused(f"the soft limit of {name} is above the hard one, or out of range", reason="InvalidRequest")
+        found[name] = (name, soft, hard)
+    return tuple(found.values())
 
 
 def _take_hosts(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

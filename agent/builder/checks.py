@@ -34,7 +34,7 @@ def find_findings(dockerfile: ins.Dockerfile, plan: BuildPlan) -> list[Finding]:
     found = [
         Finding(line, 1, "NoEmptyContinuation", "an empty line continues an instruction") for line in dockerfile.gaps
     ]
-    found += _check_casing(dockerfile)
+    found += [*_check_casing(dockerfile), *_check_comments(dockerfile)]
     for arg in dockerfile.arguments:
         found += _check_secrets(arg)
     for stage in dockerfile.stages:
@@ -139,9 +139,7 @@ def _check_stage(stage: ins.Stage, dockerfile: ins.Dockerfile) -> Iterator[Findi
             case ins.Maintainer():
                 yield _at(one, "MaintainerDeprecated", "a label says who made an image, not MAINTAINER")
             case ins.Expose():
-                for port in one.ports:
-                    if "$" not in port and port != port.lower():
-                        yield _at(one, "ExposeProtoCasing", f"the protocol of {port} is not in lower case")
+                yield from _check_ports(one)
             case ins.Arg():
                 yield from _check_secrets(one)
             case ins.Env():
@@ -150,6 +148,32 @@ def _check_stage(stage: ins.Stage, dockerfile: ins.Dockerfile) -> Iterator[Findi
             case ins.Label():
                 yield from _check_old_form(one)
     yield from _check_once(stage)
+
+
+def _check_ports(expose: ins.Expose) -> Iterator[Finding]:
+    for port in expose.ports:
+        if "$" not in port and port != port.lower():
+            yield _at(expose, "ExposeProtoCasing", f"the protocol of {port} is not in lower case")
+        if "$" not in port and ":" in port:
+            message = f"{port} has an address or a port of the host, which count for nothing here"
+            yield _at(expose, "ExposeInvalidFormat", message)
+
+
+def _check_comments(dockerfile: ins.Dockerfile) -> Iterator[Finding]:
+    """A comment right before a stage with a name, or an ARG, is taken for what it describes: its first word says so."""
+    comments = dict(dockerfile.comments)
+    named: list[tuple[ins.Instruction, tuple[str, ...]]] = [
+        (arg, tuple(name for name, _ in arg.pairs)) for arg in dockerfile.arguments
+    ]
+    for stage in dockerfile.stages:
+        words = stage.origin.text.split()
+        named.append((stage.origin, (words[-1],) if stage.origin.name else ()))
+        named += [(one, tuple(name for name, _ in one.pairs)) for one in stage.instructions if isinstance(one, ins.Arg)]
+    for one, names in named:
+        comment = comments.get(one.line, "")
+        if comment and names and comment.split(None, 1)[0] not in names:
+            message = f"the comment before it is no description: # {names[0]} DESCRIPTION (or leave a line empty)"
+            yield _at(one, "InvalidDefinitionDescription", message)
 
 
 def _inherit(stage: ins.Stage, dockerfile: ins.Dockerfile) -> tuple[bool, bool]:

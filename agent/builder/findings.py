@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 
@@ -9,6 +10,7 @@ from agent.builder.checkrules import CheckOptions, Finding, choose_options, find
 from agent.builder.checks import find_findings, find_ignored
 from agent.builder.contexts import Contexts
 from agent.builder.faults import raise_problems
+from agent.builder.ignorefile import IGNORE_NAME, parse_rules
 from agent.builder.order import BuildOrder
 from agent.builder.request import Request
 from agent.errors import Problem, Refused
@@ -54,7 +56,7 @@ def check_request(request: Request, warn: Callable[[str], None]) -> Findings:
     options = read_options(request)
     findings = Findings(request.dockerfile.file, options, warn)
     for name in find_unknown_rules(options):
-        warn(f"check: skip names {name}, and there is no such check")
+        warn(f"check: it names {name}, and there is no such check")
     findings.take([*find_findings(request.dockerfile, request.plan), *_find_ignored(request.order, request)])
     return findings
 
@@ -69,7 +71,5 @@ def read_options(request: Request) -> CheckOptions:
 
 def _find_ignored(order: BuildOrder, request: Request) -> list[Finding]:
     contexts: Contexts = request.contexts
-    if order.filtered:
-        return []
-    rules = contexts.get("").rules
+    rules = parse_rules(os.fsencode(order.ignored), IGNORE_NAME) if order.filtered else contexts.get("").rules
     return [one for stage in request.plan.stages for one in find_ignored(stage, rules)]

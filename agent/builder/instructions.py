@@ -196,11 +196,13 @@ class Stage:
 @frozen
 class Dockerfile:
     """A whole file. ``file`` is its name in messages, ``arguments`` the ARGs before the first FROM, ``gaps`` the empty
-    lines inside of instructions, ``checks`` what its directive says of checks."""
+    lines inside of instructions, ``comments`` what stands right before a FROM or ARG, by its line, ``checks`` what its
+    directive says of checks."""
 
     file: str
     escape: str
     arguments: tuple[Arg, ...] = ()
     stages: tuple[Stage, ...] = field(default=())
     gaps: tuple[int, ...] = ()
+    comments: tuple[tuple[int, str], ...] = ()
     checks: CheckOptions = ALL_CHECKS

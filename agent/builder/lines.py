@@ -12,6 +12,7 @@ from agent.values import frozen
 DEFAULT_ESCAPE = "\\"
 TAB = "\t"
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z")
+_DIRECTIVES = ("escape", "syntax", "check")
 _BUILT_IN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::(?:latest|labs|1(?:\.\d+){0,2}(?:-labs)?))?\Z", re.ASCII)
 
 
@@ -34,6 +35,8 @@ class LogicalLine:
 
     text: str
     marks: tuple[tuple[int, int, int], ...]
+    comment: str = ""
+    """The comment on the line before it, when there is one and it is no directive."""
     heredocs: tuple[Heredoc, ...] = ()
 
     def locate(self, offset: int = 0) -> tuple[int, int]:
@@ -82,6 +85,11 @@ def _apply(found: Directives, name: str, value: str) -> str:
     return ""
 
 
+def _read_comment(line: str) -> str:
+    found = _DIRECTIVE.match(line)
+    return "" if found is not None and found[1].lower() in _DIRECTIVES else line[1:].strip()
+
+
 class LineReader:
     """Gives out logical lines one by one."""
 
@@ -96,7 +104,7 @@ class LineReader:
         """The next instruction's line; None at the end."""
         pieces: list[str] = []
         marks: list[tuple[int, int, int]] = []
-        length = 0
+        length, comment = 0, ""
         while self._next < len(self._lines):
             line = self._lines[self._next]
             self._next += 1
@@ -104,6 +112,7 @@ class LineReader:
             if not stripped or stripped.startswith("#"):
                 if pieces and not stripped:
                     self.gaps.append(self._next)
+                comment = comment if pieces else _read_comment(stripped)
                 continue
             piece = line if pieces else stripped
             match = self._continued.search(piece)
@@ -114,7 +123,7 @@ class LineReader:
             if match is None:
                 break
         text = "".join(pieces).rstrip()
-        return LogicalLine(text, tuple(marks)) if text else (self.read() if pieces else None)
+        return LogicalLine(text, tuple(marks), comment) if text else (self.read() if pieces else None)
 
     def read_heredoc(self, name: str, *, tabs: bool, expand: bool) -> Heredoc | None:
         """The lines up to ``name`` alone on one, tabs before it allowed with ``tabs``; None when that never comes."""

@@ -51,6 +51,8 @@ class BuildOrder:
     dockerfile_inline: str | None = field(default=None, repr=False)
     filtered: bool = False
     """The contexts hold only what is wanted: .dockerignore has been obeyed, and says nothing any more."""
+    ignored: str = field(default="", repr=False)
+    """What the .dockerignore says by which the build's own context was filtered; for checks only."""
     args: Mapping[str, str] = field(default_factory=lambda: _EMPTY, repr=False)
     """Values for ARG. SOURCE_DATE_EPOCH counts for the image's times also where no ARG declares it."""
     additional_contexts: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
@@ -94,7 +96,8 @@ class BuildProgress:
     """One report: ``phase`` is step (one begins), cached or finished (it ended), output, warning or done.
 
     ``step`` counts from 1 to ``total``, by the place in the file: steps of several stages run at the same time.
-    ``stage`` is the stage's name or number, ``seconds`` how long a step took.
+    ``stage`` is the stage's name, ``stage-N`` where it has none, empty where it is the only one and has none;
+    ``seconds`` is how long a step took.
     """
 
     phase: str

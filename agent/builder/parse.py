@@ -77,6 +77,7 @@ class _Parser:
         self._reader = LineReader(text, directives.escape)
         self._problems = [Problem(file, *problem) for problem in directives.problems]
         self._arguments: list[Arg] = []
+        self._comments: dict[int, str] = {}
         self._stages: list[tuple[From, list[Instruction]]] = [(From(1, 1, "", "scratch"), [])] if trigger else []
 
     def run(self) -> Dockerfile:
@@ -92,7 +93,8 @@ class _Parser:
         raise_problems(self._problems)
         stages = tuple(Stage(origin, tuple(found)) for origin, found in self._stages)
         gaps = tuple(self._reader.gaps)
-        return Dockerfile(self._file, self._escape, tuple(self._arguments), stages, gaps, self._checks)
+        comments = tuple(self._comments.items())
+        return Dockerfile(self._file, self._escape, tuple(self._arguments), stages, gaps, comments, self._checks)
 
     def _complain(self, line: LogicalLine, offset: int, message: str) -> None:
         self._problems.append(Problem(self._file, *line.locate(offset), message))
@@ -121,6 +123,8 @@ class _Parser:
         self._place(line, keyword, instruction)
 
     def _place(self, line: LogicalLine, keyword: str, instruction: Instruction) -> None:
+        if line.comment and isinstance(instruction, From | Arg):
+            self._comments[instruction.line] = line.comment
         if isinstance(instruction, From):
             names = {origin.name for origin, _ in self._stages if origin.name}
             if instruction.name in names:

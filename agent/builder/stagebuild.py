@@ -13,7 +13,8 @@ from agent.builder.faults import BuildFailed
 from agent.builder.findings import Findings
 from agent.builder.instructions import Instruction
 from agent.builder.layers import Layers, Made
-from agent.builder.order import BuildProgress
+from agent.builder.mountspec import SecretMount, SshMount
+from agent.builder.order import BuildOrder, BuildProgress
 from agent.builder.origins import Origin, OriginKind
 from agent.builder.places import fail_at, placed
 from agent.builder.reading import Reader
@@ -21,7 +22,7 @@ from agent.builder.request import Request, StageResult, Tools
 from agent.builder.runner import StepEnd
 from agent.builder.stages import PlannedStage
 from agent.builder.state import StageState, create_scratch_config
-from agent.builder.steps import Step
+from agent.builder.steps import RunStep, Step
 from agent.builder.stop import Stop
 from agent.builder.transfer import KeptLayer
 from agent.builder.triggers import add_triggers
@@ -51,7 +52,8 @@ class StageBuild:
         self._around = around
         self._stage = stage
         self._step = before
-        self._name = stage.head.name or str(stage.index)
+        alone = len(request.plan.stages) == 1
+        self._name = stage.head.name or ("" if alone else f"stage-{stage.index}")
         self._reader = Reader(tools, request.contexts, around.bases, around.stage, around.stop.check)
         self._carrier = Carrier(tools, request.order, self._reader, around.stop)
         self.kept: list[KeptLayer] = []
@@ -125,14 +127,23 @@ class StageBuild:
             self._around.tell(BuildProgress("output", line, number, stage=self._name))
 
         def fail(end: StepEnd) -> NoReturn:
-            raise self._fail(instruction, _explain(end), end)
+            raise self._fail(instruction, _explain(end, _find_absent(step, self._request.order)), end)
 
         with self._tools.slots.taken(self._around.stop.check):
             return self._carrier.make(step, layers, Voice(say, fail))
 
 
-def _explain(end: StepEnd) -> str:
+def _find_absent(step: Step, order: BuildOrder) -> list[str]:
+    """What a step mounts if it is given, and it was not: that may be why it failed."""
+    mounts = step.mounts if isinstance(step, RunStep) else ()
+    secrets = [f"secret {one.id}" for one in mounts if isinstance(one, SecretMount) and one.id not in order.secrets]
+    return secrets + [f"ssh agent {one.id}" for one in mounts if isinstance(one, SshMount) and one.id not in order.ssh]
+
+
+def _explain(end: StepEnd, absent: list[str]) -> str:
     how = f"signal {end.signal}" if end.code is None else f"exit code {end.code}"
     if end.oom:
         how += ", out of memory"
+    if absent:
+        how += f" (the build was given no {', no '.join(absent)})"
     return f"{how}\n{end.output[-_SHOWN:]}" if end.output else how

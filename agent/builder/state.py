@@ -28,6 +28,8 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LONGEST_NAME, _MOST_NAMES = 64, 200
 _GIVEN = frozenset({"PATH"} | PROXY_ARGS)
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z", re.ASCII | re.IGNORECASE)
+_MAPPING = re.compile(r"(?:(?:[0-9.]+|\[[0-9a-fA-F:.]+\]):)?[0-9-]*:[0-9]", re.ASCII)
+"""What publishes a port, in other places: ``[ADDRESS:][HOST-PORT]:PORT``."""
 _REALTIME = re.compile(r"RTM(?:IN\+|AX-)(?:[0-9]|[12][0-9]|30)\Z", re.ASCII)
 
 
@@ -241,7 +243,7 @@ class StageState:
 
     def _ports(self, instruction: ins.Expose, text: str) -> list[str]:
         word = self._some(instruction, text)
-        match = _PORT.match(word)
+        match = _PORT.match(word.rpartition(":")[2] if _MAPPING.match(word) else word)
         first = int(match[1]) if match else 0
         last = int(match[2] or first) if match else 0
         if match is None or not 0 < first <= last < 65536:

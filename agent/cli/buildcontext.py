@@ -57,6 +57,21 @@ class _Tree:
         self.root = root
         self.path = path
         self.rules: IgnoreRules | None = None
+        self.ignored = b""
+
+    def obey(self, data: bytes, path: str) -> None:
+        """Leave out what a .dockerignore says. Raises InvalidDockerfile."""
+        from agent.builder.ignorefile import parse_rules
+
+        self.rules, self.ignored = parse_rules(data, path), data
+
+    def obey_first(self, *names: str) -> None:
+        """The first of some files inside of it that is there."""
+        for name in names:
+            data = _read_inside(self.root, name, MAX_IGNORE)
+            if data is not None:
+                self.obey(data, f"{self.path}/{name}")
+                return
 
 
 class Packer:
@@ -100,9 +115,11 @@ class Packer:
             if not location.startswith(IMAGE_SCHEME):
                 contexts[context] = str(number)
                 trees[str(number)] = opened = self._open(location, named=True)
-                opened.rules = _find_rules(opened, IGNORE_NAME)
+                opened.obey_first(IGNORE_NAME)
         text = dockerfile.decode("utf-8", "surrogateescape")
-        header = {"contexts": contexts, "inline": text, "dockerfile": name, "filtered": True}
+        header: dict[str, Any] = {"contexts": contexts, "inline": text, "dockerfile": name, "filtered": True}
+        if tree is not None and tree.ignored:
+            header["ignored"] = os.fsdecode(tree.ignored)
         return Parcel(header, self._stream(trees))
 
     def _stream(self, trees: Mapping[str, _Tree | None]) -> Iterator[bytes]:
@@ -140,16 +157,20 @@ class Packer:
         """Its name for messages and its bytes; and the rules that its context is filtered by."""
         given = self._sources.dockerfile
         if given == "-":
-            tree.rules = _find_rules(tree, IGNORE_NAME)
+            tree.obey_first(IGNORE_NAME)
             return "stdin", sys.stdin.buffer.read(MAX_DOCKERFILE + 1)
         if given is not None and not _is_remote(self._sources.context):
-            tree.rules = _read_own_rules(f"{given}{IGNORE_NAME}") or _find_rules(tree, IGNORE_NAME)
+            own = f"{given}{IGNORE_NAME}"
+            if os.path.exists(own):  # noqa: PTH110 - a path as the user wrote it
+                tree.obey(_read(own, MAX_IGNORE), own)
+            else:
+                tree.obey_first(IGNORE_NAME)
             return given, _read(given, MAX_DOCKERFILE + 1)
         name = given or "Dockerfile"
         data = _read_inside(tree.root, name, MAX_DOCKERFILE)
         if data is None:
             raise NotFound(f"there is no {tree.path}/{name}", reason="DockerfileNotFound", hint="name one with -f")
-        tree.rules = _find_rules(tree, f"{name}{IGNORE_NAME}", IGNORE_NAME)
+        tree.obey_first(f"{name}{IGNORE_NAME}", IGNORE_NAME)
         return f"{tree.path}/{name}", data
 
 
@@ -190,23 +211,3 @@ def _is_remote(location: str) -> bool:
     from agent.oci.gitreference import looks_remote
 
     return looks_remote(location)
-
-
-def _read_own_rules(path: str) -> IgnoreRules | None:
-    from pathlib import Path
-
-    return _parse_rules(_read(path, MAX_IGNORE), path) if Path(path).exists() else None
-
-
-def _parse_rules(data: bytes, path: str) -> IgnoreRules:
-    from agent.builder.ignorefile import parse_rules
-
-    return parse_rules(data, path)
-
-
-def _find_rules(tree: _Tree, *names: str) -> IgnoreRules | None:
-    for name in names:
-        data = _read_inside(tree.root, name, MAX_IGNORE)
-        if data is not None:
-            return _parse_rules(data, f"{tree.path}/{name}")
-    return None

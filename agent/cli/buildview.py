@@ -36,10 +36,15 @@ def follow(documents: Documents, mode: str) -> dict[str, Any]:
 
 def render_step(report: dict[str, Any]) -> str:
     """``[stage 2/7] RUN make``, with how it ended when it has."""
-    text = f"[{safe(report['stage'])} {report['step']}/{report['total']}] {_shorten(report['text'])}"
+    text = f"{_render_place(report)} {_shorten(report['text'])}"
     if report["phase"] == "cached":
         return f"{text}  cached"
     return f"{text}  {report['seconds']:.1f}s" if report["phase"] == "finished" else text
+
+
+def _render_place(report: dict[str, Any]) -> str:
+    """``[stage 2/7]``, or ``[2/7]`` where there is one stage without a name."""
+    return f"[{safe(report['stage'])} {report['step']}/{report['total']}]".replace("[ ", "[")
 
 
 def _shorten(text: str) -> str:
@@ -71,7 +76,7 @@ def _show_plain(documents: Documents) -> Documents:
 def _render_plain(report: dict[str, Any]) -> str:
     phase = report["phase"]
     if phase == "output":
-        return f"[{safe(report['stage'])} {report['step']}/{report['total']}] | {safe(report['text'])}"
+        return f"{_render_place(report)} | {safe(report['text'])}"
     if phase == "warning":
         return f"warning: {safe(report['text'])}"
     if phase == "step" or phase == "cached" or (phase == "finished" and report["seconds"] >= 0.1):

@@ -99,6 +99,7 @@ _OPTIONS = {
     "build --rm": "nothing is left of steps: leave it out",
     "build --force-rm": "nothing is left of steps: leave it out",
     "build --push": "holdfast push NAME after it",
+    "build --no-cache-filter": "--no-cache carries every step out",
 }
 
 _TOO_MANY = "Got unexpected extra argument"

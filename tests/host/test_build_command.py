@@ -85,7 +85,7 @@ def test_an_image_from_a_directory(agent: Agent, context: Path) -> None:
     done = run(agent, *options, "--secret", f"id=s,src={context}/token", str(context))
     assert done.stdout.decode().startswith("sha256:") and b"cmd/one:1" in done.stdout
     shown = done.stderr.decode()
-    assert "[0 2/5] COPY busybox /bin/" in shown and "| said" in shown and "sesame" not in shown
+    assert "[2/5] COPY busybox /bin/" in shown and "| said" in shown and "sesame" not in shown
     again = run(agent, *options, "--secret", f"id=s,src={context}/token", str(context))
     assert again.stderr.decode().count("cached") == 3 and again.stdout == done.stdout
     eventually(lambda: left_by_builds(agent) == [], what="nothing left")
@@ -208,7 +208,7 @@ def test_a_live_view_on_a_terminal(agent: Agent, context: Path) -> None:
     os.close(master)
     assert process.wait(60) == 0
     assert process.stdout is not None and process.stdout.read().startswith(b"sha256:")
-    assert b"+ [0 4/5] RUN echo visible; sleep 0.3" in shown and b"visible" in shown and b"\x1b[" in shown
+    assert b"+ [4/5] RUN echo visible; sleep 0.3" in shown and b"visible" in shown and b"\x1b[" in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -319,8 +319,40 @@ def test_ssh_and_bad_options(agent: Agent, context: Path) -> None:
         (["--build-context", "x"], "is not NAME=VALUE"),
         (["-t", "UPPER"], "UPPER"),
         (["--platform", "linux/s390x"], "not for linux/s390x"),
+        (["--cache-to", "type=local,dest=x"], "the agent opens no directory that a client names"),
+        (["--cache-from", "type=local,src=/etc"], "the agent opens no directory that a client names"),
+        (["--cache-from", "/etc"], "not an image reference"),
+        (["--ulimit", "files=1"], "there is no ulimit 'files'"),
+        (["--ulimit", "nofile=9:3"], "above the hard one"),
+        (["--ulimit", "nofile=many"], "is not NAME=SOFT[:HARD]"),
+        (["--shm-size", "0"], "is not a size"),
     ):
         assert said in run(agent, *options, str(context), code=1).stderr.decode(), options
+
+
+def test_what_docker_users_say_beside(agent: Agent, context: Path) -> None:
+    """Limits of steps, a cache that goes along in the image, files for scripts; what .dockerignore leaves out."""
+    text = BASE + "RUN df -k /dev/shm | grep -q 32768 && test $(ulimit -n)-$(ulimit -Hn) = 77-99\n"
+    (context / "Dockerfile").write_text(text)
+    (context / ".dockerignore").write_text("token\n")
+    options = ["-t", "cmd/inline:1", "--cache-to", "type=inline", "--shm-size", "32m", "--ulimit", "nofile=77:99"]
+    files = ["--iidfile", str(context / "id"), "--metadata-file", str(context / "facts")]
+    done = run(agent, *options, *files, "-q", str(context))
+    facts = json.loads((context / "facts").read_text())
+    assert (context / "id").read_text() == done.stdout.decode().strip() == facts["containerimage.config.digest"]
+    assert facts["image.name"] == "cmd/inline:1" and facts["containerimage.digest"].startswith("sha256:")
+    (context / "Dockerfile").write_text(text + "FROM scratch\nCOPY --from=0 /bin/busybox /b\nCOPY token /\n")
+    shown = run(agent, "--cache-from", "type=registry,ref=cmd/inline:1", str(context), code=1).stderr.decode()
+    assert "warning: CopyIgnoredFile: token is left out by .dockerignore (line 7)" in shown
+    assert "[stage-1 6/7] COPY" in shown and "cached" in shown
+    checked = run(agent, "--check", str(context), code=1)
+    assert checked.stdout.decode() == "warning: CopyIgnoredFile: token is left out by .dockerignore (line 7)\n"
+
+
+def test_a_secret_that_was_not_given_is_named_when_its_step_fails(agent: Agent, context: Path) -> None:
+    (context / "Dockerfile").write_text(BASE + "RUN --mount=type=secret,id=t --mount=type=ssh cat /run/secrets/t\n")
+    shown = run(agent, str(context), code=1).stderr.decode()
+    assert "exit code 1 (the build was given no secret t, no ssh agent default)" in shown
 
 
 def test_a_service_that_says_all_of_its_build(agent: Agent, tmp_path: Path) -> None:

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from agent.builder.checkrules import CHECK_ARG, RULES, CheckOptions, choose_options, parse_check_options
+from agent.builder.checkrules import (
+    CHECK_ARG,
+    RULES,
+    CheckOptions,
+    choose_options,
+    find_unknown_rules,
+    parse_check_options,
+)
 from agent.builder.checks import find_findings, find_ignored
 from agent.builder.order import BuildOrder
 from agent.builder.parse import parse_dockerfile
@@ -59,6 +66,11 @@ def find(text: str) -> list[str]:
         ("ARG PASSWORD\nFROM a", ["SecretsUsedInArgOrEnv:1"]),
         ("FROM a\nARG PUBLIC_KEY\nENV TOKENIZER=x MONKEY=y", []),
         ("FROM a\nEXPOSE 80/TCP 81/udp", ["ExposeProtoCasing:2"]),
+        ("FROM a\nEXPOSE 127.0.0.1:80:80 81 $P:82", ["ExposeInvalidFormat:2"]),
+        ("# why\nFROM a AS b\n# why not\nARG V", ["InvalidDefinitionDescription:2", "InvalidDefinitionDescription:4"]),
+        ("# b builds\nFROM a AS b\n# W is the width\nARG V=1 W=2", []),
+        ("# escape=`\n# why\n\nFROM a AS b\n# why\n#\nARG V\n# why\nRUN x", []),
+        ("# check=skip=all\nARG V\n# why\nFROM a$V", []),
     ],
 )  # fmt: skip
 def test_what_the_text_shows(text: str, wanted: list[str]) -> None:
@@ -78,5 +90,8 @@ def test_options() -> None:
     assert found == CheckOptions(frozenset({"JSONArgsRecommended", "StageNameCasing"}), error=True)
     assert found.wants("UndefinedVar") and not found.wants("StageNameCasing")
     assert not any(parse_check_options("skip=all").wants(rule) for rule in RULES)
+    for text, wanted in (("skip=", False), ("experimental=all", True), ("experimental=all;skip=all", False)):
+        assert parse_check_options(text).wants("InvalidDefinitionDescription") is wanted
+    assert find_unknown_rules(parse_check_options("experimental=Nope,UndefinedVar;skip=all")) == ("Nope",)
     assert choose_options(found, {}) == found
     assert choose_options(found, {CHECK_ARG: "skip=all"}) == parse_check_options("skip=all")

@@ -71,6 +71,7 @@ def test_escape_directive() -> None:
         "# syntax=docker/dockerfile:1",
         "#syntax = docker.io/docker/dockerfile:1.7",
         "# check=skip=all",
+        "# check=error=false;experimental=all",
         "# syntax=docker/dockerfile:1-labs",
     ],
 )
@@ -85,7 +86,7 @@ def test_directives_that_ask_for_nothing_else(line: str) -> None:
         ("# syntax=docker/dockerfile:1@sha256:00", "not supported"),
         ("# escape=x", "escape must be"),
         ("# check=error=maybe", "error is true or false"),
-        ("# check=experimental=all", "is none of skip=NAME"),
+        ("# check=experiment=all", "is none of skip=NAME"),
         ("# check=skip=a;skip=b", "skip is given twice"),
         ("# other=1\n# syntax=evil/frontend", "not supported"),
     ],

@@ -138,7 +138,7 @@ ARG U=me P=90
 USER $U:app
 ENTRYPOINT ["x"]
 CMD y
-EXPOSE 80 53/UDP 8000-8002 $P
+EXPOSE 53/UDP 8000-8002 $P 127.0.0.1:8080:80
 VOLUME /data "/other"
 STOPSIGNAL SIGRTMIN+3
 LABEL a=b c="d e"
@@ -166,7 +166,7 @@ def test_an_entrypoint_clears_the_base_command_only() -> None:
     [
         ("EXPOSE 70000", "not a port"),
         ("EXPOSE 10-5", "not a port"),
-        ("EXPOSE 127.0.0.1:80:80", "not a port"),
+        ("EXPOSE host:80", "not a port"),
         ("STOPSIGNAL SIGNOTHING", "not a signal"),
         ("STOPSIGNAL 99", "not a signal"),
         ("USER $NOTHING", "expands to nothing"),
