@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.buildoptions import read_options, render_metadata, split, write_result
+from agent.cli.buildoptions import read_options, split
 from agent.cli.declare import argument, command, of_type, option
 from agent.cli.main import DONE, ERROR
 from agent.cli.options import host_option
@@ -81,10 +81,10 @@ def build(context: str, dockerfile: str | None, host: str, **options: Any) -> in
             if mode != "json" and not quiet and error.reason == "BuildFailed" and not sys.stderr.isatty():
                 error.message = error.message.partition("\n")[0]  # its output has been shown
             raise
-    if options["iidfile"]:
-        write_result(options["iidfile"], str(image["id"]))
-    if options["metadata_file"]:
-        write_result(options["metadata_file"], json.dumps(render_metadata(image), indent=2) + "\n")
+    if options["iidfile"] or options["metadata_file"]:
+        from agent.cli.buildresult import write_results
+
+        write_results(image, options["iidfile"], options["metadata_file"])
     if quiet:
         print(image["id"])
     elif mode != "json":

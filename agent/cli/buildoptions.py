@@ -1,14 +1,13 @@
-"""What the options of build say: the fields of the order that is sent, and what is written of the image."""
+"""What the options of build say: the fields of the order that is sent."""
 
 from __future__ import annotations
 
 import os
 from base64 import b64encode
-from pathlib import Path
 from typing import Any
 
 from agent.cli.declare import usage_error
-from agent.errors import Conflict, Refused
+from agent.errors import Refused
 
 _INLINE = "type=inline"
 _NO_DIRECTORIES = "the agent opens no directory that a client names; the build of a Compose file may name one"
@@ -121,26 +120,3 @@ def _read_ulimit(text: str) -> list[Any]:
         return [name, int(soft), int(hard if colon else soft)]
     except ValueError:
         raise usage_error(f"--ulimit: {text!r} is not NAME=SOFT[:HARD]") from None
-
-
-def render_metadata(image: dict[str, Any]) -> dict[str, Any]:
-    """What scripts know from docker buildx: the image's digest, the digest of its config, its names."""
-    names = ",".join(image["names"])
-    return {
-        "containerimage.config.digest": image["id"],
-        "containerimage.digest": image["digest"],
-        **({"image.name": names} if names else {}),
-    }
-
-
-def write_result(path: str, text: str) -> None:
-    """Write a file beside its place, and put it there whole. Raises Conflict."""
-    target = Path(path)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        fresh.write_text(text)
-        fresh.replace(target)
-    except OSError as error:
-        raise Conflict(f"{path}: {error.strerror}") from None
-    finally:
-        fresh.unlink(missing_ok=True)

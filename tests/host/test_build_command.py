@@ -349,12 +349,6 @@ def test_what_docker_users_say_beside(agent: Agent, context: Path) -> None:
     assert checked.stdout.decode() == "warning: CopyIgnoredFile: token is left out by .dockerignore (line 7)\n"
 
 
-def test_a_secret_that_was_not_given_is_named_when_its_step_fails(agent: Agent, context: Path) -> None:
-    (context / "Dockerfile").write_text(BASE + "RUN --mount=type=secret,id=t --mount=type=ssh cat /run/secrets/t\n")
-    shown = run(agent, str(context), code=1).stderr.decode()
-    assert "exit code 1 (the build was given no secret t, no ssh agent default)" in shown
-
-
 def test_a_service_that_says_all_of_its_build(agent: Agent, tmp_path: Path) -> None:
     """A git context, a Dockerfile in the Compose file, a secret of the state directory: built, run, and built again
     when the branch moves and somebody asks."""

@@ -207,6 +207,8 @@ def test_secrets_are_seen_and_never_kept(lab: Lab) -> None:
     assert len(lab.cached) == 1
     with pytest.raises(BuildFailed, match="given no secret gone") as caught:
         run(lab, "RUN --mount=type=secret,id=gone,required true")
+    with pytest.raises(BuildFailed, match=r"exit code 1 \(the build was given no secret gone, no ssh agent default\)"):
+        run(lab, "RUN --mount=type=secret,id=gone --mount=type=ssh cat /run/secrets/gone")
     assert "--secret" in (caught.value.hint or "")
     with pytest.raises(BuildFailed) as failed:
         run(lab, "RUN --mount=type=secret,id=one cat /run/secrets/one; exit 3", secrets=secrets)
