@@ -14,6 +14,7 @@ DEFAULT_METRICS = "127.0.0.1:9180"
 DEFAULT_REGISTRIES = Path("/etc/holdfast/registries.yaml")
 DEFAULT_POLICY = Path("/etc/holdfast/policy.yaml")
 DEFAULT_NOTIFY = Path("/etc/holdfast/notify.yaml")
+IDENTITY_NAME = "age.key"
 DEFAULT_WATERMARKS = (85.0, 80.0)
 
 
@@ -22,7 +23,7 @@ class Settings:
     """One agent's configuration. Two agents share a host when their data and run roots differ.
 
     ``image_watermarks``: how full the data root's file system may get before images that nobody needs are removed, and
-    until when, in percent; a first one of 100 turns that off.
+    until when, in percent; a first one of 100 turns that off. ``identity`` None: the one in the data root.
     """
 
     state: Path
@@ -34,6 +35,7 @@ class Settings:
     registries: Path | None = None
     policy: Path | None = None
     notify: Path | None = None
+    identity: Path | None = None
     spawn_keeper: bool = True
     image_watermarks: tuple[float, float] = DEFAULT_WATERMARKS
     docker_config: Path = field(default_factory=lambda: Path.home() / ".docker" / "config.json")
@@ -42,6 +44,11 @@ class Settings:
     def api_hosts(self) -> tuple[str, ...]:
         """The URLs the API listens on; by default the unix socket in the run root."""
         return self.hosts or (f"unix://{self.run_root}/holdfast.sock",)
+
+    @property
+    def identity_file(self) -> Path:
+        """The secret keys that open the encrypted files of the desired state."""
+        return self.identity or self.data_root / IDENTITY_NAME
 
     @property
     def instance(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.cli.agentoptions import (
     data_root_option,
+    identity_option,
     insecure_option,
     notify_option,
     policy_option,
@@ -16,7 +17,7 @@ from agent.cli.agentoptions import (
 )
 from agent.cli.declare import command, of_type, option
 from agent.errors import Refused
-from agent.settings import DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, Settings
+from agent.settings import DEFAULT_METRICS, DEFAULT_RUN_ROOT, DEFAULT_WATERMARKS, IDENTITY_NAME, Settings
 
 _DEFAULT_WATERMARKS = ":".join(f"{mark:.0f}" for mark in DEFAULT_WATERMARKS)
 
@@ -58,6 +59,11 @@ def parse_watermarks(text: str) -> tuple[float, float]:
 @registries_option
 @policy_option
 @notify_option
+@identity_option(
+    "The secret keys, of age or SSH, that open encrypted files of the state directory; see `holdfast key`.  "
+    f"[default: {IDENTITY_NAME} in the data root]",
+    default=None,
+)
 @option(
     "--image-watermarks",
     "watermarks",
@@ -100,11 +106,13 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
     configure_logging(level=log_level)
     hosts, insecure, metrics = options["hosts"], options["insecure"], str(options["metrics"])
     registries, policy, notify = options["registries"], options["policy"], options["notify"]
+    identity = options["identity"]
     assert isinstance(hosts, tuple)
     assert isinstance(insecure, tuple)
     assert isinstance(registries, Path)
     assert isinstance(policy, Path)
     assert isinstance(notify, Path)
+    assert identity is None or isinstance(identity, Path)
     settings = Settings(
         state=state.absolute(),
         data_root=data_root.absolute(),
@@ -115,6 +123,7 @@ def agent(state: Path, data_root: Path, run_root: Path, log_level: str, **option
         registries=registries.absolute(),
         policy=policy.absolute(),
         notify=notify.absolute(),
+        identity=identity.absolute() if identity is not None else None,
         image_watermarks=parse_watermarks(str(options["watermarks"])),
         spawn_keeper=options["keeper"] == "start",
     )

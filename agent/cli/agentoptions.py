@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.cli.declare import of_type, option
-from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_NOTIFY, DEFAULT_POLICY, DEFAULT_REGISTRIES
+from agent.settings import DEFAULT_DATA_ROOT, DEFAULT_NOTIFY, DEFAULT_POLICY, DEFAULT_REGISTRIES, IDENTITY_NAME
 
 if TYPE_CHECKING:
     import click
@@ -23,6 +23,21 @@ def data_root_option(text: str) -> Callable[[F], F]:
         type=of_type("Path", path_type=Path),
         default=DEFAULT_DATA_ROOT,
         show_default=True,
+        help=text,
+    )
+
+
+DEFAULT_IDENTITY = DEFAULT_DATA_ROOT / IDENTITY_NAME
+
+
+def identity_option(text: str, default: Path | None = DEFAULT_IDENTITY) -> Callable[[F], F]:
+    """``--identity FILE``; ``text`` says what for. It need not be there: it may come later."""
+    return option(
+        "--identity",
+        metavar="FILE",
+        type=of_type("Path", path_type=Path),
+        default=default,
+        show_default=default is not None,
         help=text,
     )
 

@@ -20,7 +20,10 @@ from agent.errors import Refused
 if TYPE_CHECKING:
     from agent.store.backup import Summary
 
-_LEFT_OUT = "not in it: volumes (back up their files), images (pulled or built again), credentials of registries"
+_LEFT_OUT = (
+    "not in it: volumes (back up their files), images (pulled or built again), credentials of registries, and an "
+    "--identity outside of the data root"
+)
 
 _data_root = data_root_option("The agent's data root.")
 
@@ -32,8 +35,9 @@ _data_root = data_root_option("The agent's data root.")
 def backup(file: Path, data_root: Path, as_json: bool) -> int:
     """Write the agent's own state to FILE: what its apps were and are to be, their deploys and history, its events.
 
-    FILE is readable by root only; it holds the environments of apps and the key they are sealed under. Volumes and
-    images are not in it.
+    FILE is readable by root only; it holds the environments of apps, the key they are sealed under, and the secret
+    keys in the data root that open encrypted files (restored behind those that are there). Volumes and images are not
+    in it.
 
     \b
     sudo holdfast backup /var/backups/holdfast-$(date +%F).tar

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.cli.agentoptions import DEFAULT_IDENTITY, identity_option
 from agent.cli.declare import argument, command, of_type
 from agent.cli.main import DONE, ERROR
 from agent.cli.options import json_option
@@ -17,18 +18,25 @@ if TYPE_CHECKING:
 
 @command(short_help="Check a state directory and print problems as file:line:column.")
 @argument("directory", type=of_type("Path", exists=True, file_okay=False, path_type=Path))
+@identity_option("The secret keys that open encrypted files. Without one that can be read they are left unread.")
 @json_option
-def validate(directory: Path, as_json: bool) -> int:
+def validate(directory: Path, identity: Path, as_json: bool) -> int:
     """Check every app of a state directory and the Dockerfiles it builds from, and print all problems as
     file:line:column; exit 1 if there are any. Warnings, such as of variables that are not set, change nothing.
+
+    Encrypted files are decrypted and checked like any others where the identity file can be read, as root on the host
+    of the agent. Elsewhere each of them is a warning, and what is in it is not checked.
 
     \b
     holdfast validate ./state
     holdfast validate ./state --json
+    sudo holdfast validate ./state --identity /etc/ssh/ssh_host_ed25519_key
     """
     from agent.source.directory import scan_directory
+    from agent.store.hostkeys import HostKeys
 
-    revision = scan_directory(directory, None)
+    keys = HostKeys(identity.absolute(), required=identity != DEFAULT_IDENTITY)
+    revision = scan_directory(directory, None, keys)
     apps = [_describe(key, files) for key, files in sorted(revision.apps.items())]
     _check_names(apps)
     valid = all(app["valid"] for app in apps)

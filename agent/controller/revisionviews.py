@@ -10,6 +10,7 @@ from agent.controller.aims import find_changed
 from agent.controller.deploys import AppDeploys
 from agent.controller.revisions import GOOD, AppRevision
 from agent.errors import Conflict, NotFound
+from agent.spec.encrypted import BLIND
 from agent.telemetry.redaction import HIDDEN, redact_field, redact_text
 
 SHORTEST_PREFIX = 4
@@ -123,11 +124,17 @@ def compare_revisions(old: AppRevision, new: AppRevision) -> list[dict[str, Any]
     """What differs, in order: ``{part, path, old, new}`` with JSON texts, None where a field is absent; secrets are
     hidden. ``part`` is ``service NAME``, or ``networks``, ``volumes`` or ``images`` of the app."""
     before, after = _document(old), _document(new)
+    hidden = {path for revision in (old, new) for path in _find_hidden(revision)}
     found: list[dict[str, Any]] = []
     for part in dict.fromkeys([*before, *after]):
         one, other = dict(_leaves(before.get(part, {}))), dict(_leaves(after.get(part, {})))
+        sides = {"old": one, "new": other}
         found += [
-            {"part": part, "path": ".".join(path), "old": _show(path, one), "new": _show(path, other)}
+            {
+                "part": part,
+                "path": ".".join(path),
+                **{side: _show(path, leaves, hidden=(part, path) in hidden) for side, leaves in sides.items()},
+            }
             for path in sorted({*one, *other})
             if path not in one or path not in other or one[path] != other[path]
         ]
@@ -138,10 +145,16 @@ def _document(revision: AppRevision) -> dict[str, Any]:
     app, desired = revision.desired.app, revision.desired
     document: dict[str, Any] = {}
     for name, service in app.services.items():
-        fields = service.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        fields = service.model_dump(mode="json", exclude={"name", "hidden"}, exclude_defaults=True)
         document[f"service {name}"] = {**fields, "image_id": revision.images.get(desired.image_keys[name], "")}
     whole = app.model_dump(mode="json", include={"networks", "volumes", "images"}, exclude_defaults=True)
     return {**document, **whole, "images": {image["reference"]: image for image in whole.get("images", ())}}
+
+
+def _find_hidden(revision: AppRevision) -> Iterator[tuple[str, Path]]:
+    """Part and path of every variable whose value came out of an encrypted file."""
+    for name, service in revision.desired.app.services.items():
+        yield from ((f"service {name}", ("environment", variable)) for variable in service.hidden)
 
 
 def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -155,10 +168,12 @@ def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, value
 
 
-def _show(path: Path, leaves: Mapping[Path, Any]) -> str | None:
+def _show(path: Path, leaves: Mapping[Path, Any], *, hidden: bool) -> str | None:
     if path not in leaves:
         return None
     value = leaves[path]
+    if hidden or str(value).startswith(BLIND):
+        return HIDDEN
     if path[0] == "build" and _SECRETS.intersection(path[1:-1]):
         return HIDDEN
     for name in path:

@@ -29,6 +29,7 @@ from agent.runtime.protocol import KeeperEvent
 from agent.runtime.seccomp import SeccompStore
 from agent.settings import DEFAULT_NOTIFY, Settings
 from agent.store.database import Database
+from agent.store.hostkeys import HostKeys
 from agent.store.layout import DataLayout, RunLayout
 from agent.store.sealing import Seal, load_key
 from agent.telemetry.events import EventLog
@@ -48,6 +49,7 @@ class Agent:
     database: Database
     data_root: Path
     notifier: Notifier
+    keys: HostKeys
     controller: Controller = field(init=False)
 
 
@@ -57,7 +59,8 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
     with contextlib.ExitStack() as owned:
         config = compute_registry_config(settings, os.environ)
         announce_registries(config)
-        database = Database(layout.database, Seal(load_key(layout.key)), WITH_ENVIRONMENTS)
+        secret = load_key(layout.key)
+        database = Database(layout.database, Seal(secret), WITH_ENVIRONMENTS)
         owned.callback(database.close)
         events = EventLog(database)
         owned.callback(events.close)
@@ -83,4 +86,5 @@ def assemble(settings: Settings, layout: DataLayout) -> Iterator[Agent]:
             Parts(layout, run, database, keeper, cgroups, seccomp, images, volumes, networks, builder, marks)
         )
         owned.callback(engine.close)
-        yield Agent(engine, events, Metrics(settings.instance), database, layout.root, notifier)
+        keys = HostKeys(settings.identity_file, secret)
+        yield Agent(engine, events, Metrics(settings.instance), database, layout.root, notifier, keys)

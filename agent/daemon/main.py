@@ -55,7 +55,7 @@ def _check_addresses(settings: Settings) -> None:
 
 async def _serve(settings: Settings, agent: Agent) -> None:
     """The controller, the API and the greeting, until a signal comes or one of them fails."""
-    source = DirectorySource(settings.state)
+    source = DirectorySource(settings.state, agent.keys)
     agent.controller = Controller(agent.engine, source, agent.events, agent.metrics, agent.database)
     agent.controller.report_targets(agent.notifier.set_apps)
     agent.notifier.start()

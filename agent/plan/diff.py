@@ -7,24 +7,41 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.plan.actions import FieldChange
+from agent.spec.encrypted import BLIND
 
 CHANGES_LIMIT = 64
 VALUE_LIMIT = 512
+HIDDEN = '"***"'
+_NAMES = "hidden"
 _ABSENT = object()
 
 
 def compute_changes(old: str, new: str) -> tuple[FieldChange, ...]:
-    """The fields that differ between two JSON documents, in path order, at most 64; none if either is not JSON."""
+    """The fields that differ between two JSON documents, in path order, at most 64; none if either is not JSON.
+
+    Of variables that one of them names under ``hidden``, and of what was decrypted, only that they differ is told.
+    """
     try:
         before, after = json.loads(old), json.loads(new)
     except ValueError:
         return ()
+    names = {name for document in (before, after) if isinstance(document, dict) for name in document.pop(_NAMES, ())}
+    hidden = {f"environment.{name}" for name in names}
     found: list[FieldChange] = []
     for change in _walk("", before, after):
         if len(found) == CHANGES_LIMIT:
             break
-        found.append(change)
+        found.append(_hide(change) if change.path in hidden or _is_blind(change) else change)
     return tuple(found)
+
+
+def _is_blind(change: FieldChange) -> bool:
+    return any(text is not None and text.startswith(f'"{BLIND}') for text in (change.old, change.new))
+
+
+def _hide(change: FieldChange) -> FieldChange:
+    old, new = (HIDDEN if text is not None else None for text in (change.old, change.new))
+    return FieldChange(change.path, old, new)
 
 
 def _walk(path: str, old: Any, new: Any) -> Iterator[FieldChange]:

@@ -17,7 +17,9 @@ from agent.values import frozen
 
 DEFAULT_NETWORK = "default"
 _DIGEST_CACHE_LIMIT = 4096
-_NOT_SHOWN = set(NOT_OF_THE_CONTAINER - {"contents"})
+_NOT_SHOWN = set(NOT_OF_THE_CONTAINER - {"contents", "hidden"})
+_NOT_ASKED = {"file": True, "lines": True, "deploys": True, "notify": True, "salt": True}
+_NOT_ASKED_OF_SERVICES = {"__all__": {"hidden"}}
 _EAGERNESS = ("always", "every", "missing", "never")
 
 
@@ -57,7 +59,8 @@ class DesiredApp:
     @cached_property
     def content(self) -> str:
         """The digest of all that the app asks for, wherever its file lies and whenever it is to be deployed."""
-        return canonical_digest(self.app.model_dump(mode="json", exclude={"file", "lines", "deploys", "notify"}))
+        asked = self.app.model_dump(mode="json", exclude={**_NOT_ASKED, "services": _NOT_ASKED_OF_SERVICES})
+        return canonical_digest({**asked, "salt": self.app.salt} if self.app.salt else asked)
 
     @cached_property
     def images(self) -> Mapping[str, ImageWant]:
@@ -162,10 +165,12 @@ class DesiredApp:
         return found
 
     def _surroundings(self, service: Service) -> dict[str, str]:
-        """What else decides how a container is made: real names of networks and volumes."""
+        """What else decides how a container is made: real names of networks and volumes. Beside what was decrypted
+        stands the salt, so that nobody can try out on the digest what that may be."""
         names = {f"network:{key}": self.network(key).name for key in networks_of(service)}
         internal = {f"internal:{key}": "true" for key in networks_of(service) if self.network(key).internal}
-        return {**names, **internal, **{f"volume:{key}": self.volume(key).name for key in volumes_of(service)}}
+        salt = {"salt": self.app.salt} if service.hidden else {}
+        return {**names, **internal, **salt, **{f"volume:{key}": self.volume(key).name for key in volumes_of(service)}}
 
     def document(self, name: str, image_id: str) -> str:
         """The resolved service, as far as it decides how a container is made, as JSON text: for showing later what

@@ -8,25 +8,28 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agent.source.follower import Follower, Look, release
+from agent.source.reader import KeyFile
 from agent.source.revision import AppFiles, Revision
 from agent.source.scan import scan, take_all
 
 __all__ = ["AppFiles", "DirectorySource", "Revision", "scan_directory"]
 
 
-def scan_directory(directory: Path, previous: Revision | None) -> Revision:
-    """The state of a directory now, valid or not, settled or not.
+def scan_directory(directory: Path, previous: Revision | None, keys: KeyFile | None = None) -> Revision:
+    """The state of a directory now, valid or not, settled or not; ``keys`` open what is encrypted in it.
 
     Apps whose files are as they were for ``previous`` are not read, and are the same objects as there. Raises
     HoldfastError when the directory itself cannot be read.
     """
-    return scan(directory, previous, take_all)
+    return scan(directory, previous, take_all, keys)
 
 
 class DirectorySource:
     """Follows a directory. What is valid is given within 100 ms of the change; what is not settled, when it is."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keys: KeyFile | None = None) -> None:
+        """``keys`` open what is encrypted in it."""
+        self._keys = keys
         self._path = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would follow links
         self._revision: Revision | None = None
         self._fault = ""
@@ -38,7 +41,7 @@ class DirectorySource:
         Raises HoldfastError when the directory cannot be read. Called again after that it waits until the directory can
         be read, or is found unreadable for another reason.
         """
-        follower = Follower(self._path, self._revision, absent=bool(self._fault))
+        follower = Follower(self._path, self._revision, self._keys, absent=bool(self._fault))
         self._followers.add(follower)
         given: str | None = None
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.errors import HoldfastError, Waiting
 from agent.source.place import RETRY_SECONDS
+from agent.source.reader import KeyFile
 from agent.source.revision import Revision
 from agent.source.scan import scan
 from agent.source.settling import Settling, is_git_busy
@@ -38,9 +39,12 @@ class Look:
 class Follower:
     """The state of one who follows the directory. Lives on the loop."""
 
-    def __init__(self, path: Path, previous: Revision | None, *, absent: bool = False) -> None:
+    def __init__(
+        self, path: Path, previous: Revision | None, keys: KeyFile | None = None, *, absent: bool = False
+    ) -> None:
         """``absent``: the directory could not be read when it was last looked at."""
         self._path = path
+        self._keys = keys
         self._previous = previous
         self._settling = Settling()
         self._tree = Tree()
@@ -99,7 +103,7 @@ class Follower:
         if is_git_busy(self._path.resolve(), time.time()):
             return Look(self._previous, settled=False, pause=GIT_PAUSE)
         self._settling.begin(first=self._previous is None)
-        revision = scan(self._path, self._previous, self._settling.take)
+        revision = scan(self._path, self._previous, self._settling.take, self._keys)
         _check_mounted(self._path, self._previous, revision)
         pause = self._settling.pause
         if self._settling.incomplete:

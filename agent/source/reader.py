@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from agent.errors import HoldfastError, Refused
 from agent.source.context import Contexts
@@ -16,17 +17,30 @@ from agent.source.place import Place, describe_kind, open_inside
 from agent.source.revision import Seen
 from agent.source.stamps import Stamp, is_sound, read_stamp, stamp_of
 from agent.spec.decode import SIZE_LIMIT
+from agent.spec.encrypted import Keys, NoKeys
 from agent.spec.reading import content_digest
 
 APP_LIMIT = 64 << 20
 
 
-class AppReader:
-    """The files of one app. Each is read once; messages say what is wrong, not with which path."""
+class KeyFile(Keys, Protocol):
+    """Keys that come from a file of this host, which is read whenever they are needed."""
 
-    def __init__(self, place: Place, contexts: Contexts) -> None:
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+
+class AppReader:
+    """The files of one app. Each is read once; messages say what is wrong, not with which path.
+
+    The file of the ``keys`` is one of those that were looked at: an app that needs it is read again when it changes.
+    """
+
+    def __init__(self, place: Place, contexts: Contexts, keys: KeyFile | None = None) -> None:
         self._place = place
         self._contexts = contexts
+        self._keys = keys
         self._stamps: dict[str, Stamp | None] = {}
         self._known: dict[str, bytes | HoldfastError | OSError] = {}
         self._used: dict[str, str] = {}
@@ -43,6 +57,17 @@ class AppReader:
         if isinstance(found, bytes):
             return found
         raise found
+
+    def decrypt(self, data: bytes, /) -> bytes:
+        """The content of an encrypted file. Raises HoldfastError."""
+        if self._keys is None:
+            return NoKeys().decrypt(data)
+        self._note(str(self._keys.path))
+        return self._keys.decrypt(data)
+
+    def blind(self, data: bytes, /) -> str:
+        """A digest of decrypted content. Raises Refused."""
+        return (self._keys or NoKeys()).blind(data)
 
     def check_directory(self, path: Path, /, *, or_file: bool = False) -> None:
         """See that a build context, or what an image is taken from, is in the state directory, and note its state, not

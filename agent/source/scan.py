@@ -11,12 +11,13 @@ from agent.errors import InvalidSpec, Problem
 from agent.source.context import Contexts
 from agent.source.listing import Claim, list_apps, show
 from agent.source.place import Place, open_place
-from agent.source.reader import AppReader
+from agent.source.reader import AppReader, KeyFile
 from agent.source.revision import AppFiles, Memory, Revision, Seen, make_revision
 from agent.source.stamps import are_same
 from agent.spec.digest import canonical_digest
 from agent.spec.load import load_app
 from agent.spec.model import App
+from agent.spec.reading import Files
 from agent.values import frozen
 
 SWAP_RETRIES = 5
@@ -41,11 +42,11 @@ def take_all(key: str, before: AppFiles | None, after: Loaded | None) -> bool:
     return True
 
 
-def scan(directory: Path, previous: Revision | None, take: Verdict) -> Revision:
-    """The state now. Raises HoldfastError when the directory cannot be read at all."""
+def scan(directory: Path, previous: Revision | None, take: Verdict, keys: KeyFile | None = None) -> Revision:
+    """The state now; ``keys`` open what is encrypted. Raises HoldfastError when the directory cannot be read at all."""
     for _ in range(SWAP_RETRIES):
         with open_place(directory) as place:
-            revision = _Scan(place, previous, take).run()
+            revision = _Scan(place, previous, take, keys).run()
             if place.is_current():
                 return revision
     return revision
@@ -54,8 +55,9 @@ def scan(directory: Path, previous: Revision | None, take: Verdict) -> Revision:
 class _Scan:
     """The work of one scan."""
 
-    def __init__(self, place: Place, previous: Revision | None, take: Verdict) -> None:
+    def __init__(self, place: Place, previous: Revision | None, take: Verdict, keys: KeyFile | None) -> None:
         self._place = place
+        self._keys = keys
         self._before: Mapping[str, AppFiles] = previous.apps if previous else {}
         self._id = previous.id if previous else ""
         self._memory = previous.memory if previous and previous.memory.real == place.real else Memory()
@@ -112,7 +114,7 @@ class _Scan:
         )
 
     def _load(self, key: str, claim: Claim) -> Loaded:
-        reader = AppReader(self._place, self._contexts)
+        reader = AppReader(self._place, self._contexts, self._keys)
         path = self._place.path / claim.path
         app: App | None = None
         problems: tuple[Problem, ...] = ()
@@ -120,10 +122,8 @@ class _Scan:
         try:
             app = load_app(
                 path,
-                reader.read,
+                Files(path.parent, self._place.path, reader.read, reader.check_directory, reader),
                 environment=os.environ,
-                root=self._place.path,
-                check_directory=reader.check_directory,
                 warnings=warnings,
             )
         except InvalidSpec as error:

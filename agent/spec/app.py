@@ -75,6 +75,7 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
     images = _read_images(top)
     if not services and not images and not reading.problems.found:
         reading.complain(tree, "there is nothing in this file: it needs services:, or images: to keep pulled")
+    notify = read_notify(top)
     check_claims(reading, scope.claims)
     probed = frozenset(key for key, service in services.items() if service.probes is not None)
     check_dependencies(reading, scope.wishes, {key: service.healthcheck for key, service in services.items()}, probed)
@@ -89,7 +90,8 @@ def read_app(reading: Reading, tree: Node, name: str) -> App:
         volumes=volumes,
         images=tuple(images),
         deploys=read_deploy_policy(top),
-        notify=read_notify(top),
+        notify=notify,
+        salt=reading.files.keys.blind(b"") if reading.decrypted else "",
     )
 
 

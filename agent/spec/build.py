@@ -35,7 +35,7 @@ def _read_long(service: Fields, fields: Fields, secrets: Secrets) -> Build | Non
     context = read_context(fields, where, fields.text("context") or ".", fields.at("context"))
     inline, dockerfile = fields.text("dockerfile_inline"), fields.text("dockerfile")
     values = {
-        "args": read_variables(service.reading, fields.node_of("args"), fields.at("args")),
+        "args": read_variables(service.reading, fields.node_of("args"), fields.at("args")).values,
         "additional_contexts": read_contexts(fields),
         "target": fields.text("target") or None,
         "secrets": read_build_secrets(fields, secrets),

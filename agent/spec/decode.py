@@ -17,8 +17,9 @@ _MARKS = (
 )
 
 
-def decode_text(data: bytes, problems: Problems, file: str | None = None) -> str | None:
-    """The text of a file, without a byte order mark; None when it is not text, after noting why."""
+def decode_text(data: bytes, problems: Problems, file: str | None = None, *, encrypted: bool = False) -> str | None:
+    """The text of a file, without a byte order mark; None when it is not text, after noting why. What an ``encrypted``
+    file has in the wrong place is not shown."""
     if len(data) > SIZE_LIMIT:
         problems.add(None, f"the file is larger than {SIZE_LIMIT >> 20} MiB", file)
         return None
@@ -30,14 +31,16 @@ def decode_text(data: bytes, problems: Problems, file: str | None = None) -> str
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         where = locate(data[: error.start].decode("utf-8", "replace"))
-        problems.add(where, f"byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8", file)
+        found = "a byte" if encrypted else f"byte 0x{data[error.start]:02x}"
+        problems.add(where, f"{found} is not UTF-8: save the file as UTF-8", file)
         return None
     text = text.removeprefix("\ufeff")
-    found = _UNPRINTABLE.search(text)
-    if found:
-        character = ord(found.group())
+    control = _UNPRINTABLE.search(text)
+    if control:
+        character = ord(control.group())
         guess = "is this UTF-16 or a binary file?" if character == 0 else "only text is allowed here"
-        problems.add(locate(text[: found.start()]), f"control character U+{character:04X}: {guess}", file)
+        shown = "a control character" if encrypted else f"control character U+{character:04X}"
+        problems.add(locate(text[: control.start()]), f"{shown}: {guess}", file)
         return None
     return text
 

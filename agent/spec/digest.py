@@ -13,11 +13,11 @@ from agent.spec.model import Service
 
 NOT_OF_THE_CONTAINER = frozenset(
     {"name", "replicas", "contents", "build", "pull_policy", "platform", "depends_on", "ports"}
-    | {"update", "rollback", "canary", "deadline", "drain", "probes"}
+    | {"update", "rollback", "canary", "deadline", "drain", "probes", "hidden"}
 )
 """What does not decide how one container is made: its number, how its image comes to be local (the image id counts),
-its order among others, how it is exchanged and probed, and the host's ports, which lead to a container without its
-knowledge."""
+its order among others, how it is exchanged and probed, which of its values are shown, and the host's ports, which lead
+to a container without its knowledge."""
 _ONLY_WHEN_SAID = frozenset({"memory_reservation"})
 """Fields newer than the digests of containers that run: whoever does not use one is not exchanged because of it."""
 

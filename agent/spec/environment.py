@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agent.spec.envfile import parse_environment
+from agent.spec.envfile import Variables
 from agent.spec.fields import Fields
 from agent.spec.keys import ENV_FILE
 from agent.spec.maps import read_variables
@@ -14,10 +14,16 @@ from agent.spec.tree import Mapping, Node, Sequence
 
 @dataclass
 class Environment:
-    """The variables, and path to digest of every file they came from."""
+    """The variables, the names of those that are shown nowhere, and path to digest of every file they came from."""
 
     variables: dict[str, str] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
     contents: dict[str, str] = field(default_factory=dict)
+
+    def update(self, found: Variables) -> None:
+        """Put variables on top."""
+        self.variables.update(found.values)
+        self.hidden = (self.hidden - found.values.keys()) | found.secrets
 
 
 def read_environment(service: Fields) -> Environment:
@@ -27,7 +33,8 @@ def read_environment(service: Fields) -> Environment:
     node = service.node_of("env_file")
     for item in node.items if isinstance(node, Sequence) else (node,) if node is not None else ():
         _read_file(reading, item, path, found)
-    found.variables.update(read_variables(reading, service.node_of("environment"), service.at("environment")))
+    with reading.keeping():
+        found.update(read_variables(reading, service.node_of("environment"), service.at("environment")))
     reading.charge(service.node, sum(len(name) + len(value) for name, value in found.variables.items()))
     return found
 
@@ -45,10 +52,8 @@ def _read_file(reading: Reading, node: Node, path: str, found: Environment) -> N
     if not text:
         return
     file = reading.resolve_path(text)
-    data = reading.read_file(node, file, path, required=required)
-    if data is None:
+    content = reading.read_content(node, file, path, required=required)
+    if content is None:
         return
-    found.contents[str(file)] = reading.digest_of(file, data)
-    found.variables.update(
-        reading.parse_once(file, lambda: parse_environment(data, str(file), reading.problems, reading.variables))
-    )
+    found.contents[str(file)] = content.digest
+    found.update(reading.read_variables(file, content))

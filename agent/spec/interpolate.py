@@ -8,7 +8,7 @@ again; ``$$`` is a dollar sign. Source: https://github.com/compose-spec/compose-
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 VALUE_LIMIT = 256 << 10
 TOTAL_LIMIT = 16 << 20
@@ -25,17 +25,22 @@ class InterpolationError(Exception):
 
 
 class Interpolator:
-    """Resolves values against one set of variables. One result is at most 256 KiB, all together 16 MiB."""
+    """Resolves values against one set of variables. One result is at most 256 KiB, all together 16 MiB.
 
-    def __init__(self, lookup: Lookup) -> None:
+    ``took_secret``: whether the last text looked at one of the variables that are ``secrets``.
+    """
+
+    def __init__(self, lookup: Lookup, secrets: Container[str] = ()) -> None:
         self._lookup = lookup
+        self._secrets = secrets
+        self.took_secret = False
         self._budget = TOTAL_LIMIT
         self._unset: dict[str, bool] = {}
 
     def resolve(self, text: str) -> str:
         """The text with its variables replaced; ``doubts`` then tells of those that are not set. Raises
         InterpolationError."""
-        self._unset = {}
+        self._unset, self.took_secret = {}, False
         if "$" not in text:
             return text
         result = self._expand(text, 0)
@@ -57,8 +62,13 @@ class Interpolator:
         self._expand(text, 0)
         return tuple(self._unset)
 
-    def _get(self, name: str, *, braced: bool) -> str:
+    def _look(self, name: str) -> str | None:
         value = self._lookup(name)
+        self.took_secret = self.took_secret or (value is not None and name in self._secrets)
+        return value
+
+    def _get(self, name: str, *, braced: bool) -> str:
+        value = self._look(name)
         if value is None:
             self._unset[name] = braced or self._unset.get(name, False)
         return value or ""
@@ -100,7 +110,7 @@ class Interpolator:
         name, rest = found.group(), body[found.end() :]
         if not rest:
             return self._get(name, braced=True)
-        value = self._lookup(name)
+        value = self._look(name)
         operator = next((operator for operator in _OPERATORS if rest.startswith(operator)), None)
         if operator is None:
             raise InterpolationError(f"after ${{{name} there must be }} or one of :- - :? ? :+ +")

@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import HoldfastError, InvalidSpec, Problem
 from agent.spec.app import read_app, read_name
 from agent.spec.decode import decode_text
-from agent.spec.envfile import parse_environment
+from agent.spec.encrypted import decrypt_file, is_encrypted
+from agent.spec.envfile import Outer, parse_environment
 from agent.spec.model import App
 from agent.spec.parse import parse_yaml
-from agent.spec.reading import CheckDirectory, Files, Reading, TextOf, explain
+from agent.spec.reading import Files, Reading, explain
 from agent.spec.tree import Node, Problems, Scalar
 
 ENV_FILE = ".env"
+PROJECT_NAME = "COMPOSE_PROJECT_NAME"
 _EMPTY = "the file is empty: it needs services:, or images: to keep pulled"
+_ENCRYPTED = "is encrypted: of a Compose file only what it names may be, such as its env_file"
 
 
-def _accept(path: Path, /, *, or_file: bool = False) -> None:
-    """Anything will do."""
+@dataclass
+class _Defaults:
+    """The variables of ``.env``. ``partial``: it could not be decrypted."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    secrets: frozenset[str] = frozenset()
+    partial: bool = False
 
 
-def load_app(
-    path: Path,
-    text_of: TextOf,
-    *,
-    environment: Mapping[str, str],
-    root: Path,
-    check_directory: CheckDirectory = _accept,
-    warnings: list[Problem] | None = None,
-) -> App:
-    """Read, interpolate and validate the app at ``path``, an absolute path below the state directory ``root``.
+def load_app(path: Path, files: Files, *, environment: Mapping[str, str], warnings: list[Problem] | None = None) -> App:
+    """Read, interpolate and validate the app at ``path``, an absolute path below the state directory of ``files``.
 
-    ``text_of`` reads a file of the state directory: it raises FileNotFoundError for an absent one and HoldfastError or
-    OSError for one that must not or cannot be read, with a message that says what is wrong, not with which path.
-    ``check_directory`` raises in the same way for directories (and, if told so, files) that are used, not read.
     Variables come from ``environment``, then from ``.env`` beside the file. ``warnings`` gets what is taken but hardly
     meant, such as variables that are not set. Raises InvalidSpec with all problems.
     """
     problems = Problems(str(path))
-    app = _load(path, Files(path.parent, root, text_of, check_directory), environment, problems)
+    app = _load(path, files, environment, problems)
     if warnings is not None:
         warnings += sorted(problems.doubts)
     if problems.found or app is None:
@@ -56,10 +54,11 @@ def _load(path: Path, files: Files, environment: Mapping[str, str], problems: Pr
         problems.add(None, _EMPTY)
         return None
     known = {name: value for name, value in environment.items() if _is_text(value)}
-    variables = {**_read_defaults(files, problems, known), **known}
-    reading = Reading(problems, files, variables)
+    defaults = _read_defaults(files, problems, known)
+    variables = {**defaults.values, **known}
+    reading = Reading(problems, files, variables, defaults.secrets - {*known, PROJECT_NAME}, defaults.partial)
     name = read_name(reading, tree, path)
-    variables["COMPOSE_PROJECT_NAME"] = name
+    variables[PROJECT_NAME] = name
     return read_app(reading, tree, name)
 
 
@@ -69,6 +68,9 @@ def _read_tree(path: Path, files: Files, problems: Problems) -> Node | None:
     except (HoldfastError, OSError, ValueError) as error:
         problems.add(None, explain(error))
         return None
+    if is_encrypted(data):
+        problems.add(None, _ENCRYPTED)
+        return None
     text = decode_text(data, problems)
     tree = parse_yaml(text, problems) if text is not None else None
     if tree is None and not problems.found:
@@ -76,17 +78,22 @@ def _read_tree(path: Path, files: Files, problems: Problems) -> Node | None:
     return tree
 
 
-def _read_defaults(files: Files, problems: Problems, outer: Mapping[str, str]) -> dict[str, str]:
+def _read_defaults(files: Files, problems: Problems, outer: Mapping[str, str]) -> _Defaults:
     """The variables of ``.env``; it need not be there."""
     path = files.directory / ENV_FILE
     try:
         data = files.text_of(path)
     except FileNotFoundError:
-        return {}
+        return _Defaults()
     except (HoldfastError, OSError, ValueError) as error:
         problems.add(None, explain(error), str(path))
-        return {}
-    return parse_environment(data, str(path), problems, outer)
+        return _Defaults()
+    encrypted = is_encrypted(data)
+    clear = decrypt_file(files.keys, data, str(path), problems) if encrypted else data
+    if clear is None:
+        return _Defaults(partial=True)
+    found = parse_environment(clear, str(path), problems, Outer(outer), encrypted=encrypted)
+    return _Defaults(found.values, frozenset(found.secrets))
 
 
 def _is_text(value: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.spec.envfile import Variables
 from agent.spec.fields import read_pairs, read_texts
 from agent.spec.reading import Reading
 from agent.spec.tree import Node, Sequence
@@ -44,11 +45,13 @@ def read_labels(reading: Reading, node: Node | None, path: str) -> dict[str, str
     return {name: value or "" for name, (_, value) in found.items()}
 
 
-def read_variables(reading: Reading, node: Node | None, path: str) -> dict[str, str]:
+def read_variables(reading: Reading, node: Node | None, path: str) -> Variables:
     """An environment or build arguments: a name without a value takes that of the variable, or is left out."""
-    resolved: dict[str, str] = {}
-    for name, (_, value) in (read_map(reading, node, path) if node is not None else {}).items():
-        taken = reading.variables.get(name) if value is None else value
+    found = Variables()
+    for name, (where, value) in (read_map(reading, node, path) if node is not None else {}).items():
+        taken = reading.variable(where, name, f"{path}.{name[:60]}") if value is None else value
         if taken is not None:
-            resolved[name] = taken
-    return resolved
+            found.values[name] = taken
+            if name in reading.secrets if value is None else reading.is_secret(where):
+                found.secrets.add(name)
+    return found

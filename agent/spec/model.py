@@ -223,7 +223,8 @@ class Service(_Frozen):
     of a profile. ``update`` and ``rollback`` say how its containers are exchanged, forward and back; one that is not
     ready ``deadline`` seconds after its start has failed; one that goes has ``drain`` seconds for its connections.
     ``platform``: which of the image's platforms to pull, None for the host's own. ``memory_reservation``: bytes that
-    the host keeps for each container. ``contents``: path to sha256 of every file that was read for this service.
+    the host keeps for each container. ``hidden``: the names in ``environment`` whose values came out of an encrypted
+    file, and are shown nowhere. ``contents``: path to digest of every file that was read for this service.
 
     ``command`` and ``entrypoint``: None leaves the image's own, an empty tuple clears it.
     """
@@ -234,6 +235,7 @@ class Service(_Frozen):
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
     environment: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    hidden: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()
     mounts: tuple[Mount, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -309,7 +311,8 @@ class NotifyTarget(_Frozen):
 
 class App(_Frozen):
     """One app: everything a file asks for. Networks and volumes are by key; services name them by key. ``lines`` says
-    where in the file each service begins; like the file itself that is not a part of what is asked for."""
+    where in the file each service begins; like the file itself that is not a part of what is asked for. ``salt``, of
+    this host, keeps guesses at what was decrypted from being tried on digests; empty where nothing was."""
 
     name: str
     file: str
@@ -320,3 +323,4 @@ class App(_Frozen):
     images: tuple[ImagePolicy, ...] = ()
     deploys: DeployPolicy = DeployPolicy()
     notify: tuple[NotifyTarget, ...] = Field(default=(), repr=False)
+    salt: str = Field(default="", repr=False)

@@ -44,7 +44,8 @@ def _read_target(parent: Fields, node: Node, path: str, own: bool) -> NotifyTarg
     if fields.has("exec") and not own:
         fields.complain("exec", "it would run as root on the host: only the agent's own notify file may name a command")
         return None
-    url = fields.parsed("webhook", _parse_url, "an http or https URL without a user in it")
+    with fields.reading.keeping():
+        url = fields.parsed("webhook", _parse_url, "an http or https URL without a user in it")
     command = tuple(text for _, text in fields.texts("exec")) if own else ()
     if fields.has("webhook") == (own and fields.has("exec")):
         fields.reading.complain(node, f"{path}: must say {'either webhook or exec' if own else 'webhook'}")
@@ -97,8 +98,8 @@ def _read_secret(fields: Fields) -> str:
     if text is None:
         return ""
     path = fields.reading.resolve_path(text)
-    data = fields.reading.read_file(fields.where("secret_file"), path, fields.at("secret_file"))
-    secret = (data or b"").strip(b"\r\n")
-    if data is not None and not 0 < len(secret) <= SECRET_LIMIT:
+    content = fields.reading.read_content(fields.where("secret_file"), path, fields.at("secret_file"))
+    secret = content.data.strip(b"\r\n") if content is not None else b""
+    if content is not None and not 0 < len(secret) <= SECRET_LIMIT:
         fields.complain("secret_file", f"must hold from 1 to {SECRET_LIMIT} bytes")
     return base64.b64encode(secret).decode()

@@ -38,14 +38,15 @@ def _read_secret(fields: Fields) -> BuildSecret | None:
     if variable is not None:
         value = fields.reading.variables.get(variable)
         if value is None:
-            fields.complain("environment", f"the variable {variable[:60]} is not set")
+            if not fields.reading.partial:
+                fields.complain("environment", f"the variable {variable[:60]} is not set")
             return None
         return _hold(fields, "environment", value.encode())
     path = fields.reading.resolve_path(file or "")
     if (file or "").startswith("/") and not fields.reading.is_inside(path):
         return BuildSecret(file=str(path))
-    data = fields.reading.read_file(fields.where("file"), path, fields.at("file"))
-    return _hold(fields, "file", data) if data is not None else None
+    content = fields.reading.read_content(fields.where("file"), path, fields.at("file"))
+    return _hold(fields, "file", content.data) if content is not None else None
 
 
 def _hold(fields: Fields, name: str, data: bytes) -> BuildSecret | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from agent.spec.fields import Fields
 from agent.spec.keys import CAPABILITIES, SECURITY_OPTIONS
 from agent.spec.maps import read_map
-from agent.spec.reading import show_path
+from agent.spec.reading import content_digest, show_path
 from agent.spec.scalars import parse_boolean
 from agent.spec.tree import Node, Scalar, quote
 
@@ -89,7 +89,7 @@ def _read_seccomp(service: Fields, node: Node, value: str, security: Security) -
         service.reading.complain(node, f"{what} {show_path(node, path)}: {problem}")
         return
     security.seccomp = data.decode()
-    security.contents[str(path)] = service.reading.digest_of(path, data)
+    security.contents[str(path)] = content_digest(data)
 
 
 def _check_profile(data: bytes) -> str:

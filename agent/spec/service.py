@@ -154,6 +154,7 @@ def _read_process(fields: Fields) -> dict[str, Any]:
         "command": _read_command(fields, "command"),
         "entrypoint": _read_command(fields, "entrypoint"),
         "environment": environment.variables,
+        "hidden": tuple(sorted(environment.hidden)),
         "user": fields.parsed("user", parse_user, "USER or USER:GROUP"),
         "working_dir": fields.parsed("working_dir", lambda text: text if text.startswith("/") else None, "absolute"),
         "stop_signal": fields.parsed("stop_signal", parse_signal, "a signal"),

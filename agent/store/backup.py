@@ -1,7 +1,8 @@
 """The agent's own state in one file, and back: what it decided and knows of its apps, not what lies on this host.
 
-The file is a tar of ``manifest.json``, ``holdfast.db`` and ``holdfast.key``. Records of containers, images, snapshots,
-networks and volumes belong to a host and stay where they are; all others are replaced in one transaction.
+The file is a tar of ``manifest.json``, ``holdfast.db``, ``holdfast.key`` and, if there is one, ``age.key``. Records of
+containers, images, snapshots, networks and volumes belong to a host and stay where they are; all others are replaced in
+one transaction.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import sqlite3
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from agent.errors import Conflict, HoldfastError, NotFound, Refused, Stalled
+from agent.settings import IDENTITY_NAME
 from agent.store.atomic import sync_directory, write_atomic
 from agent.store.database import RECORD_TABLE, SCHEMA_VERSION, Database
+from agent.store.identities import FILE_LIMIT, bring_identities
 from agent.store.layout import DataLayout
 from agent.store.migrations import copy_database, read_version
 from agent.store.sealing import Seal, load_key
@@ -38,7 +41,7 @@ OF_THE_HOST = frozenset(
 """The kinds of records that are never restored: what they speak of is on the host that wrote them, and no other."""
 
 _MANIFEST, _DATABASE, _KEY = "manifest.json", "holdfast.db", "holdfast.key"
-_LIMITS = {_MANIFEST: 64 << 10, _DATABASE: 2 << 30, _KEY: 4096}
+_LIMITS = {_MANIFEST: 64 << 10, _DATABASE: 2 << 30, _KEY: 4096, IDENTITY_NAME: FILE_LIMIT}
 _SUFFIX = "_records"
 
 
@@ -69,12 +72,12 @@ def write_backup(layout: DataLayout, target: Path, version: str) -> Summary:
         with _told(layout.database), closing(sqlite3.connect(f"file:{layout.database}?mode=rw", uri=True)) as live:
             copy_database(live, copy)
         records, schema = _inspect(copy)
-        key = layout.key.read_bytes()
-        described = {_DATABASE: _describe(copy), _KEY: {"size": len(key), "sha256": hashlib.sha256(key).hexdigest()}}
+        keys = {path.name: path.read_bytes() for path in (layout.key, layout.identity) if path.is_file()}
+        described = {_DATABASE: _describe(copy), **{name: _describe_key(key) for name, key in keys.items()}}
         created = time.time()
         manifest = {"format": FORMAT, "created": created, "version": version, "schema": schema, "files": described}
         packed = Path(scratch) / "packed"
-        _pack(packed, json.dumps(manifest, indent=2).encode(), copy, key)
+        _pack(packed, json.dumps(manifest, indent=2).encode(), copy, keys)
         os.link(packed, target)  # not rename: a file that came meanwhile is not replaced
         sync_directory(target.parent)
     return Summary(created, version, schema, records, target.stat().st_size)
@@ -99,6 +102,8 @@ def restore_backup(layout: DataLayout, source: Path, *, force: bool) -> Summary:
         key = (Path(scratch) / _KEY).read_bytes()
         if not layout.database.exists():
             write_atomic(layout.key, key)
+        if IDENTITY_NAME in manifest["files"]:
+            bring_identities(layout.identity, (Path(scratch) / IDENTITY_NAME).read_bytes())
         _replace_records(layout, copy, load_key(Path(scratch) / _KEY))
     size = source.stat().st_size
     return Summary(float(manifest["created"]), str(manifest["version"]), schema, records, size)
@@ -149,18 +154,23 @@ def _kinds(connection: sqlite3.Connection) -> list[str]:
     return [n.removesuffix(_SUFFIX) for n in names if n.endswith(_SUFFIX) and n.replace("_", "a").isalpha()]
 
 
+def _describe_key(key: bytes) -> dict[str, Any]:
+    return {"size": len(key), "sha256": hashlib.sha256(key).hexdigest()}
+
+
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _pack(target: Path, manifest: bytes, database: Path, key: bytes) -> None:
+def _pack(target: Path, manifest: bytes, database: Path, keys: Mapping[str, bytes]) -> None:
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive, database.open("rb") as copy:
             archive.addfile(_header(_MANIFEST, len(manifest)), io.BytesIO(manifest))
             archive.addfile(_header(_DATABASE, database.stat().st_size), copy)
-            archive.addfile(_header(_KEY, len(key)), io.BytesIO(key))
+            for name, key in keys.items():
+                archive.addfile(_header(name, len(key)), io.BytesIO(key))
         file.flush()
         os.fsync(file.fileno())
 
@@ -175,7 +185,7 @@ def _unpack(source: Path, scratch: Path) -> dict[str, Any]:
     """Write the files of a backup to ``scratch`` and check them against their digests; returns the manifest."""
     try:
         with tarfile.open(source, "r:") as archive:
-            for member, name in zip(archive, (_MANIFEST, _DATABASE, _KEY), strict=False):
+            for member, name in zip(archive, _LIMITS, strict=False):
                 if member.name != name or not member.isreg() or member.size > _LIMITS[name]:
                     raise Refused(f"{source} is not a backup of Holdfast: it begins with {member.name[:80]!r}")
                 _copy_member(archive, member, scratch / name)
@@ -183,7 +193,7 @@ def _unpack(source: Path, scratch: Path) -> dict[str, Any]:
         if manifest["format"] != FORMAT:
             raise Refused(f"{source} is a backup of format {manifest['format']}, this version knows {FORMAT}")
         float(manifest["created"]), str(manifest["version"])
-        for name in (_DATABASE, _KEY):
+        for name in {_DATABASE, _KEY, *manifest["files"]} & _LIMITS.keys():
             if _describe(scratch / name) != manifest["files"][name]:
                 raise Refused(f"{name} in {source} is not what was written", reason="BackupDamaged")
     except (tarfile.TarError, ValueError, KeyError, TypeError, FileNotFoundError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent.settings import IDENTITY_NAME
 from agent.values import frozen
 
 
@@ -22,6 +23,11 @@ class DataLayout:
     def key(self) -> Path:
         """The key of the database's sealed records."""
         return self.root / "holdfast.key"
+
+    @property
+    def identity(self) -> Path:
+        """The secret keys that open the encrypted files of the desired state, unless the agent is told others."""
+        return self.root / IDENTITY_NAME
 
     @property
     def content(self) -> Path:

@@ -150,7 +150,7 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
 
 def test_every_command_of_the_readme(newcomer: Newcomer) -> None:
     blocks = read_blocks()
-    first, look, change, test, use = blocks
+    first, look, change, test, use, secret = blocks
     assert first == [SET_UP]
     assert set(test) == OF_ITS_OWN
     newcomer.begin(SET_UP)
@@ -177,6 +177,11 @@ def test_every_command_of_the_readme(newcomer: Newcomer) -> None:
     eventually(newcomer.answers, 30, "the agent's socket")
     newcomer.run("holdfast sync")
     newcomer.run("holdfast status --wait 60")
+    newcomer.run("mkdir /etc/holdfast/state/shop && echo PASSWORD=hunter2 >/etc/holdfast/state/shop/app.env")
+    key, encrypt, decrypt = (newcomer.run(command) for command in secret)
+    assert key.startswith("age1")
+    assert (encrypt, decrypt) == ("", "PASSWORD=hunter2\n")
+    assert "AGE ENCRYPTED" in newcomer.run("cat /etc/holdfast/state/shop/app.env")
 
 
 def test_every_command_is_named_in_the_readme() -> None:

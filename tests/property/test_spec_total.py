@@ -18,6 +18,7 @@ from agent.spec import keys
 from agent.spec.digest import service_digest
 from agent.spec.load import load_app
 from agent.spec.model import App
+from agent.spec.reading import Files
 from agent.spec.scalars import parse_boolean, parse_duration, parse_integer, parse_mode, parse_number, parse_size
 
 ROOT = Path("/srv/state")
@@ -34,7 +35,7 @@ def load(data: bytes, env: bytes = b"A=1\n", environment: Mapping[str, str] | No
             return env
         raise Refused("is not to be read")
 
-    return load_app(FILE, text_of, environment=environment or {}, root=ROOT)
+    return load_app(FILE, Files(FILE.parent, ROOT, text_of, lambda *_, **__: None), environment=environment or {})
 
 
 def attempt(data: bytes, env: bytes = b"A=1\n", environment: Mapping[str, str] | None = None) -> App | InvalidSpec:

@@ -10,12 +10,15 @@ from textwrap import dedent
 import pytest
 
 from agent.errors import InvalidSpec, Problem, Refused
+from agent.spec import reading
+from agent.spec.encrypted import Keys, NoKeys
 from agent.spec.load import load_app
 from agent.spec.model import App, Service
 
 ROOT = Path("/srv/state")
 FILE = ROOT / "shop" / "compose.yaml"
 Files = Mapping[str, str | bytes]
+NO_KEYS = NoKeys()
 
 
 def load(
@@ -25,6 +28,7 @@ def load(
     *,
     path: Path = FILE,
     warnings: list[Problem] | None = None,
+    keys: Keys = NO_KEYS,
 ) -> App:
     """``files`` are relative to the app's directory."""
     data = dedent(text).encode() if isinstance(text, str) else text
@@ -42,9 +46,8 @@ def load(
         if str(wanted) not in directories and not (or_file and str(wanted) in contents):
             raise Refused("there is no such directory")
 
-    return load_app(
-        path, text_of, environment=environment or {}, root=ROOT, check_directory=check_directory, warnings=warnings
-    )
+    place = reading.Files(path.parent, ROOT, text_of, check_directory, keys)
+    return load_app(path, place, environment=environment or {}, warnings=warnings)
 
 
 def problems_of(
