@@ -23,11 +23,11 @@ _SHOWN = {CREATING: "created", STARTING: "created"}
 
 
 class Container:
-    """States only grow: creating, created, starting, running, exited."""
+    """States only grow: creating, created, starting, running, exited. ``piped``: its output comes by the two FIFOs."""
 
     __slots__ = (
-        "autostart", "deletion", "exit", "failure", "line", "oom", "order", "own", "pid", "pidfd", "private_pids",
-        "pumps", "reserved", "start_time", "started", "status", "ticket", "writer",
+        "autostart", "deletion", "exit", "failure", "line", "oom", "order", "own", "pid", "pidfd", "piped",
+        "private_pids", "pumps", "reserved", "start_time", "started", "status", "ticket", "writer",
     )  # fmt: skip
 
     def __init__(self, order: Order) -> None:
@@ -38,6 +38,7 @@ class Container:
         self.start_time = 0
         self.started = 0.0
         self.own = True
+        self.piped = False
         self.private_pids = True
         self.autostart = False
         self.reserved = False

@@ -103,30 +103,16 @@ class Supervisor:
         if not container.reserved:
             self.records.create(order.id)
             make_pipes(directory)
-        if container.writer is not None and not process.terminal:
+        container.piped = container.writer is not None and not process.terminal
+        if container.piped:
             give_pipes(directory, process.uid, process.gid)
-            container.pumps = open_pipes(self.loop, directory, container.writer)
         if not container.reserved and plan is not None:
             container.pid, container.pidfd, container.line = self.launcher.launch(order, plan, directory)
         self.containers[order.id] = container
         container.start_time = pf.read_start_time(container.pid)
         self.watch(container)
-        self._record(container)
-        if order.oom:
-            self._watch_oom(container)
-
-    def _record(self, container: Container) -> None:
-        """Write down one that starts by itself while it sets itself up, and tell it that it need not wait.
-
-        When that fails it is ended, and its end tells the caller why. One that has not started needs no record: its
-        init ends with us.
-        """
-        try:
-            if container.autostart:
-                self._start(container)
-        except OSError as error:
-            container.failure = Failure("SetupFailed", f"record {container.id}: {explain(error)}")
-            kill_process(container.pidfd, SIGKILL, container.id)
+        if container.autostart:
+            self._start(container)
 
     def watch(self, container: Container) -> None:
         """Follow the container's process and, while it has one, its line.
@@ -134,7 +120,7 @@ class Supervisor:
         Of one that starts by itself and brings no terminal only the line's end matters: one wake-up, not four.
         """
         if container.line is not None:
-            events = HANGUP if container.autostart and container.pumps else READ
+            events = HANGUP if container.autostart and container.piped else READ
             self.loop.watch(container.line.fileno(), lambda _events: self._on_line(container), events)
         self.loop.watch(container.pidfd, lambda _events: self._on_process(container))
 
@@ -180,13 +166,29 @@ class Supervisor:
         self._start(container)
 
     def _start(self, container: Container) -> None:
+        """Write down one that is to run, tell it that it need not wait, and make ready for its output meanwhile.
+
+        When that fails it is ended, and its end tells the caller why. Before it needs no record: its init ends with us.
+        """
         container.status = states.STARTING
         container.started = time.time()
-        self.records.write_state(container.id, container.remember())
-        if container.line is not None:
-            if container.pumps and not container.autostart:
-                self.loop.change(container.line.fileno(), HANGUP)
-            container.line.go()
+        try:
+            self.records.write_state(container.id, container.remember())
+            if container.line is not None:
+                if container.piped and not container.autostart:
+                    self.loop.change(container.line.fileno(), HANGUP)
+                container.line.go()
+            self._attend(container)
+        except OSError as error:
+            container.failure = Failure("SetupFailed", f"start {container.id}: {explain(error)}")
+            kill_process(container.pidfd, SIGKILL, container.id)
+
+    def _attend(self, container: Container) -> None:
+        """Take up its output, and hear of its OOM kills: what comes before that is not lost."""
+        if container.piped and container.writer is not None:
+            container.pumps = open_pipes(self.loop, self.records.path(container.id), container.writer)
+        if container.order.oom and container.oom is None:
+            self._watch_oom(container)
 
     def _on_running(self, container: Container) -> None:
         container.status = states.RUNNING

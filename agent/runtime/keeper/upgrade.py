@@ -143,6 +143,7 @@ def _resume_container(keeper: Keeper, fields: dict[str, Any]) -> None:
     if fields["line"] is not None:
         os.set_inheritable(fields["line"], False)
         container.line = adopt_line(fields["line"])
+    container.piped = container.status == states.CREATED and container.writer is not None and not fields["pumps"]
     for descriptor, stream in fields["pumps"]:
         os.set_inheritable(descriptor, False)
         if container.writer is not None:
