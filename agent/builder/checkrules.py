@@ -30,6 +30,7 @@ RULES = frozenset(
         "MultipleInstructionsDisallowed",
         "NoEmptyContinuation",
         "RedundantTargetPlatform",
+        "ReservedStageName",
         "SecretsUsedInArgOrEnv",
         "StageNameCasing",
         "UndefinedArgInFrom",
@@ -39,7 +40,7 @@ RULES = frozenset(
 )
 EXPERIMENTAL = frozenset({"InvalidDefinitionDescription"})
 """The checks that are made only when ``experimental`` names them."""
-_ALWAYS_FAULTS = frozenset({"DuplicateStageName", "ReservedStageName", "InvalidBaseImagePlatform"})
+_ALWAYS_FAULTS = frozenset({"DuplicateStageName", "InvalidBaseImagePlatform"})
 """What these look for is refused here, whatever a directive says."""
 _TRUTH = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
 

@@ -26,6 +26,7 @@ _SECRET = re.compile(
 )
 _PUBLIC = re.compile(r"(?:\A|_)public(?:_|\Z)", re.ASCII | re.IGNORECASE)
 _ONCE = (ins.Cmd, ins.Entrypoint, ins.Healthcheck)
+_RESERVED = ("scratch", "context")
 _WILD = frozenset("*?[\\$")
 
 
@@ -89,6 +90,8 @@ def _check_casing(dockerfile: ins.Dockerfile) -> Iterator[Finding]:
 def _check_from(head: ins.From, dockerfile: ins.Dockerfile, plan: BuildPlan) -> Iterator[Finding]:
     words = head.text.split()
     if len(words) > 2 and words[-2].upper() == "AS":
+        if head.name in _RESERVED:
+            yield _at(head, "ReservedStageName", f"{head.name} means something else to Dockerfiles: name it otherwise")
         if words[-1] != words[-1].lower():
             yield _at(head, "StageNameCasing", f"the stage name {words[-1]} is not in lower case")
         if words[-2].isupper() != words[0].isupper() or words[-2].islower() != words[0].islower():

@@ -105,7 +105,7 @@ def parse_from(line: Line) -> From:
     name = ""
     if len(words) == 3:
         name = words[2].text.lower()
-        if not _STAGE_NAME.match(name) or name in ("scratch", "context"):
+        if not _STAGE_NAME.match(name):
             raise SyntaxFault(f"{words[2].text!r} is not a name for a stage", words[2].offset)
     platform = line.checked(flags.single["platform"]) if "platform" in flags.single else ""
     return From(*line.head, line.checked(words[0]), name, platform)

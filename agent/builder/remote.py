@@ -184,7 +184,7 @@ def find_address(host: str, port: int, *, local: bool) -> str:
             raise Refused(
                 f"{render_shortened(host)} is {address}, which a build cannot reach: it belongs to this host",
                 reason="UnsafeAddress",
-                hint="build with network: host if it must",
+                hint="build with --network host if it must (network: host in a Compose file)",
             )
     return addresses[0]
 

@@ -182,7 +182,7 @@ class ContainerRunner:
             raise Refused(
                 "--network=host: this build may not use the host's network",
                 reason="NetworkNotAllowed",
-                hint="build with network: host if it must",
+                hint="build with --network host if it must (network: host in a Compose file)",
             )
         if wanted == "host":
             return HOST_NETWORK

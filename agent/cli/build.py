@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent.builder.gitcommand import GitAccess
     from agent.cli.buildcontext import Parcel
 
+_SHOWN_WARNINGS = 5
 _MANY: dict[str, Any] = {"multiple": True}
 
 
@@ -101,7 +102,27 @@ def _pack(
 
     named = dict(split(text, "--build-context") for text in options["contexts"])
     sources = Sources(context, dockerfile, named, lambda: _read_access(header), header.get("args", {}))
-    return Packer(sources, owned, lambda text: print(f"warning: {safe(text)}", file=sys.stderr)).pack()
+    return Packer(sources, owned, owned.enter_context(_Warnings()).take).pack()
+
+
+class _Warnings:
+    """Shows the first of many warnings, and in the end how many more there were."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def take(self, text: str) -> None:
+        """One more."""
+        self._count += 1
+        if self._count <= _SHOWN_WARNINGS:
+            print(f"warning: {safe(text)}", file=sys.stderr)
+
+    def __enter__(self) -> _Warnings:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._count > _SHOWN_WARNINGS:
+            print(f"warning: and {self._count - _SHOWN_WARNINGS} more like these", file=sys.stderr)
 
 
 def _check(context: str, dockerfile: str | None, options: dict[str, Any], header: dict[str, Any]) -> int:

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from agent.cli.agentoptions import data_root_option, registries_option
+from agent.cli.agentoptions import data_root_option, policy_option, registries_option
 from agent.cli.declare import command, of_type, option
 from agent.cli.main import DONE, ERROR
 from agent.cli.options import json_option
@@ -24,8 +24,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 )
 @data_root_option("Where images and containers will be.")
 @registries_option
+@policy_option
 @json_option
-def doctor(state: Path | None, data_root: Path, registries: Path, as_json: bool) -> int:
+def doctor(state: Path | None, data_root: Path, registries: Path, policy: Path, as_json: bool) -> int:
     """Check kernel, cgroups, overlayfs, nftables, privileges and more; exit 1 when something needed is missing.
 
     \b
@@ -34,11 +35,12 @@ def doctor(state: Path | None, data_root: Path, registries: Path, as_json: bool)
     """
     from agent.cli.doctor import cgroups, kernel, network, software
     from agent.cli.doctor.finding import Host, Verdict, run_check
+    from agent.cli.doctor.imagepolicy import check_policy
     from agent.cli.doctor.registries import check_registries
 
-    host = Host(data_root.absolute(), state, os.geteuid() == 0, registries.absolute())
+    host = Host(data_root.absolute(), state, os.geteuid() == 0, registries.absolute(), policy.absolute())
     checks = (*kernel.CHECKS, *cgroups.CHECKS, *network.CHECKS, *software.CHECKS)
-    findings = [*(run_check(check, host) for check in checks), *check_registries(host)]
+    findings = [*(run_check(check, host) for check in checks), check_policy(host), *check_registries(host)]
     fit = all(finding.verdict is not Verdict.FAIL for finding in findings)
     if as_json:
         print_json({"fit": fit, "checks": [asdict(finding) for finding in findings]})

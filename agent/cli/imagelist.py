@@ -29,7 +29,7 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 def images(names: tuple[str, ...], filters: tuple[str, ...], host: str, **options: bool) -> int:
     """List local images.
 
-    All of them, or those called NAME, with or without a tag; a * in NAME is any text.
+    The newest first: all of them, or those called NAME, with or without a tag; a * in NAME is any text.
 
     \b
     holdfast images
@@ -37,7 +37,8 @@ def images(names: tuple[str, ...], filters: tuple[str, ...], host: str, **option
     holdfast images --filter dangling=true -q
     """
     references, dangling = _read_filters(names, filters)
-    records = list(_choose(Client(host).get("/images"), references, dangling))
+    found = sorted(Client(host).get("/images"), key=lambda record: -float(record.get("pulled") or 0))
+    records = list(_choose(found, references, dangling))
     if options["as_json"]:
         print_json(records)
     elif options["quiet"]:

@@ -46,8 +46,13 @@ def pull(reference: str, policy: str, platform: str | None, quiet: bool, as_json
     seen = _Seen(stream)
     image = follow(iter(seen), "image", reference, "json" if as_json else "quiet" if quiet else "show")
     if image is not None:
-        print(image["id"] if quiet else _describe(reference, image, fetched=seen.fetched))
+        print(image["id"] if quiet else _describe(reference, image, fetched=seen.fetched or _is_file(reference)))
     return DONE
+
+
+def _is_file(reference: str) -> bool:
+    """Whether it is an image of the host's files, which nobody fetches."""
+    return reference.startswith(("oci:", "docker-archive:", "dir:"))
 
 
 class _Seen:

@@ -26,8 +26,8 @@ _KINDS = (
 def df(verbose: bool, as_json: bool, host: str) -> int:
     """Show what takes the room of the data root, and how much of it nobody needs.
 
-    Leftovers are files of no image, such as those of pulls that were cut; they go by themselves, or with image prune.
-    A size with a + is at least that: something lies too deep to be counted.
+    Leftovers are files of no image, such as those of pulls that were cut; they go by themselves, or with image prune,
+    once they are ten minutes old. A size with a + is at least that: something lies too deep to be counted.
 
     \b
     holdfast system df --verbose

@@ -102,6 +102,16 @@ def _split_tag(name: str) -> tuple[str, str | None]:
     return before, tag
 
 
+def _explain_scheme(first: str) -> str:
+    """What to write instead of what other tools put before a name."""
+    if first in ("docker:", "http:", "https:"):
+        hint = f"leave {first}// out: registry.example/team/app:1.2"
+        return hint if first == "docker:" else f"{hint}; how a registry is reached stands in the registries file"
+    if first in ("oci:", "oci-archive:", "docker-archive:", "docker-daemon:", "containers-storage:"):
+        return "that is a place of files: holdfast save, holdfast load"
+    return ""
+
+
 def _split_registry(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
     if not slash or not (first == "localhost" or any(mark in first for mark in ".:[") or first != first.lower()):
@@ -109,7 +119,7 @@ def _split_registry(name: str) -> tuple[str, str]:
             raise InvalidReference(f"{name} is an image id, not a name")
         return DEFAULT_REGISTRY, name if slash else f"library/{name}"
     if not _REGISTRY.match(first):
-        raise InvalidReference(f"not a registry host: {render_shortened(first)}")
+        raise InvalidReference(f"not a registry host: {render_shortened(first)}", hint=_explain_scheme(first))
     if first in ("index.docker.io", DEFAULT_REGISTRY):
         return DEFAULT_REGISTRY, rest if "/" in rest else f"library/{rest}"
     return first.lower(), rest

@@ -29,13 +29,14 @@ class Finding:
 
 @frozen
 class Host:
-    """What the checks are about. ``state`` is None when no state directory was given, ``registries`` the registries
-    file."""
+    """What the checks are about. ``state`` is None when no state directory was given, ``registries`` and ``policy``
+    its files of these names."""
 
     data_root: Path
     state: Path | None = None
     root: bool = True
     registries: Path | None = None
+    policy: Path | None = None
 
 
 Outcome = tuple[Verdict, str, str]

@@ -66,6 +66,7 @@ def find(text: str) -> list[str]:
         ("ARG PASSWORD\nFROM a", ["SecretsUsedInArgOrEnv:1"]),
         ("FROM a\nARG PUBLIC_KEY\nENV TOKENIZER=x MONKEY=y", []),
         ("FROM a\nEXPOSE 80/TCP 81/udp", ["ExposeProtoCasing:2"]),
+        ("FROM a AS context\nFROM a AS Scratch", ["ReservedStageName:1", "ReservedStageName:2", "StageNameCasing:2"]),
         ("FROM a\nEXPOSE 127.0.0.1:80:80 81 $P:82", ["ExposeInvalidFormat:2"]),
         ("# why\nFROM a AS b\n# why not\nARG V", ["InvalidDefinitionDescription:2", "InvalidDefinitionDescription:4"]),
         ("# b builds\nFROM a AS b\n# W is the width\nARG V=1 W=2", []),

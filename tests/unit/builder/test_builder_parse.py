@@ -276,7 +276,7 @@ def test_triggers_keep_their_here_documents() -> None:
         (b"FROM scratch\n" + b"RUN x\n" * (MAX_INSTRUCTIONS + 1), "more than 2000 instructions"),
         (b"FROM a AS x\nFROM b AS X", "a stage x already"),
         (b"FROM a AS 1x", "not a name"),
-        (b"FROM a AS scratch", "not a name"),
+        (b"FROM a AS 1st", "not a name"),
         (b"FROM scratch\nARG 1A", "not a name"),
         (b"FROM scratch\nEXPOSE", "a port is missing"),
         (b"FROM scratch\nCOPY --chown=a --chown=b x y", "given twice"),

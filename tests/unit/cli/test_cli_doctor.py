@@ -7,6 +7,7 @@ import pytest
 from agent.cli.doctor.attempt import attempt
 from agent.cli.doctor.cgroups import Hierarchies, judge, parse_mounts
 from agent.cli.doctor.finding import Check, Host, Verdict, ok, run_check
+from agent.cli.doctor.imagepolicy import check_policy
 from agent.cli.doctor.kernel import check_layer_images, judge_version
 from agent.cli.doctor.registries import check_registry
 from agent.cli.doctor.software import judge_space
@@ -102,3 +103,14 @@ def test_dead_registry_is_a_warning() -> None:
     finding = check_registry("127.0.0.1:9", RegistryConfig())
     assert finding.verdict is Verdict.WARN
     assert "refused" in finding.message
+
+
+def test_a_wrong_policy_is_told_before_it_refuses_every_image(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    assert check_policy(Host(tmp_path, policy=path)).message == "there is none: every image may come in"
+    path.write_text("default: reject\nrules: [{match: docker.io/a/**, policy: accept}]\n")
+    assert check_policy(Host(tmp_path, policy=path)).message == "rules: 1 (0 need signatures), default: reject"
+    path.write_text("default: reject\nrules: [{match: docker.io/a/**, polcy: accept}]\n")
+    found = check_policy(Host(tmp_path, policy=path))
+    assert found.verdict is Verdict.FAIL
+    assert "'polcy' is unknown" in found.message

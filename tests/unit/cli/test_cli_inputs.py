@@ -9,11 +9,13 @@ import lzma
 import os
 import sys
 import tarfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from agent.cli.build import _pack
 from agent.cli.tarfiles import read_source
 from agent.errors import HoldfastError
 
@@ -88,3 +90,15 @@ def test_an_address_is_no_file() -> None:
     with pytest.raises(HoldfastError) as caught:
         read_source("https://example.org/root.tar", lambda size: None)
     assert "curl" in caught.value.hint
+
+
+def test_only_the_first_of_many_warnings_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    for number in range(9):
+        os.mkfifo(tmp_path / f"pipe{number}")
+    with ExitStack() as owned:
+        options = {"contexts": ()}
+        list(_pack(str(tmp_path), None, options, {}, owned).chunks)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "warning: and 4 more like these"

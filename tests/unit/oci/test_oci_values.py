@@ -143,3 +143,18 @@ def test_target_prefers_the_digest() -> None:
 )
 def test_platform_ranks(machine: str, offered: Platform, rank: int | None) -> None:
     assert compute_rank(offered, compute_platform(machine)) == rank
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("docker://alpine:3", "leave docker:// out"),
+        ("https://registry.example/app", "leave https:// out"),
+        ("oci:/srv/layout", "holdfast save, holdfast load"),
+        ("UPPER/x", ""),
+    ],
+)
+def test_what_other_tools_put_before_a_name(text: str, said: str) -> None:
+    with pytest.raises(InvalidReference) as caught:
+        parse_reference(text)
+    assert said in (caught.value.hint or "")
