@@ -151,7 +151,7 @@ def test_platform_ranks(machine: str, offered: Platform, rank: int | None) -> No
         ("docker://alpine:3", "leave docker:// out"),
         ("https://registry.example/app", "leave https:// out"),
         ("oci:/srv/layout", "holdfast save, holdfast load"),
-        ("UPPER/x", ""),
+        ("host:port/x", ""),
     ],
 )
 def test_what_other_tools_put_before_a_name(text: str, said: str) -> None:
