@@ -56,7 +56,7 @@ def check_request(request: Request, warn: Callable[[str], None]) -> Findings:
     options = read_options(request)
     findings = Findings(request.dockerfile.file, options, warn)
     for name in find_unknown_rules(options):
-        warn(f"check: it names {name}, and there is no such check")
+        warn(f"check: there is no check called {name}")
     findings.take([*find_findings(request.dockerfile, request.plan), *_find_ignored(request.order, request)])
     return findings
 
