@@ -19,8 +19,8 @@ from agent.values import frozen
 
 TEXT_LIMIT = 16 << 20
 _SHOWN = (
-    "has a variable of the encrypted .env file, whose value would be shown here: environment, env_file, secrets and "
-    "webhooks may have one; write what is no secret as it is, or give it to the agent's own environment"
+    "has a variable of the encrypted .env file, whose value would be shown here: environment, lines of an env_file, "
+    "secrets and webhooks may have one; write what is no secret as it is, or give it to the agent's own environment"
 )
 TextOf = Callable[[Path], bytes]
 
@@ -53,7 +53,7 @@ class Files:
 class Content:
     """What a file says, and its digest; ``encrypted``: neither is to be shown to anybody."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     digest: str
     encrypted: bool = False
 
@@ -63,7 +63,7 @@ class _Text:
     """A single value with its variables resolved. ``node`` is held, for its id is the key."""
 
     node: Scalar
-    text: str | None
+    text: str | None = field(repr=False)
     secret: bool
 
 
@@ -176,7 +176,8 @@ class Reading:
     def resolve_path(self, text: str) -> Path:
         """An absolute path from one that is relative to the app's directory or begins with ``~``."""
         if text == "~" or text.startswith("~/"):
-            text = self.variables.get("HOME", "/root") + text[1:]
+            home = self.variables.get("HOME", "/root") if "HOME" not in self.secrets else "/root"
+            text = home + text[1:]
         return self.normal_path(self.files.directory / text)
 
     @staticmethod

@@ -15,6 +15,7 @@ import pytest
 from agent.errors import Conflict, HoldfastError, NotFound, Refused, Stalled
 from agent.store.backup import OF_THE_HOST, restore_backup, write_backup
 from agent.store.database import Database
+from agent.store.identities import make_identity, read_identities
 from agent.store.layout import DataLayout
 from agent.store.sealing import Seal, load_key
 
@@ -49,6 +50,22 @@ def test_round_trip_to_another_host(layout: DataLayout, tmp_path: Path) -> None:
         assert database.get("app", "shop") == {"environment": "hunter2-in-a-file"}
         assert database.get("deploy", "shop") == {"base": "sha256:1"}
         assert database.all("container") == {}, "there is no such container on that host"
+
+
+def test_the_identity_of_the_data_root_goes_with_it(layout: DataLayout, tmp_path: Path) -> None:
+    (own,) = make_identity(layout.identity)[0].recipients
+    write_backup(layout, tmp_path / "a.tar", "1.2")
+    fresh, other = DataLayout(tmp_path / "fresh"), DataLayout(tmp_path / "other")
+    for made in (fresh, other):
+        made.create()
+    (theirs,) = make_identity(other.identity)[0].recipients
+    for made in (fresh, other):
+        restore_backup(made, tmp_path / "a.tar", force=False)
+    assert fresh.identity.read_bytes() == layout.identity.read_bytes()
+    assert fresh.identity.stat().st_mode & 0o777 == 0o600
+    assert read_identities(other.identity).recipients == (theirs, own), "both keys open what is for them"
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        assert archive.getnames() == ["manifest.json", "holdfast.db", "holdfast.key", "age.key"]
 
 
 def test_force_replaces_decisions_and_keeps_what_is_of_the_host(layout: DataLayout, tmp_path: Path) -> None:
