@@ -40,6 +40,9 @@ def ps(names: tuple[str, ...], quiet: bool, as_json: bool, host: str) -> int:
     else:
         headers = ("NAME", "ID", "STATE", "HEALTH", "IP", "IMAGE", "RESTARTS", "AGE")
         print_table(headers, [_describe_container(row) for row in rows])
+        for row in rows:
+            if row.get("answer"):
+                print(f"{safe(row['name'])} ({row['id'][:12]}) {safe(row['answer'])}")
     return DONE
 
 

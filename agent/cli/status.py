@@ -12,6 +12,7 @@ from agent.cli.options import host_option, json_option
 from agent.cli.output import paint, print_json, print_table, safe
 
 _GOOD = {"Ready": "True", "Healthy": "True", "Reconciling": "False", "Stalled": "False"}
+WAITING_SHOWN = 5
 _TOLD = ("CrashLoop", "RolledBack", "RollingBack")  # `why` tells more of these
 _EXPLAINED = ("RolledBack", "RolloutPaused")  # they say themselves which command helps
 
@@ -50,6 +51,7 @@ def print_status(found: dict[str, Any]) -> None:
     for app in found["apps"]:
         _print_deploy(app)
         _print_conditions(app["name"], app.get("conditions", ()))
+        _print_waiting(app)
     for part in ("source", "network", "names"):
         if found.get(part):
             print(f"{part}: {paint(safe(found[part]), 'red')}")
@@ -66,7 +68,9 @@ def print_status(found: dict[str, Any]) -> None:
 def _describe_service(app: dict[str, Any], service: dict[str, Any]) -> tuple[str, ...]:
     counts = [service["desired"], service["running"], service["ready"]]
     colour = "green" if counts[2] >= counts[0] else "yellow"
-    cells = [str(counts[0]), str(counts[1]), paint(str(counts[2]), colour)]
+    done = int(service.get("completed") or 0)
+    ready = f"{counts[2]} ({done} completed)" if done < counts[0] else "completed"
+    cells = [str(counts[0]), str(counts[1]), paint(ready if done else str(counts[2]), colour)]
     return (safe(app["name"]), safe(service["name"]), *cells, safe(service.get("image") or "-"))
 
 
@@ -93,6 +97,16 @@ def _print_conditions(app: str, conditions: Sequence[Mapping[str, Any]]) -> None
     stalled = [found for found in conditions if found["type"] == "Stalled" and found["status"] == "True"]
     if any(found.get("reason") not in _EXPLAINED for found in stalled):
         print("    put that right, or, if it was put right elsewhere, run: holdfast sync")
+
+
+def _print_waiting(app: Mapping[str, Any]) -> None:
+    """What the checks of containers that are not ready say, unless a condition has said it."""
+    said = "\n".join(str(condition.get("message") or "") for condition in app.get("conditions", ()))
+    waiting = [one for one in app.get("waiting", ()) if f"{one['container']} {one['answer']}" not in said]
+    for one in waiting[:WAITING_SHOWN]:
+        print(f"    {safe(one['container'])} ({one['id'][:12]}) {safe(one['answer'])}")
+    if len(waiting) > WAITING_SHOWN:
+        print(f"    and {len(waiting) - WAITING_SHOWN} more are not ready: holdfast ps")
 
 
 def _print_condition(app: str, condition: Mapping[str, Any], lines: Sequence[str]) -> None:

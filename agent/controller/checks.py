@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from agent.controller.answers import Answers
 from agent.controller.commandcheck import CommandChecks
 from agent.controller.gate import Gate
 from agent.controller.health import HealthRunner
@@ -40,8 +41,9 @@ class Checks:
         self._gate = gate
         self._teller = teller
         self._poke = poke
-        self._health = HealthRunner(commands, journal, clock, self._on_health)
-        self._probes = ProbeRunner(commands, journal, clock, self._on_probe)
+        self._answers = Answers()
+        self._health = HealthRunner(commands, journal, clock, self._on_health, self._answers)
+        self._probes = ProbeRunner(commands, journal, clock, self._on_probe, self._answers)
         self._merged: dict[str, tuple[HealthReading, HealthReading, HealthReading]] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -61,6 +63,13 @@ class Checks:
         if known is None or known[0] is not one or known[1] is not other:
             known = self._merged[container_id] = (one, other, merge(one, other))
         return known[2]
+
+    def answer(self, container_id: str) -> str:
+        """What the checks of a container that is not ready have said so far, for people; empty when it is ready."""
+        reading = self.reading(container_id)
+        if reading.accepting and reading.status in (Health.NONE, Health.HEALTHY):
+            return ""
+        return reading.trouble or self._answers.describe(container_id)
 
     def knows(self, container_id: str) -> bool:
         """Whether ``watch`` was called for it, by this agent."""
@@ -82,6 +91,7 @@ class Checks:
         """End the checks of containers that do not run any more, forget those that are gone."""
         self._health.keep(living)
         self._probes.keep(living)
+        self._answers.keep(living)
         for container_id in [key for key in self._merged if living(key) is None]:
             del self._merged[container_id]
 

@@ -250,10 +250,10 @@ class Controller:
         return frozenset().union(*(worker.needed_images() for worker in workers))
 
     def status(self) -> dict[str, Any]:
-        """``{"apps": [{name, revision, conditions, services}], ...}``; ``source``, ``network`` and ``names`` say what
-        is wrong with those, ``suspended`` whether ``down`` is in force."""
+        """The apps, as ``render_status`` has them; ``source``, ``network`` and ``names`` say what is wrong with those,
+        ``suspended`` whether ``down`` is in force."""
         return {
-            **render_status(self._workers[name] for name in sorted(self._workers)),
+            **render_status([self._workers[name] for name in sorted(self._workers)], self._shared.health),
             "revision": self._revision or "",
             "suspended": self._shared.suspended,
             "source": self._source_fault,

@@ -109,7 +109,9 @@ class Explainer:
             number = f" of revision {origin['number']}" if origin.get("number") else ""
             place = f" ({origin['file']}:{origin['line']})" if origin.get("line") else ""
             text = f"{record.name} ({record.id[:12]}){number}{place} is {record.state.value}"
-            yield Step(now, "now", text, {"id": record.id, **origin})
+            yield Step(
+                now, "now", text, {"id": record.id, "service": owner.service, "state": record.state.value, **origin}
+            )
         worker = self._workers.get(subject.app)
         if worker is None:
             yield Step(now, "now", f"app {subject.app} is gone")

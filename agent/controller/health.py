@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+from agent.controller.answers import Answers
 from agent.controller.commandcheck import CommandChecks
 from agent.controller.healthplan import HealthPlan, HealthRecord, compute_record, describe_failure
 from agent.controller.inventory import NO_READING, HealthReading
@@ -22,9 +23,15 @@ class HealthRunner:
     """The health of every running container that has a check. Everything here runs on the loop."""
 
     def __init__(
-        self, commands: CommandChecks, journal: Journal, clock: Callable[[], float], listener: Listener
+        self,
+        commands: CommandChecks,
+        journal: Journal,
+        clock: Callable[[], float],
+        listener: Listener,
+        answers: Answers,
     ) -> None:
         self._commands = commands
+        self._answers = answers
         self._journal = journal
         self._clock = clock
         self._listener = listener
@@ -95,6 +102,7 @@ class HealthRunner:
             at_once = False
             begun = loop.time() - watched
             passed, output = await self._commands.run(container.id, plan.args, plan.timeout)
+            self._answers.note(container.id, "healthcheck", passed=passed, output=output)
             after = compute_record(plan, self._records[container.id], passed, begun, self._clock())
             after = after if passed else replace(after, output=output)
             if self._set(container.id, after):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from agent.controller.answers import Answers
 from agent.controller.commandcheck import CommandChecks
 from agent.controller.inventory import NO_READING, HealthReading
 from agent.controller.journal import Journal
@@ -50,9 +51,15 @@ class ProbeRunner:
     """Everything here runs on the loop. ``listener`` is told of a container's record before and after it changed."""
 
     def __init__(
-        self, commands: CommandChecks, journal: Journal, clock: Callable[[], float], listener: Listener
+        self,
+        commands: CommandChecks,
+        journal: Journal,
+        clock: Callable[[], float],
+        listener: Listener,
+        answers: Answers,
     ) -> None:
         self._commands = commands
+        self._answers = answers
         self._journal = journal
         self._clock = clock
         self._listener = listener
@@ -146,6 +153,7 @@ class ProbeRunner:
         while True:
             begun = loop.time()
             passed, output = await self._ask(container, probe)
+            self._answers.note(container.id, f"{kind} probe", passed=passed, output=output)
             streak, counts = count(probe, streak, passed)
             if counts:
                 self._note(container, kind, passed, output)

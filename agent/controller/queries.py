@@ -9,7 +9,7 @@ from typing import Any
 from agent.controller.checks import Checks
 from agent.controller.inventory import NO_READING, Inventory
 from agent.controller.worker import AppWorker
-from agent.engine.model import ContainerRecord
+from agent.engine.model import ContainerRecord, ContainerState
 from agent.errors import Problem
 from agent.plan.actions import Action, Hold, Plan
 from agent.plan.history import SlotHistory
@@ -18,13 +18,14 @@ from agent.plan.restart import Verdict, compute_policy
 from agent.telemetry.redaction import redact_field, redact_text
 
 
-def render_status(workers: Iterable[AppWorker]) -> dict[str, Any]:
-    """``{"apps": [{name, revision, deploy, conditions, services}]}``; ``deploy``: {number, revision, stage, services}
-    of the one that is under way, or null."""
-    return {"apps": [_render_app(worker) for worker in workers]}
+def render_status(workers: Iterable[AppWorker], health: Checks) -> dict[str, Any]:
+    """``{"apps": [{name, revision, deploy, conditions, services, waiting}]}``; ``deploy``: {number, revision, stage,
+    services} of the one that is under way, or null; ``waiting``: {container, id, answer} of each container that is not
+    ready and whose checks have said why."""
+    return {"apps": [_render_app(worker, health) for worker in workers]}
 
 
-def _render_app(worker: AppWorker) -> dict[str, Any]:
+def _render_app(worker: AppWorker, health: Checks) -> dict[str, Any]:
     return {
         "name": worker.name,
         "revision": worker.desired.revision if worker.desired else "",
@@ -32,6 +33,11 @@ def _render_app(worker: AppWorker) -> dict[str, Any]:
         "deploy": worker.deploys.describe(),
         "conditions": [condition.as_dict() for condition in worker.conditions.values()],
         "services": list(_render_services(worker)),
+        "waiting": [
+            {"container": f"{worker.name}-{container.service}-{container.slot}", "id": container.id, "answer": answer}
+            for container in worker.observed
+            if container.phase is Phase.RUNNING and (answer := health.answer(container.id))
+        ],
     }
 
 
@@ -90,6 +96,7 @@ def _render_container(record: ContainerRecord, health: Checks, workers: Mapping[
         "state": record.state.value,
         "health": reading.status.value,
         "accepting": reading.accepting and not record.state.ended,
+        "answer": health.answer(record.id) if record.state is ContainerState.RUNNING else "",
         "pid": record.pid,
         "ip": record.ip,
         "image": record.config.image_name or record.config.image,

@@ -123,6 +123,8 @@ def _follows(event: Event, subject: Subject, begun: float) -> bool:
 
 def _step(event: Event) -> Step:
     kind = _KINDS.get(event.reason)
+    if kind == "health" and "condition" in event.details:
+        kind = "condition"
     if kind is None and event.reason.startswith("Drift"):
         kind = "drift"
     if kind is None and event.reason.startswith(_OF_DEPLOYS):
@@ -131,7 +133,8 @@ def _step(event: Event) -> Step:
         kind = "condition"
     ended = event.details.get("exit")
     at = float(ended["at"]) if isinstance(ended, Mapping) and ended.get("at") else event.at
-    return Step(at, kind or "event", event.message or event.reason, {"reason": event.reason, **event.details})
+    about = {"service": event.service, "container": event.container} if event.service else {}
+    return Step(at, kind or "event", event.message or event.reason, {"reason": event.reason, **about, **event.details})
 
 
 def _cause_of(event: Event) -> str:

@@ -141,6 +141,10 @@ def test_probes_of_every_kind_on_a_real_container(agent: Agent) -> None:
     assert (first["health"], first["accepting"]) == ("healthy", True)
     write_gates(agent, f"readiness: {{tcp: {{port: 81}}, {fast}, failure_threshold: 1}}")
     eventually(lambda: gate(agent)["accepting"] is False, what="not ready")
+    answer = eventually(lambda: gate(agent)["answer"], what="what the probe has said")
+    assert re.match(r"failed its readiness probe \(Connection refused\)(, \d+ times in a row)? so far", str(answer))
+    for command in ("status", "ps"):
+        assert "failed its readiness probe (Connection refused)" in agent.cli(command, check=False).stdout
     assert gate(agent)["id"] == first["id"]
     write_gates(agent, f"liveness: {{exec: {{command: [test, '!', -e, /sick]}}, {fast}}}")
     eventually(lambda: gate(agent)["accepting"] is True, what="ready again")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from loop_bench import Bench, make_app, running
 
+from agent.controller.answers import Answers
 from agent.controller.commandcheck import CommandChecks
 from agent.controller.inventory import HealthReading
 from agent.controller.probecalls import HEADER_BYTES, encode_request
@@ -121,7 +122,7 @@ ANSWERS = [
 async def ask(check: dict[str, Any], address: str = "127.0.0.1") -> tuple[bool, str]:
     record = ContainerRecord("0" * 64, ContainerConfig("a", "b"), ContainerState.RUNNING, ip=address)
     nothing: Any = None
-    runner = ProbeRunner(CommandChecks(nothing, nothing), nothing, lambda: 0.0, nothing)
+    runner = ProbeRunner(CommandChecks(nothing, nothing), nothing, lambda: 0.0, nothing, Answers())
     return await runner._ask(record, Probe.model_validate({"timeout": 0.5, **check}))
 
 
