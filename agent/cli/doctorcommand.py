@@ -33,13 +33,13 @@ def doctor(state: Path | None, data_root: Path, registries: Path, policy: Path, 
     sudo holdfast doctor
     sudo holdfast doctor --state ./state --json
     """
-    from agent.cli.doctor import cgroups, kernel, network, software
+    from agent.cli.doctor import cgroups, identity, kernel, network, software
     from agent.cli.doctor.finding import Host, Verdict, run_check
     from agent.cli.doctor.imagepolicy import check_policy
     from agent.cli.doctor.registries import check_registries
 
     host = Host(data_root.absolute(), state, os.geteuid() == 0, registries.absolute(), policy.absolute())
-    checks = (*kernel.CHECKS, *cgroups.CHECKS, *network.CHECKS, *software.CHECKS)
+    checks = (*kernel.CHECKS, *cgroups.CHECKS, *network.CHECKS, *software.CHECKS, *identity.CHECKS)
     findings = [*(run_check(check, host) for check in checks), check_policy(host), *check_registries(host)]
     fit = all(finding.verdict is not Verdict.FAIL for finding in findings)
     if as_json:

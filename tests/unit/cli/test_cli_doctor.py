@@ -7,11 +7,13 @@ import pytest
 from agent.cli.doctor.attempt import attempt
 from agent.cli.doctor.cgroups import Hierarchies, judge, parse_mounts
 from agent.cli.doctor.finding import Check, Host, Verdict, ok, run_check
+from agent.cli.doctor.identity import check_identity
 from agent.cli.doctor.imagepolicy import check_policy
 from agent.cli.doctor.kernel import check_layer_images, judge_version
 from agent.cli.doctor.registries import check_registry
 from agent.cli.doctor.software import judge_space
 from agent.image.config import RegistryConfig
+from agent.store.identities import add_identity, make_identity
 
 HYBRID = """\
 31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
@@ -51,6 +53,20 @@ def test_hierarchies_are_told_apart() -> None:
 @pytest.mark.parametrize(("free", "verdict"), [(1, Verdict.FAIL), (1 << 30, Verdict.WARN), (1 << 40, Verdict.OK)])
 def test_space(free: int, verdict: Verdict) -> None:
     assert judge_space(free, 1 << 41, Path("/"))[0] is verdict
+
+
+def test_identity(tmp_path: Path) -> None:
+    host, file = Host(tmp_path), tmp_path / "age.key"
+    assert check_identity(host)[0] is Verdict.OK
+    assert "`holdfast key` makes it" in check_identity(host)[1]
+    (own,) = make_identity(file)[0].recipients
+    assert check_identity(host) == ok(f"encrypted files are for {own}")
+    (fresh, _) = add_identity(file).recipients
+    assert check_identity(host) == ok(f"encrypted files are for {fresh}, and 1 older")
+    file.chmod(0o644)
+    verdict, told, advice = check_identity(host)
+    assert (verdict, "can be read by others" in told) == (Verdict.FAIL, True)
+    assert advice.startswith("chmod 600")
 
 
 def test_layer_images_are_tried(tmp_path: Path) -> None:
