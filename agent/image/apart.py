@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 from agent.image.progress import PullTracker
 
 INTERVAL = 0.25
+"""Seconds between two looks at the caller, and between two reports to it."""
+
 T = TypeVar("T")
 
 
@@ -30,3 +32,17 @@ def run_apart(work: Callable[[], T], tracker: PullTracker, abort: Callable[[], N
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def await_all(futures: Iterable[Future[Any]], tracker: PullTracker, stage: str) -> None:
+    """Wait for all of ``futures`` and report ``stage`` on the way.
+
+    Raises the first error among them, and PullCancelled when the caller cancels; others may be at work still then.
+    """
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, INTERVAL, FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        tracker.check()
+        tracker.report(stage)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 
-from agent.image.assembly import record_here
+from agent.image.apart import INTERVAL
 from agent.image.budget import ImageBudget
 from agent.image.decompress import decompress
 from agent.image.dockerarchive import check_platform
@@ -16,9 +16,10 @@ from agent.image.errors import DigestMismatch
 from agent.image.layer import LayerPipeline
 from agent.image.limits import UnpackLimits
 from agent.image.progress import LayerMeter, PullTracker
-from agent.image.puller import REPORT_INTERVAL, ResolvedImage, Stores
+from agent.image.recording import ResolvedImage, record_image
 from agent.image.records import ImageEntry
 from agent.image.snapshots import TREE
+from agent.image.stores import Stores
 from agent.image.unpack import Unpacker
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
@@ -46,7 +47,7 @@ class LocalBringer:
             budget = ImageBudget(self._limits, manifest.layers)
             for position, meter in enumerate(self._tracker.expect(manifest.layers)):
                 self._bring_layer(manifest.layers[position], meter, image.config.diff_ids[: position + 1], budget)
-            return record_here(self._stores, image, names)
+            return record_image(self._stores, image, names, local=True)
 
     def _bring_layer(
         self, layer: Descriptor, meter: LayerMeter, diff_ids: tuple[Digest, ...], budget: ImageBudget
@@ -85,7 +86,7 @@ class LocalBringer:
             for chunk in chunks:
                 meter.check()
                 meter.advance(len(chunk), fetched=False)
-                if time.monotonic() - self._reported >= REPORT_INTERVAL:
+                if time.monotonic() - self._reported >= INTERVAL:
                     self._reported = time.monotonic()
                     self._tracker.report("unpacking")
                 yield chunk

@@ -24,8 +24,8 @@ from agent.image.layout import LAYOUT, read_layout
 from agent.image.limits import UnpackLimits
 from agent.image.policy_gate import ARCHIVE
 from agent.image.progress import PullTracker
-from agent.image.puller import Stores
 from agent.image.records import ImageEntry
+from agent.image.stores import Stores
 from agent.oci.digest import Digest
 from agent.oci.platform import compute_platform
 from agent.oci.source import LocalImage

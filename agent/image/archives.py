@@ -23,9 +23,9 @@ from agent.image.layout import INDEX
 from agent.image.limits import UnpackLimits
 from agent.image.policy_gate import ARCHIVE
 from agent.image.progress import ProgressCallback, PullTracker
-from agent.image.puller import Stores
 from agent.image.records import ImageEntry
 from agent.image.snapshots import TREE
+from agent.image.stores import Stores
 from agent.image.unpack import Unpacker
 from agent.oci.descriptor import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.image.dockerarchive import make_resolved
-from agent.image.puller import ResolvedImage, Stores, record_image
+from agent.image.recording import record_image
 from agent.image.records import ImageEntry
-from agent.image.snapshots import compute_chain_names
+from agent.image.stores import Stores
 from agent.oci.descriptor import OCI_CONFIG, Descriptor
 from agent.oci.digest import compute_digest
 from agent.oci.imageconfig import ImageConfig, encode_image_config
@@ -24,12 +24,5 @@ def assemble_image(
     raw_config = encode_image_config(config)
     descriptor = Descriptor(OCI_CONFIG, compute_digest(raw_config), len(raw_config))
     manifest = Manifest(descriptor, tuple(layers))
-    return record_here(stores, make_resolved(manifest, encode_manifest(manifest), raw_config, config), names)
-
-
-def record_here(stores: Stores, image: ResolvedImage, names: tuple[str, ...]) -> ImageEntry:
-    """Note an image all layers of which are here, blobs and snapshots; no registry need have it."""
-    snapshots, empty = stores.snapshots, compute_chain_names(())[0]
-    if not image.chains and snapshots.find(empty) is None:
-        snapshots.commit(snapshots.prepare(), empty, 0)
+    image = make_resolved(manifest, encode_manifest(manifest), raw_config, config)
     return record_image(stores, image, names, local=True)

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from agent.image.puller import Stores
 from agent.image.records import ImageEntry
+from agent.image.stores import Stores
 from agent.image.uses import Uses
 from agent.oci.digest import Digest
 from agent.values import frozen

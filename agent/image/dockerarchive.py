@@ -8,7 +8,7 @@ from typing import Any
 from agent.errors import Stalled
 from agent.image.archive_files import ArchiveFiles, InvalidArchive, StoredBlob
 from agent.image.archive_tar import TarFiles
-from agent.image.puller import ResolvedImage
+from agent.image.recording import ResolvedImage
 from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from agent.oci.digest import compute_chain_ids, compute_digest, render_shortened
 from agent.oci.document import InvalidDocument, decode_document, take_objects, take_text, take_texts

@@ -5,49 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
 
 from agent.errors import HoldfastError, Waiting
-from agent.image.config import RegistryConfig
-from agent.image.content import CHUNK, ContentStore
+from agent.image.content import CHUNK
 from agent.image.errors import DigestMismatch, ImagePullFailed, InsufficientStorage, translated_storage_errors
 from agent.image.pace import Pace
-from agent.image.progress import LayerMeter
-from agent.oci.descriptor import Descriptor
+from agent.image.transfer import BlobTransfer
 from agent.oci.digest import digest_of_hex
 
-if TYPE_CHECKING:
-    from agent.image.registry import RegistryClient
 
-
-class BlobDownload:
+class BlobDownload(BlobTransfer):
     """Downloads one blob and yields its bytes on the way.
 
     What arrives is appended to the blob's ingest file, so that a later process resumes it by Range. Whoever
     iterates sees bytes that are not verified yet: they must not be trusted before the iteration has ended.
     """
 
-    def __init__(
-        self,
-        content: ContentStore,
-        client: RegistryClient,
-        descriptor: Descriptor,
-        config: RegistryConfig,
-        meter: LayerMeter,
-    ) -> None:
-        self._content = content
-        self._client = client
-        self._descriptor = descriptor
-        self._config = config
-        self._meter = meter
-        self._hash = hashlib.sha256()
-        self._offset = 0
-
     def stream(self) -> Generator[bytes, None, None]:
         """The whole blob, from what an earlier try left and the network; then it is in the content store.
 
         Raises what the registry client raises, DigestMismatch, InsufficientStorage or PullCancelled.
         """
+        self._hash = hashlib.sha256()
         path = self._content.ingest_path(self._descriptor.digest)
         try:
             with translated_storage_errors():

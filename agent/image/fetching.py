@@ -13,8 +13,9 @@ from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.platforms import find_platform, require_platform
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
-from agent.image.puller import Pull, Stores
+from agent.image.puller import Pull
 from agent.image.records import ImageEntry
+from agent.image.stores import Stores
 from agent.image.uses import Uses
 from agent.oci.platform import Platform
 from agent.oci.reference import InvalidReference, Reference, parse_reference

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 
 from agent.errors import Stalled
-from agent.image.apart import run_apart
+from agent.image.apart import await_all, run_apart
 from agent.image.cargo import Cargo
 from agent.image.config import RegistryConfig
 from agent.image.errors import DigestMismatch, ImageNotFound
 from agent.image.progress import LayerMeter, PullTracker
-from agent.image.puller import REPORT_INTERVAL, Stores
 from agent.image.records import ImageEntry
 from agent.image.registry import RegistryClient
 from agent.image.session import Request
+from agent.image.stores import Stores
 from agent.image.uploads import BlobUpload, Outcome
 from agent.oci.descriptor import OCI_MANIFEST, Descriptor
 from agent.oci.digest import Digest, compute_digest
@@ -129,24 +129,14 @@ class Push:
         pool = ThreadPoolExecutor(self._config.parallel_layers, thread_name_prefix="layer-push")
         try:
             futures = [pool.submit(self._upload, *pair) for pair in zip(layers, meters, strict=True)]
-            return self._await(futures)
+            await_all(futures, self._tracker, "pushing")
+            return [future.result() for future in futures]
         except BaseException:
             self._tracker.abandon()
             self._client.transport.abort()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-    def _await(self, futures: list[Future[Outcome]]) -> list[Outcome]:
-        """Wait for all, or for the first error or the caller's cancel; report progress on the way."""
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, REPORT_INTERVAL, FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            self._tracker.check()
-            self._tracker.report("pushing")
-        return [future.result() for future in futures]
 
     def _upload(self, blob: Descriptor, meter: LayerMeter) -> Outcome:
         upload = BlobUpload(self._stores.content, self._client, blob, self._config, meter)

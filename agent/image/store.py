@@ -25,9 +25,9 @@ from agent.image.indexes import IndexRecords
 from agent.image.policy import PolicyFile
 from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
-from agent.image.puller import Stores
 from agent.image.records import ImageEntry, ImageRecords
 from agent.image.snapshots import Records, SnapshotStore
+from agent.image.stores import Stores
 from agent.image.uses import Uses
 from agent.image.verify import Finding, Means, Verifier, VerifyProgress
 from agent.oci.digest import Digest, compute_chain_ids

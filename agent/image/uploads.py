@@ -15,14 +15,11 @@ from urllib.parse import quote, urljoin
 import urllib3
 
 from agent.errors import HoldfastError, Waiting
-from agent.image.config import RegistryConfig
-from agent.image.content import ContentStore
 from agent.image.errors import DigestMismatch, ImageNotFound, RegistryUnauthorized, UnexpectedAnswer
 from agent.image.origin import parse_origin
 from agent.image.progress import LayerMeter
-from agent.image.registry import RegistryClient
 from agent.image.session import Request
-from agent.oci.descriptor import Descriptor
+from agent.image.transfer import BlobTransfer
 
 MAX_SOURCES = 3
 MAX_ANSWER = 64 << 10
@@ -44,25 +41,12 @@ class Outcome(StrEnum):
     UPLOADED = "uploaded"
 
 
-class BlobUpload:
-    """Brings one blob to a registry; used once, by one thread."""
+class BlobUpload(BlobTransfer):
+    """Brings one blob to a registry. ``_location`` is where it goes on, when it has begun; ``_chunk`` is how much goes
+    at a time, 0 for all."""
 
-    def __init__(
-        self,
-        content: ContentStore,
-        client: RegistryClient,
-        descriptor: Descriptor,
-        config: RegistryConfig,
-        meter: LayerMeter,
-    ) -> None:
-        self._content = content
-        self._client = client
-        self._descriptor = descriptor
-        self._config = config
-        self._meter = meter
-        self._location = ""
-        self._offset = 0
-        self._chunk = config.upload_chunk if descriptor.size > config.upload_chunk else 0
+    _location = ""
+    _chunk = 0
 
     def run(self, sources: Sequence[str]) -> Outcome:
         """``sources`` are repositories of the same registry that may have the blob.
@@ -70,6 +54,8 @@ class BlobUpload:
         Raises what the registry client raises, ImageNotFound when the blob is not local, DigestMismatch when it is
         damaged.
         """
+        if self._descriptor.size > self._config.upload_chunk:
+            self._chunk = self._config.upload_chunk
         if self._client.retried(lambda: self._client.origin.once(self._exists)):
             self._meter.finish(present=True)
             return Outcome.PRESENT

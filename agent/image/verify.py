@@ -25,9 +25,9 @@ from agent.image.errors import (
 )
 from agent.image.layer import LayerPipeline
 from agent.image.limits import UnpackLimits
-from agent.image.puller import Stores
 from agent.image.records import ImageEntry
 from agent.image.snapshots import EMPTY_CHAIN, TREE, Snapshot, compute_chain_names
+from agent.image.stores import Stores
 from agent.image.unpack import Unpacker
 from agent.oci.descriptor import OCI_MANIFEST
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex

@@ -81,12 +81,17 @@ def read_small_file(path: str, limit: int) -> bytes:
     """A regular file's content. Raises OSError, and ValueError when it is longer than ``limit`` bytes or no file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        chunks, size = [], 0
-        while chunk := os.read(descriptor, 65536):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise ValueError(f"{path} is longer than {limit} bytes")
-        return b"".join(chunks)
+        return read_bounded(descriptor, path, limit)
     finally:
         os.close(descriptor)
+
+
+def read_bounded(descriptor: int, name: str, limit: int) -> bytes:
+    """The rest of an open file called ``name``. Raises OSError, and ValueError when it is more than ``limit`` bytes."""
+    chunks, size = [], 0
+    while chunk := os.read(descriptor, min(65536, limit + 1 - size)):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise ValueError(f"{name} is longer than {limit} bytes")
+    return b"".join(chunks)

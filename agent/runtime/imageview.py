@@ -25,6 +25,7 @@ from agent.kernel.openat import (
     openat2,
     read_filesystem_type,
 )
+from agent.kernel.process import read_bounded
 from agent.kernel.threads import run_apart
 
 _ATTRIBUTES = m.ATTR_RDONLY | m.ATTR_NOSUID | m.ATTR_NODEV | m.ATTR_NOEXEC
@@ -160,12 +161,8 @@ def _read_limited(found: int, path: str, limit: int) -> bytes:
     """Read what ``found`` (O_PATH) refers to: the very inode that was checked, whatever its name means now."""
     reader = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        chunks, size = [], 0
-        while chunk := os.read(reader, min(65536, limit + 1 - size)):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise Refused(f"{path} is longer than {limit} bytes")
-        return b"".join(chunks)
+        return read_bounded(reader, path, limit)
+    except ValueError as error:
+        raise Refused(str(error)) from None
     finally:
         os.close(reader)

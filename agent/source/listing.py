@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import Refused
 from agent.source.place import Place, unavailable
-from agent.source.stamps import Stamp, is_sound, take_stamp
+from agent.source.stamps import Names, list_names
 from agent.spec.app import COMPOSE_FILES
 from agent.values import frozen
 
 APP_LIMIT = 10_000
 _SUFFIXES = (".yaml", ".yml")
 _INTERESTING = frozenset({*COMPOSE_FILES, *(name.replace(".", ".override.", 1) for name in COMPOSE_FILES)})
-Names = tuple[Stamp, tuple[str, ...]]
 
 
 @frozen
@@ -114,14 +112,7 @@ def _look_inside(place: Place, name: str, listing: Listing, known: Mapping[str, 
 
 
 def _list_names(real: str, name: str, listing: Listing, known: Mapping[str, Names]) -> tuple[str, ...]:
-    now = time.time_ns()
-    stamp = take_stamp(real)
-    before = known.get(name)
-    if before is not None and before[0] == stamp:
-        listing.directories[name] = before
-        return before[1]
-    with os.scandir(real) as entries:
-        names = tuple(sorted(entry.name for entry in entries if entry.name in _INTERESTING))
-    if is_sound(stamp, now):
-        listing.directories[name] = (stamp, names)
+    names, lasting = list_names(real, known.get(name), lambda entry: entry.name in _INTERESTING)
+    if lasting is not None:
+        listing.directories[name] = lasting
     return names

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 Stamp: TypeAlias = tuple[int, int, int, int, int, int]
 """Device, inode, mode, size, mtime and ctime (ns): a file with the same stamp has the same content."""
+
+Names: TypeAlias = tuple[Stamp, tuple[str, ...]]
+"""The names in a directory that matter, with the stamp it had: the same stamp, the same names."""
 
 _TICK = 50_000_000
 _COARSE_TICK = 2_000_000_000
@@ -53,3 +57,19 @@ def is_sound(stamp: Stamp, now_ns: int) -> bool:
     newest = max(stamp[4], stamp[5])
     tick = _COARSE_TICK if newest % _SECOND == 0 else _TICK
     return newest < now_ns - tick
+
+
+def list_names(
+    directory: str, before: Names | None, matters: Callable[[os.DirEntry[str]], bool]
+) -> tuple[tuple[str, ...], Names | None]:
+    """The names in a directory that matter, sorted; and what to remember of that, None when it may not last.
+
+    With the stamp of ``before`` the directory is not read again. Raises OSError.
+    """
+    now = time.time_ns()
+    stamp = take_stamp(directory)
+    if before is not None and before[0] == stamp:
+        return before[1], before
+    with os.scandir(directory) as entries:
+        names = tuple(sorted(entry.name for entry in entries if matters(entry)))
+    return names, (stamp, names) if is_sound(stamp, now) else None

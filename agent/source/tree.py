@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
-from agent.source.stamps import Stamp, is_sound, take_stamp
+from agent.source.stamps import Names, list_names
 from agent.values import frozen
 
 WATCH_LIMIT = 10_000
@@ -34,7 +33,7 @@ class Tree:
     either below the state directory, or not read."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Stamp, tuple[str, ...]]] = {}
+        self._known: dict[str, Names] = {}
 
     def explore(self, path: Path) -> Surroundings:
         """The surroundings of an absolute path now."""
@@ -60,19 +59,14 @@ class Tree:
             waiting += [f"{directory}/{name}" for name in inner]
         return found, True
 
-    def _children(self, directory: str, known: dict[str, tuple[Stamp, tuple[str, ...]]]) -> tuple[str, ...]:
-        now = time.time_ns()
-        stamp = take_stamp(directory)
-        before = known.get(directory)
-        if before is not None and before[0] == stamp:
-            self._known[directory] = before
-            return before[1]
-        with os.scandir(directory) as entries:
-            inner = tuple(
-                entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name not in _SKIPPED
-            )
-        if is_sound(stamp, now):
-            self._known[directory] = (stamp, inner)
+    def _children(self, directory: str, known: dict[str, Names]) -> tuple[str, ...]:
+        inner, lasting = list_names(
+            directory,
+            known.get(directory),
+            lambda entry: entry.is_dir(follow_symlinks=False) and entry.name not in _SKIPPED,
+        )
+        if lasting is not None:
+            self._known[directory] = lasting
         return inner
 
 
