@@ -1,7 +1,7 @@
 """The top-level ``secrets``, for builds.
 
-A file of the state directory is read together with the app, links followed inside of it only; one that an absolute path
-names elsewhere on the host is read when a build needs it.
+A file of the state directory is read, and decrypted if it is encrypted, together with the app, links followed inside of it only; one that an absolute path
+names elsewhere on the host is read when a build needs it, and handed over as it is, encrypted or not.
 """
 
 from __future__ import annotations
