@@ -1,7 +1,7 @@
 """The top-level ``secrets``, for builds.
 
-A file of the state directory is read, and decrypted if it is encrypted, together with the app, links followed inside of it only; one that an absolute path
-names elsewhere on the host is read when a build needs it, and handed over as it is, encrypted or not.
+A file of the state directory is read together with the app, and decrypted if it is encrypted; links are followed inside
+of it only. One that an absolute path names elsewhere on the host is read when a build needs it, and given as it is.
 """
 
 from __future__ import annotations
