@@ -8,24 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import IO, cast
 
-import zstandard
 from isal import igzip_lib
 
-from agent.image.errors import HostileLayer
-from agent.image.limits import UnpackLimits
+from agent.image.errors import HostileLayer, NeedsMoreRoom
+from agent.image.limits import MAX_WINDOW, UnpackLimits
 
 OUTPUT = 120 << 10
-MAX_ZSTD_WINDOW = 16 << 20
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _DAMAGE = (cast(type[Exception], igzip_lib.IsalError), EOFError)
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
+_USUAL_WINDOW = 2 << 20
+_LEAST_WINDOW = 1 << 10
+_TOO_LARGE = "too much memory"
 
 
 def decompress(chunks: Iterator[bytes], limits: UnpackLimits) -> Iterator[bytes]:
     """The unpacked stream, in pieces of at most 120 KiB (or of the input, when it is not packed).
 
-    Raises HostileLayer for damaged data or for more output than ``limits`` allow.
+    Raises HostileLayer for damaged data or for more output than ``limits`` allow, and NeedsMoreRoom.
     """
     meter = _Meter(limits)
     counted = meter.count_input(chunks)
@@ -38,7 +39,7 @@ def decompress(chunks: Iterator[bytes], limits: UnpackLimits) -> Iterator[bytes]
     if first[:2] == _GZIP:
         return meter.bound(_gunzip(rest))
     if first[:4] == _ZSTD or (first[1:4] == _ZSTD_SKIPPABLE and first[0] & 0xF0 == 0x50):
-        return meter.bound(_unzstd(rest))
+        return meter.bound(_unzstd(rest, limits.window))
     return meter.bound(rest)
 
 
@@ -113,12 +114,33 @@ class _Source:
         return data
 
 
-def _unzstd(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+def read_window(head: bytes) -> int:
+    """The window in bytes of a zstd stream that begins with ``head`` (RFC 8878, 3.1.1.1); what is usual where it begins
+    with something else than a whole header, none for what is no zstd."""
+    if head[1:4] == _ZSTD_SKIPPABLE:
+        return _USUAL_WINDOW
+    if head[:4] != _ZSTD:
+        return 0
+    if len(head) < 18:
+        return _USUAL_WINDOW
+    descriptor = head[4]
+    if not descriptor & 0x20:
+        exponent, mantissa = head[5] >> 3, head[5] & 7
+        return (8 + mantissa) << (7 + exponent)
+    start, length = 5 + (0, 1, 2, 4)[descriptor & 3], (1, 2, 4, 8)[descriptor >> 6]
+    return int.from_bytes(head[start : start + length], "little") + (256 if length == 2 else 0)
+
+
+def _unzstd(chunks: Iterator[bytes], window: int) -> Iterator[bytes]:
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=max(window, _LEAST_WINDOW))
     reader = decompressor.stream_reader(cast(IO[bytes], _Source(chunks)), read_size=OUTPUT, read_across_frames=True)
     read: Callable[[int], bytes] = reader.read
     try:
         while piece := read(OUTPUT):
             yield piece
     except zstandard.ZstdError as error:
+        if _TOO_LARGE in str(error) and window < MAX_WINDOW:
+            raise NeedsMoreRoom("the layer's zstd stream needs a large window") from error
         raise HostileLayer(f"the layer's zstd stream is damaged or needs too large a window: {error}") from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -127,11 +129,11 @@ def _find_prefix(name: str) -> str | None:
 
 
 def encode_directory(entries: Iterable[tuple[bytes, int, int]]) -> Iterator[bytes]:
-    """A directory's data, from the names in it, ``.`` and ``..`` too, with inode number and mode: whole blocks, but the
-    last, in each the entries first, then their names."""
+    """A directory's data, from the names in it in their order, ``.`` and ``..`` too, with inode number and mode: whole
+    blocks, but the last, in each the entries first, then their names."""
     block: list[tuple[bytes, int, int]] = []
     used = 0
-    for entry in sorted(entries):
+    for entry in entries:
         needed = _DIRENT.size + len(entry[0])
         if used + needed > BLOCK:
             yield _encode_block(block).ljust(BLOCK, b"\0")
@@ -165,6 +167,9 @@ def encode_chunk_format(bits: int) -> int:
     return bits - BLOCK_BITS
 
 
-def encode_chunks(blocks: Sequence[int]) -> bytes:
-    """The first block of each chunk, or HOLE."""
-    return struct.pack(f"<{len(blocks)}I", *blocks)
+def encode_chunks(blocks: array[int]) -> bytes:
+    """The first block of each chunk, or HOLE; an array of 32-bit numbers."""
+    if sys.byteorder == "big":
+        blocks = blocks[:]
+        blocks.byteswap()
+    return blocks.tobytes()

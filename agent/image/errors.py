@@ -61,6 +61,12 @@ class UnfitForImage(HoldfastError):
     reason = "UnfitForImage"
 
 
+class NeedsMoreRoom(HoldfastError):
+    """To unpack the layer takes more memory than was set apart for it."""
+
+    reason = "NeedsMoreRoom"
+
+
 class DigestMismatch(Refused):
     """Content is not what its digest says."""
 

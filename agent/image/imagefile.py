@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -62,11 +63,11 @@ class ImageFile:
             os.lseek(self._fd, self.position, os.SEEK_SET)
         self._batch, self._waiting = [], 0
 
-    def add_sparse(self, entry: TarEntry, reader: TarReader) -> tuple[int, list[int]]:
+    def add_sparse(self, entry: TarEntry, reader: TarReader) -> tuple[int, array[int]]:
         """Write a file with holes; its chunk format, and where each chunk is. Raises UnfitForImage."""
         self._flush()
         bits = erofs.compute_chunk_bits(entry.real_size)
-        chunks = [erofs.HOLE] * -(-entry.real_size >> bits)
+        chunks = array("I", [erofs.HOLE]) * -(-entry.real_size >> bits)
         for offset, length in entry.sparse or ():
             for piece in reader.data(length):
                 while piece:

@@ -4,84 +4,99 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agent.image import erofs
 from agent.image.errors import UnfitForImage
 from agent.image.imagefile import ImageFile, write_at
-from agent.image.imagetree import ImageTree, Node, children_of
+from agent.image.imagetree import ImageTree
 from agent.image.implied import LowerLayers, too_much_said
+from agent.image.inodes import ROOT
 from agent.image.rooted import OPAQUE
 
 RESERVED = 4608
 """Bytes kept free behind the inode of an implied directory, for the extended attributes of the layers below."""
-ROOT = 2
+_FIRST = 2
+"""The number of the root's inode: none is zero, and the next slots are free for it."""
 
 
 class _Layout:
-    """The number of each inode, and what follows it."""
+    """The number of each inode and of its links, and the order in which inodes are written."""
 
     def __init__(self, tree: ImageTree) -> None:
-        self.xattrs: list[tuple[Node, bytes]] = []
-        self.end = ROOT
-        self.implied = {id(node): path for path, node in tree.implied.items()}
-        self._add(tree.root)
+        self._inodes = tree.inodes
+        self.numbers = array("Q", bytes(8 * len(tree.inodes)))
+        self.links = array("I", bytes(4 * len(tree.inodes)))
+        self.order = array("I")
+        self.end = _FIRST
+        self.implied = {node: path for path, node in tree.implied.items()}
+        self._add(ROOT)
         for directory, _ in tree.walk():
-            directory.links += 2
-            for child in children_of(directory).values():
-                if child.children is not None:
-                    directory.links += 1
-                if not child.number:
+            self.links[directory] += 2
+            for child in tree.inodes.children(directory).values():
+                if not self.numbers[child]:
                     self._add(child)
-                if child.children is None:
-                    child.links += 1
+                if tree.inodes.is_directory(child):
+                    self.links[directory] += 1
+                else:
+                    self.links[child] += 1
 
-    def _add(self, node: Node) -> None:
+    def _add(self, node: int) -> None:
+        size = erofs.INODE_SIZE + len(self.encode_xattrs(node)) + RESERVED * (node in self.implied)
+        size += 4 * len(self._inodes.chunks.get(node, ()))
+        self.numbers[node] = self.end
+        self.end += -(-size // erofs.SLOT)
+        self.order.append(node)
+
+    def encode_xattrs(self, node: int) -> bytes:
+        """Raises UnfitForImage."""
         try:
-            xattrs = erofs.encode_xattrs(node.xattrs or {})
+            return erofs.encode_xattrs(self._inodes.xattrs.get(node, {}))
         except erofs.Unencodable as error:
             raise UnfitForImage(f"the layer has a file with {error}") from error
-        size = erofs.INODE_SIZE + len(xattrs) + 4 * len(node.chunks or ()) + RESERVED * (id(node) in self.implied)
-        node.number = self.end
-        self.end += -(-size // erofs.SLOT)
-        self.xattrs.append((node, xattrs))
+
+    def list_directory(self, node: int, parent: int) -> Iterator[tuple[bytes, int, int]]:
+        """What erofs.encode_directory takes."""
+        children = self._inodes.children(node)
+        here = {b".": node, b"..": parent}
+        for name in sorted((*here, *children)):
+            entry = here[name] if name in here else children[name]
+            yield name, self.numbers[entry], self._inodes.mode(entry)
 
 
 def write_metadata(tree: ImageTree, file: ImageFile) -> dict[bytes, int]:
     """Complete the image; returns where in it the inode of each implied directory is. Raises UnfitForImage,
     OSError."""
-    layout = _Layout(tree)
+    layout, inodes = _Layout(tree), tree.inodes
     for directory, parent in tree.walk():
-        entries = [(name, node.number, node.mode) for name, node in children_of(directory).items()]
-        entries += [(b".", directory.number, stat.S_IFDIR), (b"..", parent.number, stat.S_IFDIR)]
-        directory.place, directory.size = file.add(erofs.encode_directory(entries))
+        block, size = file.add(erofs.encode_directory(layout.list_directory(directory, parent)))
+        inodes.places[directory], inodes.sizes[directory] = block, size
     first, places = file.position, {}
-    for node, xattrs in layout.xattrs:
-        file.skip_to(first + node.number * erofs.SLOT)
-        if id(node) in layout.implied:
-            places[layout.implied[id(node)]] = file.position
-        file.append(erofs.encode_inode(_describe(node), xattrs, node.number))
-        if node.chunks:
-            file.append(erofs.encode_chunks(node.chunks))
+    for node in layout.order:
+        number = layout.numbers[node]
+        file.skip_to(first + number * erofs.SLOT)
+        if node in layout.implied:
+            places[layout.implied[node]] = file.position
+        inode = inodes.render(node, layout.links[node])
+        file.append(erofs.encode_inode(inode, layout.encode_xattrs(node), number))
+        if node in inodes.chunks:
+            file.append(erofs.encode_chunks(inodes.chunks[node]))
     file.skip_to(first + layout.end * erofs.SLOT)
-    file.finish(first >> erofs.BLOCK_BITS, ROOT, len(layout.xattrs))
+    file.finish(first >> erofs.BLOCK_BITS, _FIRST, len(layout.order))
     return places
 
 
-def _describe(node: Node) -> erofs.Inode:
-    return erofs.Inode(
-        *(node.mode, node.uid, node.gid, node.mtime, node.size, node.place, node.links),
-        chunked=node.chunks is not None,
-    )
+def settle_image(image: Path, places: Iterable[tuple[bytes, int]], lower: Sequence[Path]) -> None:
+    """Give each implied directory of a complete image, those within it first, what the layers below say of it.
 
-
-def settle_image(image: Path, places: Mapping[bytes, int], lower: Sequence[Path]) -> None:
-    """Give each implied directory of a complete image what the layers below say of it. Raises HostileLayer, OSError."""
+    Raises HostileLayer, OSError.
+    """
     fd = os.open(image, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         layers = LowerLayers(lower)
-        for path, place in sorted(places.items(), reverse=True):
+        for path, place in places:
             said = layers.find_attributes(path)
             inode, number, opaque = erofs.decode_inode(os.pread(fd, erofs.INODE_SIZE, place))
             xattrs = _encode_adopted(path, {**said.xattrs, **({OPAQUE: b"y"} if opaque else {})})

@@ -94,11 +94,14 @@ def too_much_said(path: bytes) -> HostileLayer:
 
 
 def adopt_attributes(root: Path, implied: Iterable[bytes], lower: Sequence[Path]) -> None:
-    """Give each implied directory of ``root`` what the layers below say of it. Raises HostileLayer, OSError."""
+    """Give each implied directory of ``root``, those within it first, what the layers below say of it.
+
+    Raises HostileLayer, OSError.
+    """
     layers = LowerLayers(lower)
     way = _Way(root)
     try:
-        for path in sorted(implied, reverse=True):
+        for path in implied:
             _adopt(way.open(path), path, layers.find_attributes(path))
     finally:
         way.close()

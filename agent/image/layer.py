@@ -11,7 +11,7 @@ from typing import Protocol
 
 from agent.image.channel import Channel, ChannelBroken
 from agent.image.decompress import decompress
-from agent.image.errors import DigestMismatch, translated_storage_errors
+from agent.image.errors import DigestMismatch, NeedsMoreRoom, translated_storage_errors
 from agent.image.layerwriter import LayerWriter
 from agent.oci.digest import Digest, digest_of_hex
 
@@ -59,6 +59,7 @@ class LayerPipeline:
         self.writer = writer
         self._limits = writer.limits
         self._budget = budget
+        self._counted = 0
         self._packed = Channel()
         self._plain = Channel()
         self._error: BaseException | None = None
@@ -85,7 +86,11 @@ class LayerPipeline:
             if whole:
                 self._run_alone(head)
             else:
-                self._run_together(_prepend(head, source))
+                self._run_together(prepend(head, source))
+        except NeedsMoreRoom:
+            if self._budget is not None:
+                self._budget.count(-self._counted)  # it comes again
+            raise
         finally:
             self.writer.close()
         return check_diff_id(digest_of_hex(self._hash.hexdigest()), diff_id)
@@ -137,6 +142,7 @@ class LayerPipeline:
         for piece in decompress(packed, self._limits):
             self._hash.update(piece)
             if self._budget is not None:
+                self._counted += len(piece)
                 self._budget.count(len(piece))
             yield piece
 
@@ -160,7 +166,8 @@ def _take_head(source: Generator[bytes, None, None]) -> tuple[list[bytes], bool]
     return head, True
 
 
-def _prepend(head: list[bytes], source: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+def prepend(head: list[bytes], source: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    """A stream of which the beginning was taken already."""
     with closing(source):
         yield from head
         head.clear()

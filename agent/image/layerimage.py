@@ -11,21 +11,19 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from agent.image import erofs
-from agent.image.errors import HostileLayer, UnfitForImage
+from agent.image.errors import HostileLayer, NeedsMoreRoom, UnfitForImage
 from agent.image.imagefile import ImageFile
 from agent.image.imagemetadata import settle_image, write_metadata
-from agent.image.imagetree import ImageTree, Node, children_of
+from agent.image.imagetree import ImageTree
 from agent.image.layerwriter import UNWANTED_XATTRS, LayerWriter
-from agent.image.limits import UnpackLimits
+from agent.image.limits import MAX_KEPT, UnpackLimits
 from agent.image.rooted import OPAQUE, render_path
 from agent.image.tarheader import TarEntry
 from agent.image.tarreader import TarReader
 
 MAX_ENTRIES = 24_000
-MAX_KEPT = 4 << 20
-"""Bytes of extended attributes, of names, of paths and of maps of sparse files that are kept in memory."""
-_ATTRIBUTE = 128
-"""Bytes that an extended attribute takes in memory beside its name and its value."""
+_ENTRY, _IMPLIED, _ATTRIBUTE = 240, 160, 400
+"""Bytes that an entry, an implied directory and an extended attribute take in memory beside names, paths and values."""
 _CAPABILITY, _CAPABILITY_SIZE = "security.capability", 20
 _CAPABILITY_HEADS = (b"\0\0\0\2", b"\1\0\0\2")
 """Of revision 2 (linux/capability.h), the only one that the kernel stores as it is."""
@@ -38,6 +36,7 @@ class ImageWriter(LayerWriter):
         super().__init__(image.parent, limits)
         self._image = image
         self._tree = ImageTree()
+        self._inodes = self._tree.inodes
         self._file = ImageFile(image)
         self._kept = 0
         self.places: dict[bytes, int] = {}
@@ -48,45 +47,55 @@ class ImageWriter(LayerWriter):
         return self._tree.implied.keys()
 
     def settle(self, lower: Sequence[Path]) -> None:
-        settle_image(self._image, self.places, lower)
+        settle_image(self._image, sorted(self.places.items(), reverse=True), lower)
 
     def close(self) -> None:
         self._file.close()
 
     def _end_entry(self) -> None:
-        if self.entries + len(self._tree.implied) > MAX_ENTRIES or self._kept + self._tree.kept > MAX_KEPT:
-            raise UnfitForImage("the layer has too many entries, or too much is to be said of them")
+        implied = len(self._tree.implied)
+        if self.entries + implied > MAX_ENTRIES:
+            raise UnfitForImage("the layer has too many entries")
+        kept = self._kept + self._tree.kept + _ENTRY * (self.entries + implied) + _IMPLIED * implied
+        if kept > self.limits.kept:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        if self.limits.kept < MAX_KEPT:
+            raise NeedsMoreRoom("the layer has many entries, or much is to be said of them")
+        raise UnfitForImage("the layer has too many entries, or too much is to be said of them")
 
     def _finish(self) -> None:
         self.places = write_metadata(self._tree, self._file)
 
     def _write_directory(self, entry: TarEntry, parts: list[bytes]) -> None:
         node = self._tree.describe_directory(parts)
-        node.mode, node.uid, node.gid, node.mtime = stat.S_IFDIR | entry.mode, entry.uid, entry.gid, entry.mtime
+        self._inodes.describe(node, entry.mode, entry.uid, entry.gid, entry.mtime)
         self._add_xattrs(node, entry)
 
     def _write_file(self, entry: TarEntry, parts: list[bytes], reader: TarReader) -> None:
-        node = Node(stat.S_IFREG | entry.mode, entry.uid, entry.gid, entry.mtime)
-        node.size = entry.real_size
+        node = self._inodes.add(stat.S_IFREG | entry.mode, entry.uid, entry.gid, entry.mtime)
+        self._inodes.sizes[node] = entry.real_size
         if entry.xattrs:
             self._add_xattrs(node, entry)
         self._tree.put(parts, node)
         if entry.sparse is not None:
-            node.place, node.chunks = self._file.add_sparse(entry, reader)
-            self._kept += 8 * len(node.chunks)
+            self._inodes.places[node], chunks = self._file.add_sparse(entry, reader)
+            self._inodes.chunks[node] = chunks
+            self._kept += 4 * len(chunks)
         elif entry.size:
-            node.place, _ = self._file.add(reader.data(entry.size))
+            self._inodes.places[node], _ = self._file.add(reader.data(entry.size))
 
     def _write_symlink(self, entry: TarEntry, parts: list[bytes]) -> None:
-        node = Node(stat.S_IFLNK | 0o777, entry.uid, entry.gid, entry.mtime)
-        node.size = len(entry.link)
+        node = self._inodes.add(stat.S_IFLNK | 0o777, entry.uid, entry.gid, entry.mtime)
+        self._inodes.sizes[node] = len(entry.link)
         self._add_xattrs(node, entry)
         self._tree.put(parts, node)
-        node.place, _ = self._file.add((entry.link,))
+        self._inodes.places[node], _ = self._file.add((entry.link,))
 
     def _write_node(self, entry: TarEntry, parts: list[bytes], kind: int) -> None:
-        node = Node(kind | entry.mode, entry.uid, entry.gid, entry.mtime)
-        node.place = erofs.encode_device(*entry.device)
+        node = self._inodes.add(kind | entry.mode, entry.uid, entry.gid, entry.mtime)
+        self._inodes.places[node] = erofs.encode_device(*entry.device)
         self._add_xattrs(node, entry)
         self._tree.put(parts, node)
 
@@ -95,43 +104,45 @@ class ImageWriter(LayerWriter):
         node = self._tree.find(source)
         if node is None:
             raise HostileLayer(f"the layer links to {render_path(entry.link)}, which it does not hold")
-        if node.children is not None or node.is_whiteout:
+        if self._inodes.is_directory(node) or self._inodes.is_whiteout(node):
             raise HostileLayer(f"the layer links to {render_path(entry.link)}, which is no file")
         if source[: len(parts)] == parts:
             raise HostileLayer(f"the layer replaces a directory by a link into it: {render_path(b'/'.join(parts))}")
         self._tree.put(parts, node)
 
-    def _add_xattrs(self, node: Node, entry: TarEntry) -> None:
+    def _add_xattrs(self, node: int, entry: TarEntry) -> None:
         """Raises UnfitForImage for those that a file system checks, or changes the mode for."""
+        mode = self._inodes.mode(node)
         for name, value in entry.xattrs.items():
             if name.startswith(UNWANTED_XATTRS):
                 continue
-            if not _is_plain(name, value, node) and not _is_capability(name, value, node):
+            if not _is_plain(name, value, mode) and not _is_capability(name, value, mode):
                 raise UnfitForImage(f"the layer has the extended attribute {name[:60]!r}")
-            node.set_xattr(name, value)
+            self._inodes.set_xattr(node, name, value)
             self._kept += _ATTRIBUTE + len(name) + len(value)
-            if self._kept > MAX_KEPT:
-                return
+            if self._kept > self.limits.kept:
+                self._refuse()
 
     def _mark_opaque(self, parts: list[bytes]) -> None:
-        self._tree.directory(parts).set_xattr(OPAQUE, b"y")
+        self._inodes.set_xattr(self._tree.directory(parts), OPAQUE, b"y")
 
     def _mark_gone(self, parts: list[bytes]) -> None:
-        children = children_of(self._tree.directory(parts[:-1]))
-        found = children.get(parts[-1])
+        parent = self._tree.directory(parts[:-1])
+        found = self._inodes.children(parent).get(parts[-1])
+        self._kept += len(parts[-1])
         if found is None:
-            children[parts[-1]] = Node(stat.S_IFCHR)
-        elif found.children is not None:
-            found.set_xattr(OPAQUE, b"y")
+            self._inodes.link(parent, parts[-1], self._inodes.add(stat.S_IFCHR))
+        elif self._inodes.is_directory(found):
+            self._inodes.set_xattr(found, OPAQUE, b"y")
 
 
-def _is_plain(name: str, value: bytes, node: Node) -> bool:
+def _is_plain(name: str, value: bytes, mode: int) -> bool:
     """Whether any file system would take it as it is."""
     space, _, rest = name.partition(".")
-    owned = space == "user" and (stat.S_ISREG(node.mode) or stat.S_ISDIR(node.mode))
+    owned = space == "user" and (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     return (owned or space == "trusted") and bool(rest) and len(value) <= erofs.MAX_VALUE
 
 
-def _is_capability(name: str, value: bytes, node: Node) -> bool:
+def _is_capability(name: str, value: bytes, mode: int) -> bool:
     known = len(value) == _CAPABILITY_SIZE and value.startswith(_CAPABILITY_HEADS)
-    return known and name == _CAPABILITY and stat.S_ISREG(node.mode)
+    return known and name == _CAPABILITY and stat.S_ISREG(mode)

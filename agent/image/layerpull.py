@@ -13,14 +13,14 @@ from agent.image.apart import await_all
 from agent.image.budget import ImageBudget
 from agent.image.config import RegistryConfig
 from agent.image.download import BlobDownload
-from agent.image.errors import DigestMismatch, UnfitForImage, translated_storage_errors
+from agent.image.errors import DigestMismatch, NeedsMoreRoom, UnfitForImage, translated_storage_errors
 from agent.image.layer import Pipeline
 from agent.image.progress import LayerMeter, PullTracker
 from agent.image.recording import ResolvedImage
 from agent.image.snapshots import IMAGE, TREE
 from agent.image.space import check_space
 from agent.image.stores import Stores
-from agent.image.unpackers import Unpackers
+from agent.image.unpackers import Unpackers, Way
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest
 from agent.values import frozen
@@ -130,29 +130,29 @@ class LayerPull:
 
     def _unpack(self, path: Path, layer: WantedLayer) -> Pipeline:
         """Fill a prepared snapshot. Fetched again from the start, once each, when it is refused and what was left from
-        before may be damaged, or a mirror sent of it; unpacked to a tree when an image cannot hold it."""
+        before may be damaged, or a mirror sent of it; unpacked to a tree when an image cannot hold it, with more room
+        when it needs that."""
         content, digest = self._stores.content, layer.descriptor.digest
         left_over = content.size(digest) is not None or content.has_ingest(digest)
         image = path / IMAGE if self._stores.snapshots.mounts.supported else None
+        way = self._unpackers.find_way(layer.descriptor.size)
         while True:
-            pipeline = self._unpackers.pipeline(path / TREE, layer.descriptor.size, self._budget, image)
+            pipeline = self._unpackers.pipeline(path / TREE, way, self._budget, image)
             try:
                 pipeline.run(self._source(layer), layer.diff_id)
+                return pipeline
             except UnfitForImage:
                 image = None
-                self._stores.snapshots.empty(path)
-                layer.meter.restart()
-                continue
+            except NeedsMoreRoom:
+                way = Way(way + 1)
             except Refused:
                 distrusted = self._client.distrust(digest)
                 if not (left_over or distrusted) or self._is_sound(digest):
                     raise
                 left_over = False
                 content.remove(digest)
-                self._stores.snapshots.empty(path)
-                layer.meter.restart()
-                continue
-            return pipeline
+            self._stores.snapshots.empty(path)
+            layer.meter.restart()
 
     def _is_sound(self, digest: Digest) -> bool:
         """Whether the blob is here and right, whatever is wrong with what it holds: other images may need it."""

@@ -16,10 +16,11 @@ from agent.oci.digest import render_shortened
 
 MAX_OPEN = 64
 MAX_DEPTH = 128
-MAX_PENDING = 20_000
+MAX_PENDING = 1 << 20
+"""Bytes of what is remembered of directories whose times are still to be set."""
 MAX_IMPLIED = 50_000
-MAX_KEPT = 8 << 20
-"""Bytes of the paths of implied directories, and of those whose times are still to be set."""
+_PENDING, _IMPLIED = 160, 120
+"""Bytes that such a directory, and an implied one, take in memory beside their paths."""
 OPAQUE = "trusted.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -40,7 +41,9 @@ class RootedTree:
         self._fds: dict[bytes, int] = {b"": os.open(root, _DIRECTORY)}
         self._last: list[bytes] = []
         self._pending: dict[bytes, int] = {}
-        self._pending_bytes = self._implied_bytes = 0
+        self._pending_bytes = 0
+        self.kept = 0
+        """Bytes of what is remembered of implied directories."""
         self.implied: set[bytes] = {b""}
 
     def close(self) -> None:
@@ -55,7 +58,7 @@ class RootedTree:
             way = {b"/".join(self._last[:depth]) for depth in range(len(self._last) + 1)}
             for name in [name for name in self._fds if name not in way]:
                 os.close(self._fds.pop(name))
-        if len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_KEPT:
+        if self._pending_bytes > MAX_PENDING:
             self.flush_times()
 
     def _forget(self, path: bytes) -> None:
@@ -118,12 +121,12 @@ class RootedTree:
 
     def _set_later(self, path: bytes, mtime: int) -> None:
         self._pending[path] = mtime
-        self._pending_bytes += len(path)
+        self._pending_bytes += len(path) + _PENDING
 
     def _make_implied(self, parent: int, name: bytes, path: bytes) -> int:
-        self._implied_bytes += len(path)
-        if len(self.implied) >= MAX_IMPLIED or self._implied_bytes > MAX_KEPT:
-            raise HostileLayer(f"the layer leaves more than {MAX_IMPLIED} directories undescribed, or very long paths")
+        self.kept += len(path) + _IMPLIED
+        if len(self.implied) >= MAX_IMPLIED:
+            raise HostileLayer(f"the layer leaves more than {MAX_IMPLIED} directories undescribed")
         os.mkdir(name, 0o755, dir_fd=parent)
         self.implied.add(path)
         fd = os.open(name, _DIRECTORY, dir_fd=parent)

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from agent.errors import NotFound
 from agent.image.errors import translated_storage_errors
 from agent.image.layermounts import LayerMounts
+from agent.image.undescribed import name_undescribed
 from agent.kernel.placement import spread_children
 from agent.kernel.removal import discard_tree, remove_tree
 from agent.oci.digest import Digest, parse_digest
@@ -147,6 +148,7 @@ class SnapshotStore:
     def empty(self, path: Path) -> None:
         """Begin a prepared snapshot afresh."""
         (path / IMAGE).unlink(missing_ok=True)
+        name_undescribed(path / TREE).unlink(missing_ok=True)
         discard_tree(path / TREE)
         (path / TREE).mkdir(mode=0o755)
         (path / TREE).chmod(0o755)

@@ -18,6 +18,8 @@ MAX_SIZE = 1 << 50
 MAX_ID = (1 << 32) - 2
 MAX_TIME = 1 << 40
 MAX_SPARSE = 65536
+MAX_XATTR_NAMES = 65536
+"""Bytes of the names of all extended attributes of a file (linux/limits.h: XATTR_LIST_MAX)."""
 MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # what the kernel's device numbers hold
 DEVICES = (b"3", b"4")
 _FORMAT = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
@@ -153,7 +155,7 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
     """
     records: dict[bytes, bytes] = {}
     pairs: list[bytes] = []
-    position = 0
+    position = names = 0
     while position < len(data):
         if data[position] == 0 and not data[position:].strip(b"\0"):
             break
@@ -162,12 +164,18 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
         if not length.isdigit() or int(length) <= space - position + 2:
             raise HostileLayer("a pax header is malformed")
         end = position + int(length)
-        key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end > len(data) or data[end - 1] != 10 or not equals or not key:
+        equals = data.find(b"=", space + 1, end - 1)
+        if end > len(data) or data[end - 1] != 10 or equals <= space + 1:
             raise HostileLayer("a pax header is malformed")
+        key, value = data[space + 1 : equals], data[equals + 1 : end - 1]
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             pairs.append(value)
-        if key in _WANTED or key.startswith(XATTR_PREFIX):
+        if key.startswith(XATTR_PREFIX):
+            names += len(key) + 1 - len(XATTR_PREFIX)
+            if names > MAX_XATTR_NAMES:
+                raise HostileLayer("the layer holds more extended attributes of a file than it can have")
+            records[key] = value
+        elif key in _WANTED:
             records[key] = value
         position = end
     if pairs:
@@ -236,10 +244,19 @@ def parse_pax_sparse(packed: bytes) -> SparseMap:
         return pairs
     if packed.count(b",") % 2 == 0 or packed.count(b",") > 2 * MAX_SPARSE:
         raise HostileLayer("a sparse file's map is malformed")
-    numbers = [parse_decimal(item, MAX_SIZE) for item in packed.split(b",")]
-    for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
+    numbers = (parse_decimal(item, MAX_SIZE) for item in _split(packed))
+    for offset, length in zip(numbers, numbers, strict=True):
         pairs.add(offset, length)
     return pairs
+
+
+def _split(packed: bytes) -> Iterator[bytes]:
+    """What is between the commas, one by one: all of it at once would take ten times the memory."""
+    start = 0
+    while (end := packed.find(b",", start)) >= 0:
+        yield packed[start:end]
+        start = end + 1
+    yield packed[start:]
 
 
 def check_sparse(entry: TarEntry, pairs: SparseMap) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
-from agent.image.errors import HostileLayer
+from agent.image.errors import HostileLayer, NeedsMoreRoom
 from agent.image.implied import adopt_attributes
 from agent.image.layerwriter import UNWANTED_XATTRS, LayerWriter
-from agent.image.limits import UnpackLimits
+from agent.image.limits import MAX_KEPT, UnpackLimits
 from agent.image.rooted import OPAQUE, RootedTree, is_whiteout, render_path
 from agent.image.space import check_inodes
 from agent.image.tarheader import TarEntry
@@ -31,11 +31,11 @@ class Unpacker(LayerWriter):
         self._tree = RootedTree(root)
 
     @property
-    def implied(self) -> frozenset[bytes]:
-        return frozenset(self._tree.implied)
+    def implied(self) -> Set[bytes]:
+        return self._tree.implied
 
     def settle(self, lower: Sequence[Path]) -> None:
-        adopt_attributes(self._root, self.implied, lower)
+        adopt_attributes(self._root, sorted(self.implied, reverse=True), lower)
 
     def close(self) -> None:
         self._tree.close()
@@ -43,7 +43,14 @@ class Unpacker(LayerWriter):
     def _end_entry(self) -> None:
         if not self.entries % INODE_CHECK:
             check_inodes(self._place)
+        if self._tree.kept > self.limits.kept:
+            self._refuse()
         self._tree.trim()
+
+    def _refuse(self) -> None:
+        if self.limits.kept < MAX_KEPT:
+            raise NeedsMoreRoom("the layer leaves many directories undescribed")
+        raise HostileLayer("the layer leaves too many directories undescribed, or some with very long paths")
 
     def _finish(self) -> None:
         self._tree.flush_times()

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
+from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,23 +21,38 @@ from agent.image.errors import (
     HostileLayer,
     ImagePullFailed,
     InsufficientStorage,
+    NeedsMoreRoom,
     StorageFailed,
     UnfitForImage,
     translated_storage_errors,
 )
 from agent.image.imagemetadata import settle_image
 from agent.image.implied import adopt_attributes
-from agent.image.layer import Budget, LayerPipeline, Pipeline, check_diff_id
+from agent.image.layer import Budget, LayerPipeline, Pipeline, check_diff_id, prepend
 from agent.image.limits import UnpackLimits
+from agent.image.room import HERE, USUAL, WHOLE, Room, Share, compute_share
+from agent.image.undescribed import name_undescribed, read_undescribed
 from agent.image.unpack import Unpacker
 from agent.image.unpackwire import MAX_ANSWER, Disconnected, Kind, receive, send
 from agent.oci.digest import Digest, parse_digest
 
 _BOOT = "import sys; sys.path[:] = {path!r}; from agent.image.unpackprocess import main; main({descriptor})"
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 19)}
+"""What is large goes back to the kernel when it is free; chunks of data, which come and go, do not (mallopt(3))."""
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", **_MALLOC}
 _PATIENCE = 1.0
 _FAILURES = {
-    kind.__name__: kind for kind in (DigestMismatch, HostileLayer, InsufficientStorage, StorageFailed, UnfitForImage)
+    kind.__name__: kind
+    for kind in (DigestMismatch, HostileLayer, InsufficientStorage, NeedsMoreRoom, StorageFailed, UnfitForImage)
 }
+
+
+class Way(IntEnum):
+    """Where a layer is unpacked. The next one has more room, for whom NeedsMoreRoom was raised."""
+
+    HERE = 0
+    APART = 1
+    ALONE = 2
 
 
 class Unpackers:
@@ -49,16 +65,23 @@ class Unpackers:
         self._aborted = False
         self._all: list[_Unpacker] = []
         self._idle: list[_Unpacker] = []
+        self.room = Room()
 
-    def pipeline(self, root: Path, packed: int, budget: Budget | None, image: Path | None = None) -> Pipeline:
-        """The way of a layer of ``packed`` bytes to ``root``, which must exist and be empty; a large one's to the file
-        ``image`` instead, where that is given."""
-        if packed < self._apart_from:
-            return LayerPipeline(Unpacker(root, self._limits), budget)
-        return _PipelineApart(self, _Job(root, image, self._limits), budget)
+    def find_way(self, packed: int) -> Way:
+        """Where to begin with a layer of ``packed`` bytes."""
+        return Way.HERE if packed < self._apart_from else Way.APART
+
+    def pipeline(self, root: Path, way: Way, budget: Budget | None, image: Path | None = None) -> Pipeline:
+        """The way of a layer to ``root``, which must exist and be empty; not HERE to the file ``image`` instead, where
+        that is given. It raises NeedsMoreRoom, but for ALONE."""
+        if way is Way.HERE:
+            return LayerPipeline(Unpacker(root, HERE.limit(self._limits)), budget)
+        job = _Job(root, image, self._limits)
+        return _PipelineApart(self, job, budget, WHOLE if way is Way.ALONE else None)
 
     def abort(self) -> None:
         """Make all that is under way fail at once, from any thread."""
+        self.room.close()
         with self._lock:
             self._aborted = True
             for unpacker in self._all:
@@ -86,6 +109,13 @@ class Unpackers:
         """It has done its job, and waits for another."""
         with self._lock:
             self._idle.append(unpacker)
+
+    def end_idle(self) -> None:
+        """End those that have no job, and their memory with them."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for unpacker in idle:
+            unpacker.close()
 
 
 class _Unpacker:
@@ -121,7 +151,7 @@ def _start(descriptor: int) -> subprocess.Popen[bytes]:
         pass_fds=(descriptor,),
         start_new_session=True,
         cwd="/",
-        env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+        env=_ENVIRONMENT,
     )
 
 
@@ -132,57 +162,68 @@ class _Job(NamedTuple):
     image: Path | None
     limits: UnpackLimits
 
-    def encode(self) -> bytes:
+    def encode(self, share: Share) -> bytes:
         image = None if self.image is None else str(self.image)
-        return json.dumps({"root": str(self.root), "image": image, "limits": self.limits._asdict()}).encode()
+        limits = share.limit(self.limits)._asdict()
+        return json.dumps({"root": str(self.root), "image": image, "limits": limits}).encode()
 
 
 class _PipelineApart:
     """Feeds one layer to a process."""
 
-    def __init__(self, owner: Unpackers, job: _Job, budget: Budget | None) -> None:
+    def __init__(self, owner: Unpackers, job: _Job, budget: Budget | None, share: Share | None) -> None:
         self._owner = owner
         self._job = job
         self._budget = budget
+        self._share = share
         self._counted = 0
-        self._implied: list[bytes] = []
-        self._places: list[int] = []
         self.size = 0
 
     def settle(self, lower: Sequence[Path]) -> None:
+        undescribed = name_undescribed(self._job.root)
         if self._job.image is None:
-            adopt_attributes(self._job.root, self._implied, lower)
+            adopt_attributes(self._job.root, (path for path, _ in read_undescribed(undescribed)), lower)
         else:
-            settle_image(self._job.image, dict(zip(self._implied, self._places, strict=True)), lower)
+            settle_image(self._job.image, read_undescribed(undescribed), lower)
+        undescribed.unlink(missing_ok=True)
 
     def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
         with closing(source):
-            unpacker = self._owner.take()
-            try:
-                actual = self._feed(unpacker.connection, source)
-            except Disconnected as error:
-                status = unpacker.close(_PATIENCE)
-                raise ImagePullFailed(
-                    f"the process that unpacks the layer ended early, with status {status}"
-                ) from error
-            except BaseException as error:
-                unpacker.close()
-                if isinstance(error, UnfitForImage):
-                    self._count(-self._counted)  # it comes again
-                raise
+            head = next(source, b"")
+            share = self._share or compute_share(head)
+            with self._owner.room.held(share), closing(prepend([head], source)) as whole:
+                return check_diff_id(self._run(whole, share), diff_id)
+
+    def _run(self, source: Generator[bytes, None, None], share: Share) -> Digest:
+        if share.bytes > USUAL:
+            self._owner.end_idle()
+        unpacker = self._owner.take()
+        try:
+            actual = self._feed(unpacker.connection, source, share)
+        except Disconnected as error:
+            status = unpacker.close(_PATIENCE)
+            raise ImagePullFailed(f"the process that unpacks the layer ended early, with status {status}") from error
+        except BaseException as error:
+            unpacker.close()
+            if isinstance(error, UnfitForImage | NeedsMoreRoom):
+                self._count(-self._counted)  # it comes again
+            raise
+        if share.bytes > USUAL:
+            unpacker.close()  # it would keep what it took
+        else:
             self._owner.give_back(unpacker)
-        return check_diff_id(actual, diff_id)
+        return actual
 
     def _count(self, size: int) -> None:
         self._counted += size
         if self._budget is not None:
             self._budget.count(size)
 
-    def _feed(self, connection: socket.socket, source: Generator[bytes, None, None]) -> Digest:
+    def _feed(self, connection: socket.socket, source: Generator[bytes, None, None], share: Share) -> Digest:
         answers = select.poll()
         answers.register(connection, select.POLLIN)
         try:
-            send(connection, Kind.JOB, self._job.encode())
+            send(connection, Kind.JOB, self._job.encode(share))
             with translated_storage_errors():
                 for chunk in source:
                     send(connection, Kind.DATA, chunk)
@@ -201,11 +242,10 @@ class _PipelineApart:
         if kind is Kind.COUNT:
             self._count(int(payload))
             return None
-        head, *implied = payload.split(b"\0")
-        answer = json.loads(head)
+        answer = json.loads(payload)
         if kind is Kind.FAILED:
             raise _recover(answer)
-        self.size, self._implied, self._places = int(answer["size"]), implied, answer["places"]
+        self.size = int(answer["size"])
         return parse_digest(answer["diff_id"])
 
 

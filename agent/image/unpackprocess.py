@@ -11,9 +11,11 @@ import socket
 from pathlib import Path
 
 from agent.errors import HoldfastError
+from agent.image.errors import translated_storage_errors
 from agent.image.layer import LayerPipeline
 from agent.image.layerimage import ImageWriter
 from agent.image.limits import UnpackLimits
+from agent.image.undescribed import name_undescribed, write_undescribed
 from agent.image.unpack import Unpacker
 from agent.image.unpackwire import MAX_DATA, Disconnected, Kind, receive, receive_data, send
 
@@ -59,13 +61,13 @@ def _unpack_one(connection: socket.socket) -> bool:
     pipeline = LayerPipeline(image or Unpacker(Path(job["root"]), limits), counter)
     try:
         diff_id = pipeline.run(receive_data(connection), None)
+        with translated_storage_errors():
+            places = image.places if image else dict.fromkeys(pipeline.writer.implied, 0)
+            write_undescribed(name_undescribed(Path(job["root"])), sorted(places.items(), reverse=True))
     except HoldfastError as error:
         failure = {"error": type(error).__name__, "message": error.message}
         send(connection, Kind.FAILED, json.dumps(failure).encode())
         return False
     counter.tell()
-    implied = sorted(pipeline.writer.implied)
-    places = [image.places[path] for path in implied] if image else []
-    head = json.dumps({"diff_id": diff_id, "size": pipeline.size, "places": places}).encode()
-    send(connection, Kind.DONE, b"\0".join((head, *implied)))
+    send(connection, Kind.DONE, json.dumps({"diff_id": diff_id, "size": pipeline.size}).encode())
     return True

@@ -1,8 +1,9 @@
 """What an agent and its unpacking process say to each other, over one Unix stream socket.
 
 The agent sends, for each layer, a JOB (JSON), the packed bytes as DATA, and an END. The process answers with COUNT
-(bytes that came out since the last one), then with one DONE (JSON, and each implied directory with a NUL in front) or
-one FAILED (JSON). Every frame is a kind and a length (4 bytes, big-endian), then so many bytes.
+(bytes that came out since the last one), then with one DONE or one FAILED (JSON); directories that the layer does not
+describe are in a file (agent.image.undescribed). Every frame is a kind and a length (4 bytes, big-endian), then so many
+bytes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from collections.abc import Generator
 from enum import IntEnum
 
 MAX_DATA = 16 << 20
-MAX_ANSWER = 16 << 20
-"""Enough for the most implied directories that a layer may have, with the longest names."""
+MAX_ANSWER = 64 << 10
 _HEAD = struct.Struct("!BI")
 
 

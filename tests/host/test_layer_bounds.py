@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.image import imagefile, imagemetadata, layerimage
-from agent.image.errors import HostileLayer, UnfitForImage
+from agent.image import imagefile, imagemetadata
+from agent.image.errors import HostileLayer, NeedsMoreRoom, UnfitForImage
 from agent.image.implied import LowerLayers
 from agent.image.layerimage import ImageWriter
 from agent.image.layerwriter import LayerWriter
@@ -76,17 +76,23 @@ def extended(said: dict[str, str]) -> bytes:
 
 
 def test_many_attributes_end_early(tmp_path: Path) -> None:
-    """Each one of tens of thousands costs memory, however short it is."""
-    said = {f"{XATTR}user.{number:x}": "" for number in range(32_000)}
-    with closing(ImageWriter(tmp_path / "image", UnpackLimits())) as writer, pytest.raises(UnfitForImage):
-        writer.unpack(iter([extended(said) + make_tar([entry("f", b"x")])]))
+    """Each one of thousands costs memory, however short it is; and no file can have more than it can list."""
+    for most, error in ((5_000, NeedsMoreRoom), (32_000, HostileLayer)):
+        said = {f"{XATTR}user.{number:x}": "" for number in range(most)}
+        limits = UnpackLimits(kept=1 << 20)
+        with closing(ImageWriter(tmp_path / str(most), limits)) as writer, pytest.raises(error):
+            writer.unpack(iter([extended(said) + make_tar([entry("f", b"x")])]))
 
 
-def test_long_names_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layerimage, "MAX_KEPT", 50_000)
+def test_long_names_count(tmp_path: Path) -> None:
     names = [entry(f"{number:0250}") for number in range(201)]
-    with closing(ImageWriter(tmp_path / "image", UnpackLimits())) as writer, pytest.raises(UnfitForImage):
-        write(writer, *names)
+    for kept in (100_000, 50_000):
+        with closing(ImageWriter(tmp_path / str(kept), UnpackLimits(kept=kept))) as writer:
+            if kept == 100_000:
+                write(writer, *names)
+            else:
+                with pytest.raises(NeedsMoreRoom):
+                    write(writer, *names)
 
 
 def test_extended_headers_are_bounded_together(writer: LayerWriter) -> None:
@@ -145,7 +151,7 @@ def test_deep_trees_are_not_opened_again_for_each_entry(tmp_path: Path, monkeypa
 def test_long_implied_paths_are_bounded(writer: LayerWriter) -> None:
     base = "/".join(["p" * 250] * 15)
     with pytest.raises((HostileLayer, UnfitForImage)):
-        write(writer, *(entry(f"{base}/{number}/f") for number in range(2300)))
+        write(writer, *(entry(f"{base}/{number}/f") for number in range(2700)))
 
 
 def make_tree(root: Path, **files: str) -> Path:

@@ -328,7 +328,7 @@ ACL = struct.pack("<I", 2) + b"".join(
     for parts in ((1, 6, 2**32 - 1), (2, 6, 1000), (4, 4, 2**32 - 1), (16, 6, 2**32 - 1), (32, 4, 2**32 - 1))
 )
 UNFIT: dict[str, Any] = {
-    "many attributes": [entry(f"{number}", pax_headers={"SCHILY.xattr.user.x": "x" * 3900}) for number in range(1100)],
+    "many attributes": [entry(f"{number}", pax_headers={"SCHILY.xattr.user.x": "x" * 3900}) for number in range(2800)],
     "an access list": [
         entry("f", b"x", pax_headers={"SCHILY.xattr.system.posix_acl_access": ACL.decode("utf-8", "surrogateescape")})
     ],

@@ -19,7 +19,7 @@ from agent.image.errors import DigestMismatch, HostileLayer, ImagePullFailed, Pu
 from agent.image.layer import LayerPipeline, Pipeline
 from agent.image.limits import UnpackLimits
 from agent.image.unpack import Unpacker
-from agent.image.unpackers import Unpackers
+from agent.image.unpackers import Unpackers, Way
 from agent.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from agent.oci.digest import compute_digest
 
@@ -85,30 +85,31 @@ def test_both_ways_make_the_same(tmp_path: Path, unpackers: Unpackers) -> None:
         here, there = tmp_path / f"here{seed}", tmp_path / f"there{seed}"
         here.mkdir()
         there.mkdir()
-        assert run(LayerPipeline(Unpacker(here, LIMITS)), data) == run(unpackers.pipeline(there, len(data), None), data)
+        assert run(LayerPipeline(Unpacker(here, LIMITS)), data) == run(unpackers.pipeline(there, Way.APART, None), data)
         assert look(here) == look(there)
     assert len(unpackers._all) == 1, "one after the other, one process does"
 
 
 def test_a_short_layer_needs_no_process(tmp_path: Path) -> None:
-    assert isinstance(Unpackers(LIMITS, 1000).pipeline(tmp_path, 999, None), LayerPipeline)
+    assert Unpackers(LIMITS, 1000).find_way(999) is Way.HERE
+    assert isinstance(Unpackers(LIMITS, 1000).pipeline(tmp_path, Way.HERE, None), LayerPipeline)
 
 
 def test_a_hostile_layer_is_refused_in_the_same_words(tmp_path: Path, unpackers: Unpackers) -> None:
     said = []
-    for pipeline in (LayerPipeline(Unpacker(tmp_path, LIMITS)), unpackers.pipeline(tmp_path, 1, None)):
+    for pipeline in (LayerPipeline(Unpacker(tmp_path, LIMITS)), unpackers.pipeline(tmp_path, Way.APART, None)):
         with pytest.raises(HostileLayer) as refused:
             run(pipeline, make_layer(0, hostile=True))
         said.append(str(refused.value))
     assert said[0] == said[1]
     assert not (tmp_path.parent / "escape").exists()
     (tmp_path / "next").mkdir()
-    run(unpackers.pipeline(tmp_path / "next", 1, None), make_layer(1))
+    run(unpackers.pipeline(tmp_path / "next", Way.APART, None), make_layer(1))
 
 
 def test_the_digest_must_be_right(tmp_path: Path, unpackers: Unpackers) -> None:
     with pytest.raises(DigestMismatch):
-        unpackers.pipeline(tmp_path, 1, None).run(stream(make_layer(0)), compute_digest(b"other"))
+        unpackers.pipeline(tmp_path, Way.APART, None).run(stream(make_layer(0)), compute_digest(b"other"))
 
 
 def test_the_budget_of_the_image_bounds_it(tmp_path: Path, unpackers: Unpackers) -> None:
@@ -120,7 +121,7 @@ def test_the_budget_of_the_image_bounds_it(tmp_path: Path, unpackers: Unpackers)
         member.size = 64 << 20
         archive.addfile(member, io.BytesIO(bytes(64 << 20)))
     with pytest.raises(HostileLayer, match="the image unpacks to more than 20 MiB"):
-        unpackers.pipeline(tmp_path, 1, budget).run(stream(gzip.compress(zeros.getvalue(), 1)), None)
+        unpackers.pipeline(tmp_path, Way.APART, budget).run(stream(gzip.compress(zeros.getvalue(), 1)), None)
     before = (tmp_path / "zeros").stat().st_blocks
     time.sleep(0.05)
     assert (tmp_path / "zeros").stat().st_blocks == before, "it has ended, and writes no more"
@@ -132,7 +133,7 @@ def test_an_error_of_the_source_ends_it(tmp_path: Path, unpackers: Unpackers) ->
         raise PullCancelled("enough")
 
     with pytest.raises(PullCancelled):
-        unpackers.pipeline(tmp_path, 1, None).run(source(), None)
+        unpackers.pipeline(tmp_path, Way.APART, None).run(source(), None)
 
 
 def test_a_killed_process_is_an_error_of_the_pull(tmp_path: Path, unpackers: Unpackers) -> None:
@@ -143,7 +144,7 @@ def test_a_killed_process_is_an_error_of_the_pull(tmp_path: Path, unpackers: Unp
             yield os.urandom(100_000)
 
     with pytest.raises(ImagePullFailed, match="ended early, with status -9"):
-        unpackers.pipeline(tmp_path, 1, None).run(source(), None)
+        unpackers.pipeline(tmp_path, Way.APART, None).run(source(), None)
 
 
 def test_a_process_ends_when_its_agent_does(tmp_path: Path, unpackers: Unpackers) -> None:
@@ -154,12 +155,12 @@ def test_a_process_ends_when_its_agent_does(tmp_path: Path, unpackers: Unpackers
         yield b""
 
     with pytest.raises(ImagePullFailed):
-        unpackers.pipeline(tmp_path, 1, None).run(source(), None)
+        unpackers.pipeline(tmp_path, Way.APART, None).run(source(), None)
 
 
 def test_a_cut_stream_is_refused(tmp_path: Path, unpackers: Unpackers) -> None:
     with pytest.raises(HostileLayer, match="cut short"):
-        run(unpackers.pipeline(tmp_path, 1, None), make_layer(0)[:-1000])
+        run(unpackers.pipeline(tmp_path, Way.APART, None), make_layer(0)[:-1000])
 
 
 def test_abort_frees_whoever_waits_for_a_process(tmp_path: Path, unpackers: Unpackers) -> None:
@@ -167,6 +168,7 @@ def test_abort_frees_whoever_waits_for_a_process(tmp_path: Path, unpackers: Unpa
     fed = threading.Event()
 
     def source() -> Generator[bytes, None, None]:
+        yield bytes(100_000)
         unpackers._all[0]._process.send_signal(19)
         while True:
             fed.set()
@@ -179,7 +181,7 @@ def test_abort_frees_whoever_waits_for_a_process(tmp_path: Path, unpackers: Unpa
     waiting = threading.Thread(target=wait_and_abort)
     waiting.start()
     with pytest.raises(ImagePullFailed):
-        unpackers.pipeline(tmp_path, 1, None).run(source(), None)
+        unpackers.pipeline(tmp_path, Way.APART, None).run(source(), None)
     waiting.join()
     with pytest.raises(ImagePullFailed, match="given up"):
-        unpackers.pipeline(tmp_path, 1, None).run(stream(b""), None)
+        unpackers.pipeline(tmp_path, Way.APART, None).run(stream(b""), None)
