@@ -16,6 +16,7 @@ from agent.controller.revisions import KIND as REVISION_KIND
 from agent.controller.revisions import Revisions, load_revision_documents
 from agent.controller.slots import load_slots
 from agent.controller.worker import AppWorker
+from agent.telemetry.events import APP_GONE
 
 
 class AppWorkers:
@@ -32,6 +33,11 @@ class AppWorkers:
         self._leaving: set[str] = set()
         census = Census(shared.publisher.claims_of, shared.inventory.count_alive)
         self._admission = Admission(self.workers, shared.engine.capacity, census)
+
+    @property
+    def documented(self) -> set[str]:
+        """The apps of which the database knows, and that have no worker yet."""
+        return {*self._deploys, *self._histories}
 
     def ensure(self, app: str) -> AppWorker:
         """The worker of an app, made and begun when there is none."""
@@ -73,6 +79,7 @@ class AppWorkers:
         self._shared.publisher.update(worker.name, None)
         self.poke()
         worker.deploys.forget()
+        self._shared.events.record("app", app=worker.name, reason=APP_GONE, message=f"app {worker.name} is gone")
         for key in worker.images.document_keys():
             self._shared.journal.put(IMAGE_KIND, key, None)
 

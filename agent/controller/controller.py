@@ -137,7 +137,10 @@ class Controller:
             self._suspension.finish()
 
     def _leftovers(self, first: bool) -> set[str]:
-        return {*self._workers, *([*self._shared.inventory.apps, *self._shared.owners.apps] if first else ())}
+        """The apps that there are; at first also those of which only something on the host or on disk is left."""
+        shared = self._shared
+        known = {*shared.inventory.apps, *shared.owners.apps, *self._apps.documented} if first else set()
+        return {*self._workers, *known}
 
     def _forget_specs(self) -> None:
         """Forget the specs of containers that are gone."""

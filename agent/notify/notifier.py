@@ -14,7 +14,7 @@ from agent.notify.queue import LONGEST_WAIT, Entry, NoticeQueue, Store
 from agent.notify.sending import DeliveryRefused, send
 from agent.notify.settings import NotifyFile
 from agent.spec.model import NotifyTarget
-from agent.telemetry.events import QUEUE_LIMIT, EventLog
+from agent.telemetry.events import APP_GONE, QUEUE_LIMIT, EventLog
 from agent.telemetry.logging import get_logger
 from agent.values import frozen
 
@@ -133,6 +133,9 @@ class Notifier:
             self._queue.set_cursor(self._first)
         cursor, now = self._queue.cursor or 0, self._clock()
         for event in self._events.after(cursor):
+            if event.reason == APP_GONE:
+                self._queue.forget(event.app, event.number)
+                continue
             notice = choose_notice(event, self._host, self._queue.troubles.get(event.app, ""))
             if notice is None or now - event.at > OLDEST_SECONDS:
                 continue

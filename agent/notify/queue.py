@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from agent.notify.notices import TROUBLES, Notice
 from agent.values import frozen
 
+_OF_TROUBLE = TROUBLES | {"recovered"}
 NOTICE_KIND, MARK_KIND, STATE_KIND = "notice", "notice_mark", "notice_state"
 QUEUE_LIMIT = 256
 RECEIVER_LIMIT = 32
@@ -112,6 +113,18 @@ class NoticeQueue:
         for key in stale:
             del self._marks[key]
         return [entry.receiver for entry in lost]
+
+    def forget(self, app: str, number: int) -> None:
+        """An app is gone, as event ``number`` says, and its troubles with it: what comes under its name is another."""
+        stale = [key for key, known in self._marks.items() if known.app == app and known.kind in _OF_TROUBLE]
+        with self._store.transaction():
+            self._store.delete(STATE_KIND, f"trouble/{app}")
+            self._store.delete(MARK_KIND, *stale)
+            self._store.put_many(STATE_KIND, [("cursor", {"number": number})])
+        self.cursor = number
+        self.troubles.pop(app, None)
+        for key in stale:
+            del self._marks[key]
 
     def _keep_trouble(self, notice: Notice) -> None:
         if notice.is_trouble:

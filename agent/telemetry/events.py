@@ -21,6 +21,7 @@ from agent.telemetry.redaction import redact, redact_text
 from agent.values import frozen
 
 KIND = "event"
+APP_GONE = "AppGone"
 RING_LIMIT = 2000
 QUEUE_LIMIT = 512
 BATCH_SECONDS, RETRY_SECONDS = 0.03, 5.0

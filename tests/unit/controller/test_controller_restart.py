@@ -13,8 +13,11 @@ from fake_engine import FakeEngine, image_id
 from loop_bench import Bench, make_app, running
 from memory_source import Files, Revision
 
+from agent.controller.deploys import KIND as DEPLOY_KIND
+from agent.controller.revisions import KIND as REVISION_KIND
 from agent.engine.model import ExitStatus
-from agent.errors import Problem
+from agent.errors import Problem, Waiting
+from agent.telemetry.events import APP_GONE
 
 
 @pytest.mark.parametrize("suspended", [False, True])
@@ -288,3 +291,29 @@ def test_on_another_host_there_is_nothing_to_go_back_to_without_its_images(tmp_p
 
     asyncio.run(begin())
     asyncio.run(go_on())
+
+
+def test_an_app_that_went_while_no_agent_was_there_is_forgotten(tmp_path: Path) -> None:
+    """Also one of which no container was ever there: its first image cannot be had."""
+    engine = FakeEngine()
+    engine.images.pull_failures["example/web:1"] = Waiting("nobody answers", retry_after=600)
+    kinds = (DEPLOY_KIND, REVISION_KIND)
+
+    async def first() -> None:
+        async with running(tmp_path, engine) as bench:
+            await in_force(bench, shop(1, name="blog", image="example/blog:1"))
+            bench.source.put(shop(1), shop(1, name="blog", image="example/blog:1"))
+            await bench.until(lambda: bench.condition("shop", "Ready")["status"] == "False")
+            await bench.controller.deploys.pause("shop")
+            bench.source.put(shop(1))
+            await bench.until(lambda: [e.app for e in bench.events.recent() if e.reason == APP_GONE] == ["blog"])
+
+    async def second() -> None:
+        async with running(tmp_path, engine) as bench:
+            assert [*bench.database.all(DEPLOY_KIND)] == ["shop"]
+            bench.source.put()
+            await bench.until(lambda: [e.app for e in bench.events.recent() if e.reason == APP_GONE] == ["shop"])
+            await bench.until(lambda: not any(bench.database.all(kind) for kind in kinds))
+
+    asyncio.run(first())
+    asyncio.run(second())

@@ -25,7 +25,7 @@ from agent.notify.sending import DeliveryFailed, DeliveryRefused, send
 from agent.notify.settings import NotifyFile
 from agent.spec.model import NOTICES, NotifyTarget
 from agent.store.database import Database
-from agent.telemetry.events import Event, EventLog
+from agent.telemetry.events import APP_GONE, Event, EventLog
 
 SECRET = base64.b64encode(b"a shared secret").decode()
 
@@ -197,6 +197,20 @@ def test_what_comes_again_after_a_recovery_is_told_again(database: Database, inb
         told = [json.loads(inbox.next().body)["kind"] for _ in range(4)]
     assert told == ["stalled", "recovered"] * 2
     assert inbox.arrived.empty()
+
+
+def test_the_troubles_of_an_app_that_is_gone_are_gone_too(database: Database, inbox: Inbox) -> None:
+    """What comes later under its name has not recovered from them, and its own are told."""
+    with notifying(database, {"webhook": inbox.url, "period": "10m"}) as events:
+        stall(events)
+        events.record("app", app="shop", reason=APP_GONE, message="app shop is gone")
+        ready(events)
+        stall(events)
+        ready(events)
+        told = [json.loads(inbox.next().body)["kind"] for _ in range(3)]
+    assert told == ["stalled", "stalled", "recovered"]
+    assert inbox.arrived.empty()
+    assert "trouble/shop" not in database.all(notify_queue.STATE_KIND)
 
 
 def test_a_dead_receiver_delays_no_other(database: Database, inbox: Inbox) -> None:
