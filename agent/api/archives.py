@@ -1,4 +1,4 @@
-"""Images and containers as tars: /image/save, /image/load, /image/import and /export."""
+"""Images and containers as tars: /image/save, /image/load, /image/import, /image/export and /export."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class ArchiveSite:
             web.get("/holdfast/v1/image/save", self.save),
             web.post("/holdfast/v1/image/load", self.load),
             web.post("/holdfast/v1/image/import", self.import_image),
+            web.get("/holdfast/v1/image/export", self.export_image),
             web.get("/holdfast/v1/export", self.export),
         ]
 
@@ -70,6 +71,11 @@ class ArchiveSite:
             ),
             _describe_image,
         )
+
+    async def export_image(self, request: web.Request) -> web.StreamResponse:
+        """``name=IMAGE``: a tar of its root file system."""
+        name = request.query.get("name", "")
+        return await send(request, self._threads, "export", lambda: self._engine.archives.export_image(name))
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         """``target=CONTAINER``: a tar of its root file system."""

@@ -236,6 +236,9 @@ class ArchivesPort(Protocol):
     ) -> ImageRecord:
         """An image made of a root file system, blocking."""
 
+    def export_image(self, name: str) -> Generator[bytes, None, None]:
+        """The tar of an image's root file system, blocking."""
+
     def export(self, record: ContainerRecord) -> Generator[bytes, None, None]:
         """The tar of a container's root file system, blocking."""
 

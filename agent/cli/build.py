@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.buildoptions import read_options, split
-from agent.cli.declare import argument, command, of_type, option
+from agent.cli.buildoutput import read_output
+from agent.cli.declare import argument, command, of_type, option, usage_error
 from agent.cli.main import DONE, ERROR
 from agent.cli.options import host_option
 from agent.cli.output import print_json, render_size, safe
@@ -46,6 +47,9 @@ _MANY: dict[str, Any] = {"multiple": True}
 @option("--network", type=of_type("Choice", ["default", "none", "host"]), default="default", help="Of RUN steps.")
 @option("--progress", type=of_type("Choice", ["auto", "plain", "tty", "json"]), default="auto", show_default=True)
 @option("--check", is_flag=True, help="Only check the Dockerfile; exit 1 when there is anything to say.")
+@option("-o", "--output", metavar="DIR|-|type=...", help="Write the image's files to a directory or, with -, as a tar.")
+@option("--push", is_flag=True, help="Bring the image to the registries of its tags.")
+@option("--load", is_flag=True, help="As docker has it; an image is always kept.")
 @option("--iidfile", metavar="FILE", help="Write the image's id to a file.")
 @option("--metadata-file", metavar="FILE", help="Write the image's id, digest and names to a file, as JSON.")
 @option("-q", "--quiet", is_flag=True, help="Print the image's id only.")
@@ -69,6 +73,9 @@ def build(context: str, dockerfile: str | None, host: str, **options: Any) -> in
     from agent.cli.tartransfer import upload
 
     header = read_options(options)
+    output = read_output(options["output"]) if options["output"] else None
+    if options["push"] and not options["tags"]:
+        raise usage_error("--push: say with -t where to")
     if options["check"]:
         return _check(context, dockerfile, options, header)
     quiet, mode = options["quiet"], "json" if options["as_json"] else options["progress"]
@@ -86,12 +93,28 @@ def build(context: str, dockerfile: str | None, host: str, **options: Any) -> in
         from agent.cli.buildresult import write_results
 
         write_results(image, options["iidfile"], options["metadata_file"])
+    if output is not None:
+        output.write(host, image["id"])
+    if options["push"]:
+        _push(host, options["tags"], "json" if mode == "json" else "quiet" if quiet else "show")
+    if output is not None and output.is_standard:
+        return DONE
     if quiet:
         print(image["id"])
     elif mode != "json":
         called = f": {', '.join(map(safe, image['names']))}" if image["names"] else ""
         print(f"{image['id']}{called} ({render_size(image['size'])})")
     return DONE
+
+
+def _push(host: str, tags: tuple[str, ...], mode: str) -> None:
+    from agent.cli.client import Client
+    from agent.cli.transfer import follow
+
+    for tag in tags:
+        pushed = follow(Client(host).stream("POST", "/push", {"image": tag}), "pushed", tag, mode)
+        if pushed is not None and mode == "show":
+            print(f"{safe(tag)}: {pushed['digest']} is pushed")
 
 
 def _pack(

@@ -53,8 +53,6 @@ _WORDS = {
 }
 
 _JSON = "there are no templates: --json, and jq for what you want of it"
-_STORED = "an image that was built is in the agent's store: leave it out"
-_WRITTEN = "build, then holdfast save -o FILE NAME (a tar, or --format oci-dir)"
 _UNLIMITED = "steps have no limits of their own beside --ulimit and --shm-size"
 _CERTIFICATES = "say that in the registries file (deploy/registries.yaml explains it)"
 _OPTIONS = {
@@ -90,15 +88,11 @@ _OPTIONS = {
     "build --compress": "leave it out: the agent is on this host",
     "build --format": "images are written as OCI says: leave it out",
     "build --layers": "layers are always kept for the next build: leave it out",
-    "build --output": _WRITTEN,
-    "build -o": _WRITTEN,
     "build --squash": "a last stage FROM scratch with COPY --from=STAGE / / has one layer",
     "build --volume": "RUN --mount=type=bind, or --build-context NAME=DIRECTORY",
     "build -v": "RUN --mount=type=bind, or --build-context NAME=DIRECTORY",
-    "build --load": _STORED,
     "build --rm": "nothing is left of steps: leave it out",
     "build --force-rm": "nothing is left of steps: leave it out",
-    "build --push": "holdfast push NAME after it",
     "build --no-cache-filter": "--no-cache carries every step out",
 }
 

@@ -47,19 +47,21 @@ def save(images: tuple[str, ...], output: str | None, form: str, host: str) -> i
 
 
 @command()
-@argument("container")
+@argument("container", metavar="CONTAINER|IMAGE")
 @option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
+@option("--image", "of_image", is_flag=True, help="Of an image of that name, not of a container.")
 @host_option
-def export(container: str, output: str | None, host: str) -> int:
-    """Write the root file system of a container to a tar.
+def export(container: str, output: str | None, of_image: bool, host: str) -> int:
+    """Write the root file system of a container or an image to a tar.
 
     The container may run or not; volumes and other mounts are left out.
 
     \b
     holdfast export -o root.tar shop-web-1
-    holdfast export shop-web-1 | tar -tv
+    holdfast export --image alpine:3 | tar -tv
     """
     refuse_terminal(output, sys.stdout)
     with transfer_bar("exporting", None) as count:
-        write_target(output, counted(download(host, "/export", [("target", container)]), count))
+        path, name = ("/image/export", "name") if of_image else ("/export", "target")
+        write_target(output, counted(download(host, path, [(name, container)]), count))
     return DONE

@@ -140,7 +140,7 @@ def write_layout(path: str | None, chunks: Iterable[bytes]) -> None:
 def _unpack(target: Path, chunks: Iterable[bytes]) -> None:
     """Only the names that a layout has are written, each a plain file."""
     (target / "blobs" / "sha256").mkdir(parents=True)
-    with tarfile.open(fileobj=cast(IO[bytes], _Reader(iter(chunks))), mode="r|") as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], ChunkReader(iter(chunks))), mode="r|") as archive:
         for member in archive:
             content = archive.extractfile(member) if member.isreg() and _LAYOUT_FILE.match(member.name) else None
             if content is not None:
@@ -148,7 +148,7 @@ def _unpack(target: Path, chunks: Iterable[bytes]) -> None:
                     shutil.copyfileobj(content, file, CHUNK)
 
 
-class _Reader:
+class ChunkReader:
     """The file-like face of an iterator that tarfile reads from."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
@@ -156,6 +156,7 @@ class _Reader:
         self._rest = b""
 
     def read(self, size: int) -> bytes:
+        """So many bytes, fewer only at the end."""
         pieces, left = [], size
         while left:
             self._rest = self._rest or next(self._chunks, b"")

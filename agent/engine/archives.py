@@ -22,7 +22,7 @@ from agent.image.store import ImageStore
 from agent.oci.imageconfig import HistoryEntry, ImageConfig
 from agent.oci.platform import compute_platform
 from agent.oci.reference import parse_reference
-from agent.runtime.imageview import open_merged
+from agent.runtime.imageview import merged_view, open_merged
 from agent.store.layout import DataLayout
 from agent.values import frozen
 
@@ -95,6 +95,14 @@ class Archives:
         config = replace(config, created=moment, history=(HistoryEntry(moment, comment="Imported from a tar"),))
         entry = self._store.archives.import_tar(chunks, config, name, progress=progress, cancel=cancel)
         return self._describe(entry.id)
+
+    def export_image(self, name: str) -> Chunks:
+        """The root file system of an image as a tar in chunks; close it. Raises HoldfastError."""
+        image = self._images.find(name)
+        if image is None:
+            raise ImageNotFound(f"the image {name[:200]!r} is not local", hint="holdfast image ls lists all")
+        with self._store.held(image.id), merged_view(self._store.lowerdirs(image.id)) as view:
+            yield from stream_tree(view)
 
     def export(self, record: ContainerRecord) -> Chunks:
         """The root file system of a container, running or not, as a tar in chunks; close it.

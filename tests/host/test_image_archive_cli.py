@@ -320,3 +320,31 @@ def test_a_signature_that_is_missing_stops_nothing_that_runs(agent: Agent) -> No
         eventually(lambda: condition(agent, "signed") in ("", "NotStalled: "), what="the signed image")
         assert ids(agent, "signed") == [first]
     policy.write_text("default: accept\n")
+
+
+def test_the_files_of_an_image_and_where_a_build_brings_them(agent: Agent, tmp_path: Path) -> None:
+    """``export --image``, ``build --output`` into a directory and a tar, ``build --push``; umoci sees the same."""
+    (tmp_path / "tool").write_text("built")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY tool /bin/\nCOPY tool /bin/\n")
+    with Registry() as registry:
+        tags = ["-t", f"{registry.address}/tool:1", "-t", f"{registry.address}/tool:latest"]
+        done = agent.cli("build", "-q", "--push", "--output", str(tmp_path / "out"), *tags, str(tmp_path))
+        target = f"docker://{registry.address}/tool"
+        copy = ["skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", target, f"oci:{tmp_path}/l:v1"]
+        subprocess.run(copy, check=True)
+    unpack = ["umoci", "unpack", "--image", f"{tmp_path}/l:v1", str(tmp_path / "bundle")]
+    subprocess.run(unpack, check=True, capture_output=True)
+    for place in (tmp_path / "out", tmp_path / "bundle" / "rootfs"):
+        assert sorted(str(path.relative_to(place)) for path in place.rglob("*")) == ["bin", "bin/tool"]
+        assert (place / "bin" / "tool").read_text() == "built"
+    path, identity = tmp_path / "a.tar", done.stdout.strip()
+    for command in (
+        ["export", "--image", identity, "-o", str(path)],
+        ["build", "-q", str(tmp_path), "-o", f"type=tar,dest={path}"],
+    ):
+        agent.cli(*command)
+        with tarfile.open(path) as archive:
+            assert [info.name for info in archive] == [".", "bin", "bin/tool"]
+    run = agent.cli("export", "--image", "nothing", "-o", str(tmp_path / "none"), check=False)
+    assert (run.returncode, "is not local" in run.stderr) == (1, True)
+    assert not (tmp_path / "none").exists()
