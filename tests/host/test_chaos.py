@@ -61,7 +61,9 @@ class Chaos:
     def __init__(self, agent: Agent, registry: Registry, seed: int) -> None:
         self.agent, self.registry = agent, registry
         self.dice = random.Random(seed)
-        self.images = [registry.push_busybox(f"app:{number}", Env=[f"V={number}", "PATH=/bin"]) for number in (1, 2)]
+        self.images = [registry.push_busybox("app:1", Env=["V=1", "PATH=/bin"])]
+        large = {"large": self.dice.randbytes(5 << 20)}  # a layer that is kept as an image of its own
+        self.images.append(registry.push_busybox("app:2", large, Env=["V=2", "PATH=/bin"]))
         self.told: list[str] = []
         self.harm: list[tuple[int, Callable[[], None]]] = [
             (6, self.edit_well),
