@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from agent.builder.tidying import Tidying
@@ -15,6 +16,7 @@ from agent.values import frozen
 
 NETWORK = "holdfast-build"
 _LINGER_SECONDS = 10.0
+_AGAIN_SECONDS = 5.0
 
 
 @frozen
@@ -75,8 +77,11 @@ class BuildNetwork:
         return self._networks.attach(container_id, hostname, [(NETWORK, ())])
 
     def detach(self, container_id: str) -> None:
-        """Take a step's sandbox away."""
-        self._networks.detach(container_id)
+        """Take a step's sandbox away; later, where that cannot be written down now: a step may have filled the disk."""
+        try:
+            self._networks.detach(container_id)
+        except HoldfastError:
+            self._tidying.later(partial(self._networks.detach, container_id), _AGAIN_SECONDS)
 
     def sweep(self, container_ids: Iterable[str]) -> None:
         """Remove what an earlier process left."""

@@ -38,11 +38,11 @@ def _render(file: str, instruction: Instruction, message: str) -> str:
 
 @contextmanager
 def placed(file: str, instruction: Instruction) -> Iterator[None]:
-    """Say of every lasting fault, and of every image that cannot be had now, which instruction it belongs to; what a
-    change of a context brings about passes."""
+    """Say of every lasting fault, of a full disk, and of every image that cannot be had now, which instruction it
+    belongs to; what a change of a context brings about passes."""
     try:
         yield
-    except (ImagePullFailed, RegistryUnreachable) as error:
+    except (ImagePullFailed, InsufficientStorage, RegistryUnreachable) as error:
         error.message = _render(file, instruction, error.message)
         raise
     except (BuildFailed, InvalidDockerfile):
@@ -53,5 +53,5 @@ def placed(file: str, instruction: Instruction) -> Iterator[None]:
         raise failed from error
     except OSError as error:
         if error.errno in _OUT_OF_SPACE:
-            raise InsufficientStorage("the disk is full") from error
+            raise InsufficientStorage(_render(file, instruction, "the disk is full")) from error
         raise fail_at(file, instruction, f"{error.strerror}: {error.filename}") from error

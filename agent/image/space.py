@@ -20,6 +20,8 @@ def compute_reserve(root: Path | str, limits: UnpackLimits) -> tuple[int, int]:
 def check_space(root: Path | str, size: int, limits: UnpackLimits) -> None:
     """Raises InsufficientStorage when ``size`` more bytes would fill the file system of ``root``."""
     free, reserve = compute_reserve(root, limits)
+    if free <= reserve:
+        raise InsufficientStorage("the disk is full")
     if size > free - reserve:
         raise InsufficientStorage(f"{size >> 20} MiB more are needed, {max(free - reserve, 0) >> 20} MiB can be used")
 

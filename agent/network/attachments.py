@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from agent.errors import NotFound, Refused
+from agent.errors import HoldfastError, NotFound, Refused
 from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.netns import pin_namespace, unpin_namespace
 from agent.network.addresses import AddressPool
@@ -172,14 +172,22 @@ class Attachments:
         unpin_namespace(self._directory / container)
 
     def detach(self, container: str) -> None:
-        """Take a container's sandbox away; unknown ones are fine. Its links go when its last process has gone."""
+        """Take a container's sandbox away; unknown ones are fine. Its links go when its last process has gone.
+
+        Raises HoldfastError when its record cannot be removed; it may be asked for again.
+        """
         with self._lock:
             record = self._sandboxes.pop(container, None)
         if record is None:
             return
         self._names.remove_container(record)
         self._unpin(container)
-        self._records.delete_sandboxes([container])
+        try:
+            self._records.delete_sandboxes([container])
+        except HoldfastError:
+            with self._lock:
+                self._sandboxes[container] = record
+            raise
         for network, address in record.addresses.items():
             self._give_back(network, address)
 

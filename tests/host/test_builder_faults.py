@@ -7,11 +7,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from agent.builder.faults import BuildFailed, BuildInterrupted
+from agent.builder.network import BuildNetwork
 from agent.errors import HoldfastError
 from agent.image.errors import InsufficientStorage
 from agent.image.records import ImageEntry
@@ -50,13 +52,30 @@ def test_a_full_disk_is_told_and_overcome(small: Lab) -> None:
     (small.context / "large").write_bytes(os.urandom(14 << 20))
     with pytest.raises(InsufficientStorage):
         small.build(FROM_CONTEXT + "COPY large /a\nCOPY --chmod=600 large /b\n")
-    with pytest.raises(InsufficientStorage):
+    with pytest.raises(InsufficientStorage, match=r"RUN cat /dev/zero > /full: the disk is full"):
         small.build(FROM_CONTEXT + "RUN cat /dev/zero > /full\n")
     small.check_clean()
     (small.context / "large").unlink()
     small.images.prune(min_age=-1)
     assert small.build(FROM_CONTEXT + "RUN echo x > /room\n").id
     assert small.images.find("test:1") is not None
+
+
+def test_a_sandbox_is_given_back_when_there_is_room_again(small: Lab) -> None:
+    """Striking it off failed the step, with a word on the database, and its address was lost until the next start."""
+    network, step = BuildNetwork(small.networks, small.builder._tidying), "a" * 64
+    with network.held():
+        network.attach(step, "step")
+        checkpoint = small.database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with (small.root / "full").open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        network.detach(step)
+        assert list(small.database.all("sandbox")) == [step], (checkpoint, "the disk was not full")
+        (small.root / "full").unlink()
+    small.builder.wait_tidy()
+    assert small.database.all("sandbox") == {}
+    small.check_clean()
 
 
 def find_keeper(lab: Lab) -> int:
