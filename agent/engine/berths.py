@@ -49,13 +49,13 @@ def suits(config: ContainerConfig) -> bool:
 
 
 class BerthMaker:
-    """Makes berths; on any error nothing of one is left."""
+    """Makes berths; on any error nothing of one is left. ``standard`` is what an init of theirs has prepared."""
 
     def __init__(self, parts: Parts, directories: ContainerDirectories, erase: Callable[[str], None]) -> None:
         self._parts = parts
         self._directories = directories
         self._erase = erase
-        self._standard = render_standard()
+        self.standard = render_standard()
 
     def make(self, *, reserve: bool) -> Berth:
         """One berth, with an init when ``reserve`` and the keeper can. Raises OSError, HoldfastError."""
@@ -69,7 +69,7 @@ class BerthMaker:
 
     def _reserve(self, berth_id: str, cgroup: CgroupPlan) -> bool:
         try:
-            self._parts.keeper.reserve(ReserveRequest(berth_id, cgroup.join, self._standard))
+            self._parts.keeper.reserve(ReserveRequest(berth_id, cgroup.join, self.standard))
         except HoldfastError as error:  # also a keeper of an earlier version, which knows no reserves
             log.debug("no init could be made ahead", error=str(error))
             return False

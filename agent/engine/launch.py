@@ -26,7 +26,7 @@ from agent.engine.table import ContainerTable
 from agent.image.errors import translated_storage_errors
 from agent.network.model import Sandbox
 from agent.oci.mount import Mount
-from agent.runtime.bundle import write_bundle
+from agent.runtime.bundle import compute_rest, write_bundle
 from agent.runtime.defaults import compute_capabilities
 from agent.runtime.imageview import open_merged
 from agent.runtime.protocol import CreateRequest, LogSpec, OverlaySpec, StopSpec
@@ -45,7 +45,9 @@ class Launcher:
         self._cleaner = cleaner
         self._mounter = Mounter(parts.volumes)
         self._directories = ContainerDirectories(parts.layout, parts.run)
-        self._berths = Berths(BerthMaker(parts, self._directories, cleaner.erase), cleaner.erase)
+        maker = BerthMaker(parts, self._directories, cleaner.erase)
+        self._standard = maker.standard
+        self._berths = Berths(maker, cleaner.erase)
         self._identities: dict[tuple[str, str], Identity] = {}
 
     def prepare(self) -> None:
@@ -144,7 +146,7 @@ class Launcher:
             seccomp_bpf=parts.seccomp.filter(config.security.seccomp, capabilities),
             log=LogSpec(berth.directory / LOGS),
             stop=StopSpec(process.stop_signal, config.process.stop_grace),
-            config=written if berth.reserved else None,
+            config=compute_rest(written, self._standard) if berth.reserved and written else None,
         )
 
     def _identify(self, image: str, user: str, view: _View) -> Identity:

@@ -24,6 +24,7 @@ OCI_VERSION = "1.0.2"
 CONFIG_NAME, ROOTFS_NAME = "config.json", "rootfs"
 DEFAULT_SHM_SIZE = 64 << 20
 _MAX_TOLD = 32 << 10
+_COVERED = ("maskedPaths", "readonlyPaths")
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
 
 
@@ -98,6 +99,22 @@ def render_config(spec: BundleSpec) -> dict[str, Any]:
         "mounts": [encode_mount(mount) for mount in mounts],
         "linux": linux,
     }
+
+
+def compute_rest(config: Mapping[str, Any], standard: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a config.json says beside ``standard`` (``render_standard``), for a keeper that has prepared that; None when
+    it does not say all of that."""
+    linux, common = config["linux"], standard["linux"]
+    mounts = list(config["mounts"])
+    try:
+        for mount in standard["mounts"]:
+            mounts.remove(mount)
+    except ValueError:
+        return None
+    if any(linux[name] != common[name] for name in _COVERED):
+        return None
+    rest = {name: value for name, value in linux.items() if name not in _COVERED}
+    return {**config, "standard": True, "mounts": mounts, "linux": rest}
 
 
 def render_standard() -> dict[str, Any]:

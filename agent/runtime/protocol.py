@@ -61,7 +61,8 @@ class CreateRequest:
 
     ``netns`` overrides the network namespace path of config.json. ``seccomp_bpf`` is a file of compiled BPF, None
     for no filter. Without ``log`` output goes to /dev/null. ``stop`` is kept for whoever asks for the states.
-    ``config`` is what stands in config.json, for an init that was reserved and need not read it then.
+    ``config`` is what stands in config.json beside what was reserved (``bundle.compute_rest``), for an init that was
+    reserved and need not read it then.
     """
 
     id: str

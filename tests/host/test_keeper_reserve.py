@@ -17,7 +17,7 @@ from keeperlab import Lab, build_config, open_lab
 
 from agent.errors import Conflict, HoldfastError, NotFound
 from agent.kernel.netns import create_network_namespace
-from agent.runtime.bundle import render_standard
+from agent.runtime.bundle import compute_rest, render_standard
 from agent.runtime.defaults import MASKED_PATHS, READONLY_PATHS
 from agent.runtime.protocol import CgroupPlan, CreateRequest, ReserveRequest
 
@@ -104,20 +104,25 @@ def test_start_while_it_is_being_created(lab: Lab, netns: Path) -> None:
     assert "broken" not in {state.id for state in lab.client.states()}
 
 
-def test_told_what_config_json_says(lab: Lab, netns: Path) -> None:
+@pytest.mark.parametrize("all_of_it", [True, False])
+def test_told_what_config_json_says(lab: Lab, netns: Path, all_of_it: bool) -> None:
     """The reserve need not read the file; what it is told is not kept with the state."""
-    ahead = reserve(lab, "told")
-    request = order(lab, "told", "echo $0 $WORD; sleep 1000", netns)
+    name = f"told-{all_of_it}"
+    ahead = reserve(lab, name)
+    request = order(lab, name, "echo $0 $WORD; sleep 1000", netns)
     config = json.loads((request.bundle / "config.json").read_text())
     config["process"]["env"].append("WORD=secret")
     (request.bundle / "config.json").unlink()
-    lab.client.board("told", request.rootfs, netns)
+    if not all_of_it:
+        config = compute_rest(config, render_standard())
+        assert [mount["destination"] for mount in config["mounts"]] == []
+    lab.client.board(name, request.rootfs, netns)
     assert lab.client.create_start(replace(request, config=config), lambda: None) == ahead
-    eventually(lambda: lab.output("told") == "sh secret\n", what="its output")
-    assert "secret" not in (lab.run_root / "keeper/told/state.json").read_text()
-    lab.client.kill("told", signal.SIGKILL)
-    lab.wait("exited", "told")
-    lab.client.delete("told")
+    eventually(lambda: lab.output(name) == "sh secret\n", what="its output")
+    assert "secret" not in (lab.run_root / f"keeper/{name}/state.json").read_text()
+    lab.client.kill(name, signal.SIGKILL)
+    lab.wait("exited", name)
+    lab.client.delete(name)
 
 
 COVERED = {"maskedPaths": list(MASKED_PATHS), "readonlyPaths": list(READONLY_PATHS)}
@@ -154,11 +159,15 @@ UNFIT = {
 }
 
 
+@pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("why", UNFIT)
-def test_what_does_not_fit_gets_a_fresh_init(lab: Lab, netns: Path, why: str) -> None:
-    name = why.replace(" ", "-").replace("/", "_")
+def test_what_does_not_fit_gets_a_fresh_init(lab: Lab, netns: Path, why: str, told: bool) -> None:
+    name = f"{why}-{told}".replace(" ", "-").replace("/", "_")
     ahead = reserve(lab, name)
     request = order(lab, name, "echo yes", netns, **UNFIT[why])
+    if told:
+        config = json.loads((request.bundle / "config.json").read_text())
+        request = replace(request, config=compute_rest(config, render_standard()))
     lab.client.board(name, request.rootfs, netns)
     try:
         pid = lab.client.run(request)

@@ -32,8 +32,8 @@ class Init:
     """The state the steps share: what was asked, and the descriptors taken so far."""
 
     __slots__ = (
-        "binds", "devices", "directory", "hierarchies", "master", "mounted", "order", "plan", "program", "report",
-        "root", "slave", "standing", "stdio", "tasks",
+        "binds", "covers", "devices", "directory", "hierarchies", "master", "mounted", "order", "plan", "program",
+        "report", "root", "slave", "standing", "stdio", "tasks",
     )  # fmt: skip
 
     order: Order
@@ -51,6 +51,7 @@ class Init:
         self.binds: dict[int, int] = {}
         self.devices: dict[str, int] = {}
         self.mounted: dict[str, int] = {}
+        self.covers: masks.Covers | None = None
         self.stdio: list[int] = []
         self.root = self.master = self.slave = -1
 
@@ -210,8 +211,9 @@ class Init:
     def cover(self, masked: list[str], readonly: list[str]) -> None:
         """Hide the one and make the other read-only."""
         self.report.step = "mask paths"
-        null = masks.Cover(self.devices["null"], attached="/dev" in self.mounted)
-        masks.mask(self.root, masked, null)
+        if self.covers is None:
+            self.covers = masks.Covers(self.devices["null"], attached="/dev" in self.mounted)
+        masks.mask(self.root, masked, self.covers)
         self.report.step = "make paths read-only"
         masks.make_readonly(self.root, readonly)
 

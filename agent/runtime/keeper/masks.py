@@ -56,19 +56,33 @@ class Cover:
         os.close(source)
 
 
-def mask(root: int, paths: list[str], null: Cover) -> None:
-    """Hide files behind ``null`` (a mount of /dev/null) and directories behind an empty read-only tmpfs."""
-    empty: Cover | None = None
+class Covers:
+    """What files and directories are hidden behind: ``null`` is a mount of /dev/null."""
+
+    __slots__ = ("_empty", "_null")
+
+    def __init__(self, null: int, *, attached: bool) -> None:
+        self._null = Cover(null, attached=attached)
+        self._empty: Cover | None = None
+
+    def put(self, target: int) -> None:
+        """Hide what ``target`` refers to: a directory behind an empty read-only tmpfs, anything else behind null."""
+        if not stat.S_ISDIR(os.stat(target).st_mode):
+            self._null.put(target)
+            return
+        if self._empty is None:
+            self._empty = Cover(m.create_filesystem("tmpfs", (("mode", "755"),), _QUIET), attached=False)
+        self._empty.put(target)
+
+
+def mask(root: int, paths: list[str], covers: Covers) -> None:
+    """Hide what is there of ``paths``."""
     for path in paths:
         try:
             target = open_inside(root, path)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if not stat.S_ISDIR(os.stat(target).st_mode):
-            null.put(target)
-        else:
-            empty = empty or Cover(m.create_filesystem("tmpfs", (("mode", "755"),), _QUIET), attached=False)
-            empty.put(target)
+        covers.put(target)
         os.close(target)
 
 

@@ -14,7 +14,8 @@ _MAX_NAME = 128
 
 class Order:
     """``protocol.CreateRequest`` on the keeper's side; ``document`` is what state.json keeps of it: not ``config``,
-    which is the content of config.json where a reserve need not read it. ``packet`` is the request as it came."""
+    which is the content of config.json where a reserve need not read it, with ``standard`` only what that says beside
+    what was reserved. ``packet`` is the request as it came."""
 
     __slots__ = (
         "bundle", "config", "document", "id", "join", "kill", "log_directory", "log_files", "log_size", "lower",

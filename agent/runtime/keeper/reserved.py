@@ -143,9 +143,13 @@ class ReservedInit(Init):
         """The order again, with the host's mounts in sight. Raises Failure Unfit when it does not fit what is ready."""
         self.report.step = "fit the order"
         self.visit_host()
-        self.plan = read_config(order.bundle) if order.config is None else parse_config(order.config)
+        config = order.config
+        self.plan = read_config(order.bundle) if config is None else parse_config(config)
         complete = order.seccomp is not None or not self.plan.seccomp
-        if not complete or self.board is None or not self.board.fits(order) or not fits(self.standard, self.plan):
+        fitting = (
+            adds(self.standard, self.plan) if config and config.get("standard") else fits(self.standard, self.plan)
+        )
+        if not complete or self.board is None or not self.board.fits(order) or not fitting:
             raise Failure(UNFIT, "the reserve is not what the order needs")
         return order
 
@@ -207,6 +211,11 @@ def fits(standard: ContainerPlan, plan: ContainerPlan) -> bool:
     if not all(_is_same(own.pop(mount.destination, None), mount) for mount in standard.mounts):
         return False
     return not any(_is_taken(destination) for destination in own)
+
+
+def adds(standard: ContainerPlan, plan: ContainerPlan) -> bool:
+    """The same for a plan that has only what comes beside."""
+    return plan.namespaces == standard.namespaces and not any(_is_taken(mount.destination) for mount in plan.mounts)
 
 
 def _is_same(mount: MountPlan | None, standard: MountPlan) -> bool:

@@ -110,11 +110,15 @@ def mount_filesystem(root: int, plan: MountPlan) -> int:
 
 def place(root: int, plan: MountPlan, source: int) -> None:
     """Attach a filesystem where its plan says; one that is attached elsewhere moves, with all that is mounted in it."""
-    ensured = ensure_directory(root, plan.destination)
-    if plan.kind in ("proc", "sysfs"):
-        os.close(ensured)
-        ensured = open_inside(root, plan.destination, os.O_DIRECTORY, links=False)
-    _attach(plan, source, ensured)
+    if plan.kind not in ("proc", "sysfs"):
+        _attach(plan, source, ensure_directory(root, plan.destination))
+        return
+    try:
+        target = open_inside(root, plan.destination, os.O_DIRECTORY, links=False)
+    except FileNotFoundError:
+        os.close(ensure_directory(root, plan.destination))
+        target = open_inside(root, plan.destination, os.O_DIRECTORY, links=False)
+    _attach(plan, source, target)
 
 
 def _attach(plan: MountPlan, source: int, target: int) -> None:
