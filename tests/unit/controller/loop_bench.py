@@ -55,7 +55,7 @@ class Bench:
 
     async def until(self, probe: Callable[[], Any]) -> Any:
         """Wait, on the controller's own changes, until something is so."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not probe():
                 with contextlib.suppress(TimeoutError):  # the fake engine's own facts are announced by nobody
                     await asyncio.wait_for(self.controller.wait_change(), 0.05)

@@ -21,7 +21,7 @@ QUICK = {"monitor": 0.01, "parallelism": 4}
 PATIENT = {**QUICK, "monitor": 60.0}
 REPLICAS = {"db": 1, "api": 13, "web": 18, "last": 1}
 EVERY = os.environ.get("KILL_POINTS") == "all"
-STRIDE, TOGETHER = {"good": 18, "bad": 9}, 12
+STRIDE, TOGETHER = {"good": 18, "bad": 9}, 5
 POINTS = 200
 Fate = str
 
@@ -86,7 +86,7 @@ async def wait_for_end(bench: MortalBench, fate: Fate) -> None:
         await bench.until(lambda: bench.condition("shop", "Stalled")["reason"] == "RolledBack")
     await bench.until(lambda: is_over(bench, fate))
     if fate == "good":
-        assert await bench.controller.wait_converged(10)
+        assert await bench.controller.wait_converged(30)
     await bench.until(lambda: not pending(bench))
     names = [record.name for record in bench.engine.containers.running()]
     assert len(names) == len(set(names))
