@@ -13,6 +13,7 @@ import urllib3
 from agent.errors import HoldfastError, Stalled
 from agent.image.errors import ProxyRefused, RegistryUnauthorized, RegistryUnreachable
 from agent.image.origin import is_loopback
+from agent.image.socksproxy import SocksDenied, SocksRefused
 
 PROXY_DENIED = 407
 _DENIED = ("401", "407")  # tinyproxy says 401 to a wrong password
@@ -33,7 +34,7 @@ _NAME = "check the spelling, and that this host can resolve names"
 _NETWORK = "check the address, and that this host's network and firewall let it through"
 _SILENT = "check the address, and whether a firewall drops what is sent there"
 _RUNNING = "check that it is running and that the address is right"
-_PROXY = "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the agent, and `proxy` in the registries file"
+_PROXY = "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the agent, and `proxy` in the registries file"
 _PROXY_AUTHORITY = (
     "put its authority's certificate into /usr/local/share/ca-certificates and run update-ca-certificates"
 )
@@ -64,6 +65,10 @@ def translate_proxy_failure(error: urllib3.exceptions.HTTPError, proxy: str, hos
         if refused[1] in _DENIED:
             return refuse_user(proxy, refused[1])
         return ProxyRefused(f"the proxy {proxy} does not lead to {host} (HTTP {refused[1]})", hint=_PROXY)
+    if isinstance(error, SocksDenied):
+        return refuse_user(proxy, None)
+    if isinstance(error, SocksRefused):
+        return ProxyRefused(f"the proxy {proxy} does not lead to {host}: {_lower(str(error.args[0]))}", hint=_PROXY)
     if not isinstance(error, urllib3.exceptions.ProxyError):
         return None
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -75,12 +80,13 @@ def translate_proxy_failure(error: urllib3.exceptions.HTTPError, proxy: str, hos
     return RegistryUnreachable(f"the proxy {proxy} cannot be reached: {_explain(error, cause, '')[0]}", hint=_PROXY)
 
 
-def refuse_user(proxy: str, status: int | str = PROXY_DENIED) -> HoldfastError:
+def refuse_user(proxy: str, status: int | str | None = PROXY_DENIED) -> HoldfastError:
     """The error for a proxy that wants to know who asks, or does not like who does."""
+    said = f" (HTTP {status})" if status is not None else ""
     return RegistryUnauthorized(
-        f"the proxy {proxy} refuses its user or password, or wants one (HTTP {status})",
+        f"the proxy {proxy} refuses its user or password, or wants one{said}",
         reason="ProxyUnauthorized",
-        hint="write them into the proxy's URL: http://user:password@host:port",
+        hint=f"write them into the proxy's URL: {urlsplit(proxy).scheme}://user:password@host:port",
     )
 
 
@@ -126,6 +132,9 @@ def _explain(error: urllib3.exceptions.HTTPError, cause: OSError | None, registr
         return _lower(cause.strerror), None
     if isinstance(error, urllib3.exceptions.ProtocolError):
         return "the connection was closed too early", None
+    timeout = isinstance(error, urllib3.exceptions.TimeoutError)
+    if timeout and not isinstance(error, urllib3.exceptions.NewConnectionError):
+        return "no answer in time", _SILENT
     return f"{type(error).__name__.removesuffix('Error')} failed", None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import ssl
 import threading
@@ -18,6 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from agent.errors import Stalled
 from agent.image.config import RegistryConfig
 from agent.image.proxies import Proxy
+from agent.image.socksproxy import connect_by
 from agent.store.ownfiles import stamp_file
 
 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # image.unsafe says it, once and in our words
@@ -86,15 +88,18 @@ class _Punctual(HTTPConnection):
     """Can be cut from outside, and cuts itself when a handshake or the head of an answer trickles.
 
     ``leash`` is a second descriptor of the socket while a handshake is under way, for the first one changes its owner.
+    ``socks`` is the proxy that leads to the host, if it is one that speaks SOCKS.
     """
 
     response_class = _Answer
 
-    def __init__(self, *arguments: Any, running: Running, **options: Any) -> None:
+    def __init__(self, *arguments: Any, running: Running, socks: Proxy | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._running = running
+        self._socks = socks
         self._late = threading.Event()
         self.leash: socket.socket | None = None
+        self._timer: threading.Timer
 
     def connect(self) -> None:
         """As the base class does; all handshakes, with a proxy and by TLS, together take bounded time."""
@@ -112,10 +117,19 @@ class _Punctual(HTTPConnection):
                 self.leash = None
 
     def _new_conn(self) -> socket.socket:
+        if self._socks is not None:
+            return connect_by(self._socks, self, self._watch)
         made = super()._new_conn()
-        self.leash = made.dup()
-        self._timer = self._start_timer(self._give_up)
+        self._watch(made)
         return made
+
+    def _watch(self, made: socket.socket) -> None:
+        """Bound the handshakes that begin now."""
+        if self.leash is not None:  # of an address that did not answer
+            self._timer.cancel()
+            self.leash.close()
+        self.leash = socket.socket(made.family, made.type, made.proto, fileno=os.dup(made.fileno()))
+        self._timer = self._start_timer(self._give_up)
 
     def _give_up(self) -> None:
         self._late.set()
@@ -181,22 +195,26 @@ class Pools:
             "headers": {"User-Agent": "holdfast", "Accept-Encoding": "identity"},
             "ssl_context": make_context(tls),
         }
-        if proxy is None:
+        socks = proxy if proxy is not None and proxy.is_socks else None
+        if proxy is None or socks is not None:
             manager = urllib3.PoolManager(**options)
         else:
             options |= {"proxy_headers": proxy.headers, "proxy_ssl_context": make_context(Tls())}
             manager = urllib3.ProxyManager(proxy.url, **options)
-        manager.pool_classes_by_scheme = {"http": self._make_plain, "https": self._make_tls}  # type: ignore[dict-item]
+        manager.pool_classes_by_scheme = {
+            "http": partial(self._make_plain, socks),  # type: ignore[dict-item]
+            "https": partial(self._make_tls, socks),  # type: ignore[dict-item]
+        }
         return manager
 
-    def _make_plain(self, *arguments: Any, **options: Any) -> urllib3.HTTPConnectionPool:
+    def _make_plain(self, socks: Proxy | None, *arguments: Any, **options: Any) -> urllib3.HTTPConnectionPool:
         pool = urllib3.HTTPConnectionPool(*arguments, **options)
-        pool.ConnectionCls = partial(_Punctual, running=self.running)  # type: ignore[assignment]
+        pool.ConnectionCls = partial(_Punctual, running=self.running, socks=socks)  # type: ignore[assignment]
         return pool
 
-    def _make_tls(self, *arguments: Any, **options: Any) -> urllib3.HTTPSConnectionPool:
+    def _make_tls(self, socks: Proxy | None, *arguments: Any, **options: Any) -> urllib3.HTTPSConnectionPool:
         pool = urllib3.HTTPSConnectionPool(*arguments, **options)
-        pool.ConnectionCls = partial(_PunctualTls, running=self.running)  # type: ignore[assignment]
+        pool.ConnectionCls = partial(_PunctualTls, running=self.running, socks=socks)  # type: ignore[assignment]
         return pool
 
     def close(self) -> None:

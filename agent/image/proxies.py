@@ -1,7 +1,8 @@
 """Which proxy leads to a host: said by the registries file, else by the environment, read as Docker's daemon does.
 
-``HTTP_PROXY`` holds for http URLs, ``HTTPS_PROXY`` for https ones, ``NO_PROXY`` says for which hosts neither does; each
-also in lower case. Loopback is never asked through a proxy. What a proxy is told of its user stays in here.
+``HTTP_PROXY`` holds for http URLs, ``HTTPS_PROXY`` for https ones, ``ALL_PROXY`` where neither of these is set, and
+``NO_PROXY`` says for which hosts none does; each also in lower case. Loopback is never asked through a proxy. What a
+proxy is told of its user stays in here.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from agent.errors import Refused
 from agent.image.origin import Origin, is_loopback
 from agent.values import frozen
 
-_PORTS = {"http": 80, "https": 443}
+_SOCKS = ("socks5", "socks5h")
+_PORTS = {"http": 80, "https": 443, **dict.fromkeys(_SOCKS, 1080)}
+MAX_TEXT = 127
+"""Bytes of a name or a password that are told to a SOCKS proxy; RFC 1929 has room for 255, PySocks for so many."""
 _FORM = (
-    "write http://host:port or https://host:port, before the host perhaps user:password@ with %XX for odd characters"
+    "write http://host:port, https://host:port, socks5://host:port or, where the proxy looks up names, "
+    "socks5h://host:port, before the host perhaps user:password@ with %XX for odd characters"
 )
 
 
@@ -31,6 +36,11 @@ class Proxy:
 
     def __str__(self) -> str:
         return self.url
+
+    @property
+    def is_socks(self) -> bool:
+        """Whether it speaks SOCKS5, and not HTTP."""
+        return self.url.startswith(_SOCKS)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -78,9 +88,16 @@ def parse_proxy(text: str) -> Proxy:
     name, password = unquote(parts.username or ""), unquote(parts.password or "")
     if ":" in name:
         raise Refused("the name of a proxy's user holds a colon", reason="InvalidProxy", hint=_FORM)
+    if parts.scheme in _SOCKS and (name or password) and not _fit_socks(name, password):
+        said = f"a SOCKS proxy is told a name and a password of at most {MAX_TEXT} bytes each, or neither"
+        raise Refused(said, reason="InvalidProxy", hint=_FORM)
     user = f"{name}:{password}" if name or password else ""
     bracketed = f"[{host}]" if ":" in host else host
     return Proxy(f"{parts.scheme}://{bracketed}:{port or _PORTS[parts.scheme]}", user)
+
+
+def _fit_socks(*texts: str) -> bool:
+    return all(0 < len(text.encode("utf-8", "replace")) <= MAX_TEXT for text in texts)
 
 
 def read_proxies(environment: Mapping[str, str]) -> Proxies:
@@ -96,7 +113,9 @@ def read_proxies(environment: Mapping[str, str]) -> Proxies:
             raise Refused(f"{name}: {error.message}", reason=error.reason, hint=error.hint) from None
 
     entries = (entry.strip().lower() for entry in take("NO_PROXY").split(","))
-    return Proxies(parse("HTTP_PROXY"), parse("HTTPS_PROXY"), tuple(entry for entry in entries if entry))
+    others = parse("ALL_PROXY")
+    plain, secure = parse("HTTP_PROXY") or others, parse("HTTPS_PROXY") or others
+    return Proxies(plain, secure, tuple(entry for entry in entries if entry))
 
 
 def _covers(entry: str, origin: Origin) -> bool:

@@ -142,7 +142,7 @@ class Transport:
 
     def _begin(self, response: urllib3.BaseHTTPResponse, proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
         """Note that the response has to be released."""
-        if proxy is not None and response.status == PROXY_DENIED:
+        if proxy is not None and not proxy.is_socks and response.status == PROXY_DENIED:
             response.close()
             raise refuse_user(str(proxy))
         with self._lock:

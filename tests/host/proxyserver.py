@@ -1,4 +1,4 @@
-"""A real proxy (tinyproxy), in a mount namespace whose ``/etc/hosts`` gives it names that nobody else can resolve."""
+"""Real proxies (tinyproxy, microsocks), in mount namespaces whose ``/etc/hosts`` gives them a name of their own."""
 
 from __future__ import annotations
 
@@ -48,6 +48,38 @@ class ProxyServer:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return self
             assert self._process.poll() is None, "tinyproxy did not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class SocksServer:
+    """microsocks, which leads to loopback under the name ``NAME``; only whom it knows."""
+
+    def __init__(self, path: Path, user: tuple[str, str]) -> None:
+        self._path = Path(tempfile.mkdtemp(prefix="socks-", dir=path))
+        (self._path / "hosts").write_text(f"127.0.0.1 localhost {NAME}\n")
+        self._user = user
+        self.log = self._path / "log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+
+    def __enter__(self) -> SocksServer:
+        script = 'mount --bind "$0/hosts" /etc/hosts && exec microsocks -i 127.0.0.1 -p "$1" -u "$2" -P "$3"'
+        command = ["unshare", "-m", "sh", "-c", script, str(self._path), str(self.port), *self._user]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return self
+            assert self._process.poll() is None, "microsocks did not start"
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +24,7 @@ from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from agent.store.database import Database
 from tests.host.certificates import Authority
-from tests.host.proxyserver import NAME, ProxyServer, TlsFront
+from tests.host.proxyserver import NAME, ProxyServer, SocksServer, TlsFront
 from tests.host.registry import Registry, entry, make_tar
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
@@ -157,3 +161,70 @@ def test_an_agent_keeps_the_proxys_password_to_itself(plain: Registry, proxy: Pr
     assert f"http://{proxy.address}" in told, "the log says which proxy is used"
     assert USER[1] not in told
     assert proxy.lines("GET")
+
+
+@pytest.fixture
+def socks(tmp_path: Path) -> Iterator[SocksServer]:
+    with SocksServer(tmp_path, USER) as running:
+        yield running
+
+
+@pytest.mark.parametrize("said", ["ALL_PROXY", "file"])
+def test_a_registry_behind_a_socks_proxy(
+    secure: Registry, plain: Registry, authority: Authority, socks: SocksServer, tmp_path: Path, said: str
+) -> None:
+    """Plain and encrypted, by a name that only the proxy can resolve."""
+    url = f"socks5h://{':'.join(USER)}@127.0.0.1:{socks.port}"
+    registry = plain if said == "file" else secure
+    name = f"{NAME}:{registry.port}"
+    settings: dict[str, object] = {"insecure": True} if registry is plain else {"ca": str(authority.certificate)}
+    proxies = read_proxies({"all_proxy": url} if said == "ALL_PROXY" else {})
+    config = configure(tmp_path, proxies, {name: settings | ({"proxy": url} if said == "file" else {})})
+    push_and_pull(tmp_path, config, f"{name}/team/socks:1")
+    assert f"connected to {NAME}:{registry.port}" in socks.log.read_text()
+
+
+def test_a_socks_proxy_that_refuses(plain: Registry, socks: SocksServer, tmp_path: Path) -> None:
+    name, place = f"{NAME}:{plain.port}", f"127.0.0.1:{socks.port}"
+    told = {
+        f"socks5h://joe:wr0ng@{place}": "refuses its user or password",
+        f"socks5h://{place}": "refuses its user or password",
+        f"socks5://{':'.join(USER)}@{place}": "its name cannot be resolved",
+        f"socks5h://{':'.join(USER)}@127.0.0.1:1": "cannot be reached: connection refused",
+        f"socks5h://{':'.join(USER)}@nowhere.test:1": "proxy socks5h://nowhere.test:1 cannot be reached",
+        f"socks5h://{':'.join(USER)}@{plain.address}": "cannot be reached",
+    }
+    for url, message in told.items():
+        config = configure(tmp_path, through(url), {name: {"insecure": True, "url": f"http://{name}"}})
+        with pytest.raises(HoldfastError, match=message) as caught:
+            ask_root(name, config)
+        assert not any(secret in f"{caught.value} {caught.value.hint}" for secret in (USER[1], "wr0ng"))
+    lost = configure(tmp_path, through(f"socks5h://{':'.join(USER)}@{place}"), {"nowhere.test:9": {"insecure": True}})
+    with pytest.raises(HoldfastError, match=r"does not lead to nowhere.test:9: \w+"):
+        ask_root("nowhere.test:9", lost)
+
+
+def test_a_socks_proxy_that_trickles_is_cut(tmp_path: Path) -> None:
+    """A byte before each timeout would do for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def trickle() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    client.recv(3)
+                    client.sendall(b"\x05")
+                    threading.Event().wait(0.4)
+                    client.sendall(b"\x00")
+                    for _ in range(100):
+                        client.sendall(b"\x05" if _ == 0 else b"\x00")
+                        threading.Event().wait(0.4)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        config = replace(
+            configure(tmp_path, through(f"socks5h://127.0.0.1:{server.getsockname()[1]}"), {}),
+            connect_timeout=0.5,
+            attempts=1,
+        )
+        with pytest.raises(RegistryUnreachable, match="no answer in time"):
+            ask_root("registry.test", config)

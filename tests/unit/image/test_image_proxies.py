@@ -21,6 +21,8 @@ PROXY = "http://proxy.example:3128"
         ("http://[fe80::1]", "http://[fe80::1]:80", ""),
         ("http://joe:p%40ss%3A@proxy.example:3128", PROXY, "joe:p@ss:"),
         ("joe@proxy.example:3128", PROXY, "joe:"),
+        ("socks5://proxy.example", "socks5://proxy.example:1080", ""),
+        ("socks5h://joe:p%20ss@proxy.example:9", "socks5h://proxy.example:9", "joe:p ss"),
     ],
 )
 def test_proxies_are_urls(text: str, url: str, user: str) -> None:
@@ -31,7 +33,19 @@ def test_proxies_are_urls(text: str, url: str, user: str) -> None:
     assert not user or user not in repr(found)
 
 
-BAD = ("", "socks5://joe:hunter2@p", "http://", "http://joe:hunter2@p:x", "p/hunter2", "http://p?hunter2", "a b", "é")
+BAD = (
+    "",
+    "socks4://joe:hunter2@p",
+    "socks5://:hunter2@p",
+    "socks5h://joe@p",
+    f"socks5://joe:{'hunter2' * 19}@p",
+    "http://",
+    "http://joe:hunter2@p:x",
+    "p/hunter2",
+    "http://p?hunter2",
+    "a b",
+    "é",
+)
 
 
 @pytest.mark.parametrize("text", [*BAD, "http://joe%3Ax:hunter2@p", "http://joe:hunter2@p:99999", "h\tp", "http://[p"])
@@ -47,7 +61,9 @@ def test_what_is_no_proxy_is_refused_without_its_secrets(text: str) -> None:
 
 def test_the_environment_is_read_as_docker_does() -> None:
     assert read_proxies({}) == Proxies()
-    assert read_proxies({"HTTPS_PROXY": " ", "https_proxy": "low", "ALL_PROXY": "all"}).secure == parse_proxy("low")
+    assert read_proxies({"HTTPS_PROXY": " ", "https_proxy": "low", "ALL_PROXY": "all"}) == Proxies(
+        parse_proxy("all"), parse_proxy("low")
+    )
     both = {"HTTP_PROXY": "plain", "https_proxy": "low", "HTTPS_PROXY": "up", "no_proxy": " A.example, ,b"}
     assert read_proxies(both) == Proxies(parse_proxy("plain"), parse_proxy("up"), ("a.example", "b"))
 

@@ -75,7 +75,7 @@ PROBLEMS = {
     "registries: {a.example: {rewrite: {'a': '$1'}}}": "invalid group reference",
     "registries: {a.example: {credential_helper: ../sh}}": "not the name of a helper",
     "registries: {a.example: {token_server: 'a/b@c'}}": "not a host",
-    "registries: {a.example: {proxy: 'socks5://joe:hunter2@p:1'}}": "are not supported",
+    "registries: {a.example: {proxy: 'socks4://joe:hunter2@p:1'}}": "are not supported",
     "registries: {a.example: {proxy: 'http://p:1/path'}}": "not the URL of a proxy",
     "registries: {a.example: {proxy: [p]}}": "not a text",
     "registries: {'127.0.0.1:5000': {proxy: p}}": "a proxy cannot lead to 127.0.0.1:5000",
