@@ -20,7 +20,10 @@ web:
   environment: {{VERSION: '{version}'}}
   volumes: ['{licences}:/licences']
   stop_grace_period: 1s
-  deploy: {{replicas: {replicas}, update_config: {{monitor: 1s, parallelism: 0, {config}}}}}
+  deploy:
+    replicas: {replicas}
+    update_config: {{monitor: 1s, parallelism: 0, {config}}}
+    rollback_config: {{monitor: 100ms, parallelism: 0}}
   x-holdfast: {{drain: 0s}}
 """
 TAKE = "while read l; do mkdir /licences/$$l && exec sleep 86400; done < /licences/all; echo no licence left; exit 5"

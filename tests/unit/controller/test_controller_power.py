@@ -53,7 +53,7 @@ def test_power_cuts(tmp_path: Path, fate: str) -> None:
             async with living(state, engine) as bench:
                 cuts = PowerCuts(state, tmp_path, 0.1)
                 bench.fuse.watch = cuts
-                bench.source.put(shop(2))
+                bench.source.put(shop(2, fate))
                 await wait_for_end(bench, fate)
         assert len(cuts.copies) > 2
         await asyncio.gather(*(come_back(copy, engine, fate) for copy in cuts.copies))
@@ -69,7 +69,7 @@ async def come_back(state: Path, dead: FakeEngine, fate: str) -> None:
     if fate == "bad":
         engine.containers.doomed["example/web:2"] = 0.0
     async with living(state, engine) as bench:
-        bench.source.put(shop(2))
+        bench.source.put(shop(2, fate))
         await settle(bench, fate)
     with closing(sqlite3.connect(state / "holdfast.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
