@@ -5,10 +5,11 @@ from __future__ import annotations
 from agent.spec.envfile import Variables
 from agent.spec.fields import read_pairs, read_texts
 from agent.spec.reading import Reading
-from agent.spec.tree import Node, Sequence
+from agent.spec.tree import Node, Scalar, Sequence
 
 VALUE_LIMIT = (128 << 10) - 1
 """The kernel's bound for one string of an environment or command line."""
+_NAMED = "names are shown, so a variable of the encrypted .env file may only be in the value, behind a name without any"
 
 
 def read_map(reading: Reading, node: Node, path: str) -> dict[str, tuple[Node, str | None]]:
@@ -20,6 +21,9 @@ def read_map(reading: Reading, node: Node, path: str) -> dict[str, tuple[Node, s
     if isinstance(node, Sequence):
         for item, text in read_texts(reading, node, path):
             name, equals, value = text.partition("=")
+            if reading.is_secret(item) and not (isinstance(item, Scalar) and item.source.startswith(f"{name}=")):
+                reading.complain(item, f"{path}: {_NAMED}")
+                continue
             _put(reading, found, (name, item, value if equals else None), path)
         return found
     for key, value_node in read_pairs(reading, node, path):

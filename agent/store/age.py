@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.errors import Refused
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SIZE_LIMIT = 1 << 20
 RECIPIENT_LIMIT = 64
 _HEADER_LIMIT = 64 << 10
+_TAG = 5  # characters in which the names of keys differ: to try an RSA key takes long
 _NO_MATCH = "No matching keys"
 _ARMOR_END = b"-----END AGE ENCRYPTED FILE-----"
 _PASSPHRASE = "is encrypted with a passphrase, which nobody is there to type: encrypt it with `holdfast encrypt`"
@@ -38,7 +40,8 @@ def decrypt(data: bytes, identities: Sequence[Identity]) -> bytes:
     from pyrage import decrypt as open_file
 
     try:
-        clear: bytes = open_file(strip_armor(data), identities)
+        with panics_refused("cannot be decrypted"):
+            clear: bytes = open_file(strip_armor(data), identities)
     except DecryptError as error:
         if _NO_MATCH in str(error):
             raise NoMatch("is not encrypted for this host, or was changed") from None
@@ -54,12 +57,24 @@ def encrypt(clear: bytes, recipients: Sequence[Recipient]) -> bytes:
     if len(recipients) > RECIPIENT_LIMIT:
         raise Refused(f"is for more than {RECIPIENT_LIMIT} recipients")
     try:
-        data: bytes = seal_file(clear, recipients, armored=True)
+        with panics_refused("cannot be encrypted: a recipient is damaged"):
+            data: bytes = seal_file(clear, recipients, armored=True)
     except EncryptError as error:
         raise Refused(f"cannot be encrypted: {error}") from None
     if len(data) > SIZE_LIMIT:
         raise Refused(f"would be larger than {SIZE_LIMIT >> 20} MiB when encrypted, more than is read of a file")
     return data
+
+
+@contextmanager
+def panics_refused(message: str) -> Iterator[None]:
+    """Raises Refused where the library gives up on a key that it did not expect, which is no Exception otherwise."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise Refused(message) from None
 
 
 def _check_end(header: bytes) -> None:
@@ -76,30 +91,35 @@ def check_header(data: bytes) -> None:
     if len(data) > SIZE_LIMIT:
         raise Refused(f"is larger than {SIZE_LIMIT >> 20} MiB")
     stanzas = read_stanzas(data)
-    if "scrypt" in stanzas:
+    if any(kind == "scrypt" for kind, _ in stanzas):
         raise Refused(_PASSPHRASE)
     if len(stanzas) > RECIPIENT_LIMIT:
         raise Refused(f"is encrypted for more than {RECIPIENT_LIMIT} recipients: leave some out")
+    tags = [rest[:_TAG] for kind, rest in stanzas if kind == "ssh-rsa"]
+    if len(set(tags)) < len(tags):
+        raise Refused("is encrypted for the same RSA key more than once: name each recipient once")
     text = strip_armor(data)
     if text.startswith(b"-----") and not text.rstrip().endswith(_ARMOR_END):
         raise Refused("is damaged, its last line is not the end of an encrypted file: encrypt it again")
 
 
-def read_stanzas(data: bytes) -> list[str]:
-    """The kinds of recipients that a header names, as far as it can be read: X25519, scrypt, ssh-ed25519, ...
+def read_stanzas(data: bytes) -> list[tuple[str, str]]:
+    """The recipients that a header names, as far as it can be read: the kind (X25519, scrypt, ssh-rsa, ...) and what
+    stands behind it.
 
     Raises Refused for a header that is too large.
     """
     text = strip_armor(data)
     header = _unarmor(text) if text.startswith(b"-----") else text[:_HEADER_LIMIT]
     _check_end(header)
-    kinds: list[str] = []
+    found: list[tuple[str, str]] = []
     for line in header.split(b"\n")[1:]:
         if line.startswith(b"---"):
             break
         if line.startswith(b"-> "):
-            kinds.append(line[3:].split(b" ")[0].decode("ascii", "replace"))
-    return [kind for kind in kinds if not kind.endswith("-grease")]
+            kind, _, rest = line[3:].decode("ascii", "replace").partition(" ")
+            found.append((kind, rest))
+    return [(kind, rest) for kind, rest in found if not kind.endswith("-grease")]
 
 
 def _unarmor(text: bytes) -> bytes:

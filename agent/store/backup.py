@@ -99,11 +99,11 @@ def restore_backup(layout: DataLayout, source: Path, *, force: bool) -> Summary:
         if schema > SCHEMA_VERSION:
             hint = "restore it with that version"
             raise Stalled(f"{source} is of a newer Holdfast (schema {schema})", reason="BackupTooNew", hint=hint)
+        if IDENTITY_NAME in manifest["files"]:
+            bring_identities(layout.identity, (Path(scratch) / IDENTITY_NAME).read_bytes())
         key = (Path(scratch) / _KEY).read_bytes()
         if not layout.database.exists():
             write_atomic(layout.key, key)
-        if IDENTITY_NAME in manifest["files"]:
-            bring_identities(layout.identity, (Path(scratch) / IDENTITY_NAME).read_bytes())
         _replace_records(layout, copy, load_key(Path(scratch) / _KEY))
     size = source.stat().st_size
     return Summary(float(manifest["created"]), str(manifest["version"]), schema, records, size)

@@ -10,13 +10,14 @@ from pathlib import Path
 from agent.errors import Refused
 from agent.spec.encrypted import BLIND, Unreadable
 from agent.store.age import NoMatch, check_header, decrypt
-from agent.store.identities import NoIdentity, read_identities
+from agent.store.identities import Identities, NoIdentity, read_identities
 
 _PURPOSE = b"holdfast: digests of what was decrypted"
 
 
 class HostKeys:
-    """The keys of an identity file, which is read each time one is needed. Thread-safe."""
+    """The keys of an identity file, which is read each time one is needed, but parsed only when it is another than the
+    last time: an RSA key takes long. Thread-safe."""
 
     def __init__(self, path: Path, secret: bytes | None = None, *, required: bool = True) -> None:
         """``secret`` is that of the digests; without one they differ from process to process. Not ``required``: where
@@ -24,12 +25,13 @@ class HostKeys:
         self.path = path
         self._secret = hmac.digest(secret or os.urandom(32), _PURPOSE, "sha256")
         self._required = required
+        self._last: Identities | None = None
 
     def decrypt(self, data: bytes, /) -> bytes:
         """The content of an encrypted file. Raises Refused, and Unreadable where that is allowed."""
         check_header(data)
         try:
-            identities = read_identities(self.path)
+            identities = self._last = read_identities(self.path, self._last)
         except NoIdentity as error:
             if not self._required:
                 raise Unreadable(f"is encrypted, and {error.message}: what is in it was not checked") from None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import NotFound, Refused
+from agent.store.age import panics_refused
 from agent.store.atomic import sync_directory, write_all, write_atomic
 from agent.values import frozen
 
@@ -42,15 +43,20 @@ class ClosedIdentity(NoIdentity):
 
 @frozen
 class Identities:
-    """What an identity file holds: secret keys, and the recipient of each as text, to be shown to everybody."""
+    """What an identity file holds, its ``text``: secret keys, and the recipient of each as text, to be shown to
+    everybody."""
 
     keys: tuple[Identity, ...] = field(repr=False)
     recipients: tuple[str, ...]
+    text: str = field(repr=False)
 
 
-def read_identities(path: Path) -> Identities:
-    """The identities in ``path``. Raises NoIdentity, Refused for a file that must not or cannot be used."""
+def read_identities(path: Path, known: Identities | None = None) -> Identities:
+    """The identities in ``path``; ``known``, if the same text gave those. Raises NoIdentity, Refused for a file that
+    must not or cannot be used."""
     text = _read(path)
+    if known is not None and known.text == text:
+        return known
     return _read_ssh(path, text) if text.startswith(_PEM) else _read_age(path, text)
 
 
@@ -108,10 +114,16 @@ def bring_identities(path: Path, data: bytes) -> None:
         return
     with _alone(path):
         known, brought = _read(path), data.decode("utf-8", "replace")
-        if known.startswith(_PEM) or brought.startswith(_PEM):
+        if known == brought:
             return
+        if known.startswith(_PEM) or brought.startswith(_PEM):
+            hint = f"move {path} away, and give it to the agent as --identity if it is still needed"
+            raise Refused(f"{path} is another identity, and one of SSH stands alone", hint=hint)
         there = [line for _, line in _lines(known)]
-        missing = [line for _, line in _lines(brought) if line not in there][: max(0, IDENTITY_LIMIT - len(there))]
+        missing = [line for _, line in _lines(brought) if line not in there and line.startswith(_AGE_KEY)]
+        if len(there) + len(missing) > IDENTITY_LIMIT:
+            hint = f"remove the oldest ones, at the end of {path}"
+            raise Refused(f"{path} would hold more than {IDENTITY_LIMIT} identities", hint=hint)
         if missing:
             write_atomic(path.resolve(), "\n".join([known.rstrip("\n"), *missing, ""]).encode())
 
@@ -121,7 +133,8 @@ def parse_recipient(text: str) -> Recipient:
     from pyrage import RecipientError, ssh, x25519
 
     try:
-        return x25519.Recipient.from_str(text) if text.startswith("age1") else ssh.Recipient.from_str(text)
+        with panics_refused(f"{text[:80]!r} is damaged"):
+            return x25519.Recipient.from_str(text) if text.startswith("age1") else ssh.Recipient.from_str(text)
     except RecipientError as error:
         hint = "age1... as `holdfast key` prints it, or an ssh-ed25519 or ssh-rsa public key"
         raise Refused(f"{text[:80]!r} is no recipient: {error}", hint=hint) from None
@@ -174,7 +187,7 @@ def _read_age(path: Path, text: str) -> Identities:
             raise Refused(f"{path}:{number}: the identity cannot be used: {error}") from None
     if not 0 < len(keys) <= IDENTITY_LIMIT:
         raise Refused(f"{path} must hold from 1 to {IDENTITY_LIMIT} identities, not {len(keys)}")
-    return Identities(tuple(keys), tuple(str(key.to_public()) for key in keys))
+    return Identities(tuple(keys), tuple(str(key.to_public()) for key in keys), text)
 
 
 def _lines(text: str) -> Iterable[tuple[int, str]]:
@@ -189,14 +202,15 @@ def _read_ssh(path: Path, text: str) -> Identities:
     from pyrage import IdentityError, ssh
 
     try:
-        key = ssh.Identity.from_buffer(text.encode())
         load = forms.load_ssh_private_key if text.startswith(_OPENSSH) else forms.load_pem_private_key
         public = load(text.encode(), password=None).public_key()
-    except (IdentityError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        with panics_refused("it is damaged"):
+            key = ssh.Identity.from_buffer(text.encode())
+    except (IdentityError, Refused, ValueError, TypeError, UnsupportedAlgorithm) as error:
         hint = "an ed25519 or RSA key without a passphrase can be used"
         raise Refused(f"the SSH key {path} cannot be used: {error}", hint=hint) from None
     shown = public.public_bytes(forms.Encoding.OpenSSH, forms.PublicFormat.OpenSSH).decode()
-    return Identities((key,), (shown,))
+    return Identities((key,), (shown,), text)
 
 
 @contextmanager

@@ -105,8 +105,17 @@ def test_recipients_are_bounded_before_any_key_is_tried() -> None:
         decrypt(BINARY.replace(b"-> X25519", stanza + b"-> X25519", 1), [OWN])
 
 
+def test_an_rsa_key_is_tried_once(keys: dict[str, Path]) -> None:
+    """Each try takes long, and whoever made the file says how many there are."""
+    recipient = parse_recipient(Path(f"{keys['rsa']}.pub").read_text().strip())
+    identities = read_identities(keys["rsa"]).keys
+    with pytest.raises(Refused, match="the same RSA key more than once"):
+        decrypt(seal(CLEAR, [recipient] * 2), identities)
+    assert decrypt(seal(CLEAR, [recipient, OTHER.to_public()]), identities) == CLEAR
+
+
 def test_stanzas_are_named() -> None:
-    assert read_stanzas(BINARY) == read_stanzas(ARMORED) == ["X25519"]
+    assert [kind for kind, _ in read_stanzas(BINARY)] == [kind for kind, _ in read_stanzas(ARMORED)] == ["X25519"]
     assert read_stanzas(b"") == read_stanzas(b"age-encryption.org/v1") == []
 
 

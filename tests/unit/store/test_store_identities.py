@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import threading
@@ -142,6 +143,33 @@ def test_those_of_a_backup_come_behind(path: Path, tmp_path: Path) -> None:
     for _ in range(2):
         bring_identities(tmp_path / "third.key", kept)
         assert read_identities(tmp_path / "third.key").recipients == (fresh, old)
+
+
+def test_what_cannot_stand_beside_an_identity_is_not_dropped(path: Path, tmp_path: Path) -> None:
+    make_identity(path)
+    before = path.read_bytes()
+    many = "".join(f"{new()}\n" for _ in range(16)).encode()
+    for said, data in (("SSH stands alone", b"-----BEGIN OPENSSH PRIVATE KEY-----\n"), ("more than 16", many)):
+        with pytest.raises(Refused, match=said):
+            bring_identities(path, data)
+    bring_identities(path, b"damaged\n" + before)
+    assert path.read_bytes() == before
+
+
+def test_keys_that_the_library_cannot_take_are_refused(tmp_path: Path) -> None:
+    """It panics at a number without a digit."""
+    wire = b"\0\0\0\x07ssh-rsa" + b"\0\0\0\1\0" * 2
+    with pytest.raises(Refused, match="is damaged"):
+        parse_recipient(f"ssh-rsa {base64.b64encode(wire).decode()}")
+    file = tmp_path / "rsa"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", file], check=True)
+    head, *lines, end = file.read_text().splitlines()
+    key = base64.b64decode("".join(lines))
+    where = key.rindex(b"\0\0\0\x07ssh-rsa") + 600
+    for changed in (key[:where] + bytes(len(key) - where), key[:where]):
+        put(file, "\n".join([head, base64.b64encode(changed).decode(), end, ""]))
+        with pytest.raises(Refused, match="cannot be used"):
+            read_identities(file)
 
 
 def test_host_keys_read_the_file_when_they_are_asked(path: Path) -> None:
