@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,12 +57,13 @@ def encrypt(
     own = None if only else _read_own(identity.absolute(), alone=not given)
     texts = list(dict.fromkeys([*(own.recipients[:1] if own is not None else ()), *given]))
     recipients = [parse_recipient(text) for text in texts]
-    sealed: dict[str, bytes] = {}
+    sealed: dict[str, tuple[bytes, bytes]] = {}
     for file in files:
         with _named(file):
-            sealed[file] = seal(_take(file, identity.absolute() if rekey else None), recipients)
-    for file, data in sealed.items():
-        _put(output or file, data)
+            before = _read(file)
+            sealed[file] = before, seal(_take(before, identity.absolute() if rekey else None), recipients)
+    for file, (before, data) in sealed.items():
+        _put(output or file, data, before if output is None and file != STREAM else None)
         shown = _show(file if output in (None, STREAM) else output)
         print(f"encrypted {safe(shown)} for {safe(', '.join(texts))}", file=sys.stderr)
     return DONE
@@ -105,11 +106,10 @@ def _read_lists(lists: Sequence[str]) -> Iterator[str]:
         yield from (line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
-def _take(file: str, identity: Path | None) -> bytes:
-    """What is to be encrypted; with an ``identity`` also out of a file that is encrypted already."""
+def _take(data: bytes, identity: Path | None) -> bytes:
+    """What is to be encrypted; with an ``identity`` also out of what is encrypted already."""
     from agent.spec.encrypted import is_encrypted
 
-    data = _read(file)
     if not is_encrypted(data):
         return data
     if identity is None:
@@ -127,19 +127,19 @@ def _open(data: bytes, identity: Path) -> bytes:
 
 
 def _read(file: str) -> bytes:
+    """What a file or a pipe gives; one that gives nothing yet is waited for."""
     from agent.store.age import SIZE_LIMIT
-    from agent.store.ownfiles import read_bounded
 
-    if file != STREAM:
-        return read_bounded(Path(file), SIZE_LIMIT)
-    data = sys.stdin.buffer.read(SIZE_LIMIT + 1)
+    with nullcontext(sys.stdin.buffer) if file == STREAM else Path(file).open("rb") as stream:
+        data = stream.read(SIZE_LIMIT + 1)
     if len(data) > SIZE_LIMIT:
         raise Refused(f"is longer than {SIZE_LIMIT >> 20} MiB")
     return data
 
 
-def _put(file: str, data: bytes) -> None:
-    """Replace a file in one step; one that was there keeps owner and mode, and links to it stay."""
+def _put(file: str, data: bytes, before: bytes | None) -> None:
+    """Replace a file in one step; one that was there keeps owner and mode, and symbolic links to it stay. ``before`` is
+    what it must still hold, if that counts."""
     from agent.store.atomic import write_atomic
 
     if file == STREAM:
@@ -147,12 +147,23 @@ def _put(file: str, data: bytes) -> None:
         return
     with _named(file):
         path = Path(file).resolve()
-        before = path.stat() if path.exists() else None
-        write_atomic(path, data, 0o600 if before is not None else 0o644)
+        status = path.stat() if path.exists() else None
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            raise Refused("is not a file", hint="give what it says as `-`, on standard input, or name another --output")
         if before is not None:
-            if (os.geteuid(), os.getegid()) != (before.st_uid, before.st_gid):
-                os.chown(path, before.st_uid, before.st_gid)
-            path.chmod(before.st_mode & 0o7777)
+            _check_same(path, before)
+        write_atomic(path, data, 0o600 if status is not None else 0o644, like=status)
+    if before is not None and status is not None and status.st_nlink > 1:
+        print(f"{safe(file)} has other names (hard links): under those it is what it was", file=sys.stderr)
+
+
+def _check_same(path: Path, before: bytes) -> None:
+    """See that nothing is lost when a file is replaced. Raises Refused."""
+    from agent.source.reader import is_being_written
+
+    with path.open("rb") as file:
+        if is_being_written(file.fileno()) or file.read(len(before) + 1) != before:
+            raise Refused("is being written or has changed meanwhile: it was left alone", hint="encrypt it again")
 
 
 def _show(file: str) -> str:

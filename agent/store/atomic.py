@@ -7,8 +7,10 @@ import secrets
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
-    """Replace ``path`` by ``data`` in one step.
+def write_atomic(
+    path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True, like: os.stat_result | None = None
+) -> None:
+    """Replace ``path`` by ``data`` in one step, with the owner, group and exact mode of ``like`` if that is given.
 
     With ``durable`` the content survives a power cut (fsync of file and directory); without, only a crash of
     this process. Raises OSError; the old content stays in force then.
@@ -18,6 +20,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             write_all(descriptor, data)
+            if like is not None:
+                _resemble(descriptor, like)
             if durable:
                 os.fsync(descriptor)
         finally:
@@ -28,6 +32,12 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
         raise
     if durable:
         sync_directory(path.parent)
+
+
+def _resemble(descriptor: int, like: os.stat_result) -> None:
+    if (os.geteuid(), os.getegid()) != (like.st_uid, like.st_gid):
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+    os.fchmod(descriptor, like.st_mode & 0o7777)
 
 
 def write_fresh(path: Path, data: bytes, mode: int = 0o600) -> None:

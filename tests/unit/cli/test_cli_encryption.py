@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,33 @@ def test_in_place_and_back(holdfast: Holdfast, identity: Path, tmp_path: Path) -
     assert other.read_bytes() != before
     holdfast("decrypt", other, "--identity", identity)
     assert holdfast.out == "A=1\n"
+
+
+def test_what_is_no_file_is_not_replaced(holdfast: Holdfast, identity: Path, tmp_path: Path) -> None:
+    holdfast("key", "--identity", identity)
+    device, good = tmp_path / "null", put(tmp_path / "good.env", SECRET)
+    os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    for line in ((device,), (good, "-o", device)):
+        assert holdfast("encrypt", *line, "--identity", identity) == 1
+        assert holdfast.err.startswith(f"error: {device} is not a file\n")
+    assert stat.S_ISCHR(device.stat().st_mode)
+    reader, writer = os.pipe()
+    threading.Timer(0.05, lambda: (os.write(writer, SECRET.encode()), os.close(writer))).start()
+    assert holdfast("encrypt", f"/proc/self/fd/{reader}", "-o", good, "--identity", identity) == 0
+    holdfast("decrypt", good, "--identity", identity)
+    assert holdfast.out == SECRET, "a pipe that says nothing yet is waited for"
+
+
+def test_a_file_that_others_write_or_name(holdfast: Holdfast, identity: Path, tmp_path: Path) -> None:
+    holdfast("key", "--identity", identity)
+    file = put(tmp_path / "a.env", SECRET)
+    with file.open("a"):
+        assert holdfast("encrypt", file, "--identity", identity) == 1
+        assert "is being written" in holdfast.err
+    assert file.read_text() == SECRET
+    (tmp_path / "b.env").hardlink_to(file)
+    assert holdfast("encrypt", file, "--identity", identity) == 0
+    assert holdfast.err.startswith(f"{file} has other names (hard links): under those it is what it was\n")
 
 
 def test_nothing_is_written_when_one_file_cannot_be(holdfast: Holdfast, identity: Path, tmp_path: Path) -> None:
