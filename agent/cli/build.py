@@ -79,6 +79,8 @@ def build(context: str, dockerfile: str | None, host: str, **options: Any) -> in
     if options["check"]:
         return _check(context, dockerfile, options, header)
     quiet, mode = options["quiet"], "json" if options["as_json"] else options["progress"]
+    if output is not None and output.is_standard and mode == "json":
+        raise usage_error("--output -: standard output cannot be the tar and the progress")
     with ExitStack() as owned:
         parcel = _pack(context, dockerfile, options, header, owned)
         line = json.dumps({**header, **parcel.header}).encode() + b"\n"
@@ -96,7 +98,8 @@ def build(context: str, dockerfile: str | None, host: str, **options: Any) -> in
     if output is not None:
         output.write(host, image["id"])
     if options["push"]:
-        _push(host, options["tags"], "json" if mode == "json" else "quiet" if quiet else "show")
+        silent = quiet or (output is not None and output.is_standard)
+        _push(host, options["tags"], "json" if mode == "json" else "quiet" if silent else "show")
     if output is not None and output.is_standard:
         return DONE
     if quiet:

@@ -44,8 +44,8 @@ class UnexpectedAnswer(Refused):
 
     reason = "ImagePullFailed"
 
-    def __init__(self, message: str, status: int, *, reason: str | None = None) -> None:
-        super().__init__(message, reason=reason)
+    def __init__(self, message: str, status: int, *, reason: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, reason=reason, hint=hint)
         self.status = status
 
 

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import field
+from http import HTTPStatus
 from typing import TypeVar
 
 import urllib3
@@ -162,11 +163,21 @@ class RegistrySession:
         pushing = "push" in self._around.actions
         reason = "ImagePushFailed" if pushing else "ImagePullFailed"
         if status in _TRANSIENT:
-            error = ImagePullFailed(f"{registry} answers {said}", reason=reason)
+            error = ImagePullFailed(f"{registry} answers {said}", reason=reason, hint=self._explain_answer(status))
             error.asked = asked
             error.retry_after = max(error.retry_after or 0.0, asked)
             return error
-        return UnexpectedAnswer(f"{registry} answers {said} to {_shorten(request.path)}", status, reason=reason)
+        text = f"{registry} answers {said} to {_shorten(request.path)}"
+        return UnexpectedAnswer(text, status, reason=reason, hint=self._explain_answer(status))
+
+    def _explain_answer(self, status: int) -> str | None:
+        """Who may have answered instead, or why, where the connection is not encrypted."""
+        origin = parse_origin(self._base) if self._base.startswith("http://") else None
+        proxy = self._transport.find_proxy(origin) if origin is not None else None
+        if proxy is not None:
+            return f"it may be the proxy {proxy} that says so"
+        wants_tls = origin is not None and status == HTTPStatus.BAD_REQUEST
+        return "it may want TLS: give it a url of https:// in the registries file" if wants_tls else None
 
     def _read_code(self, response: urllib3.BaseHTTPResponse) -> str:
         """The registry's own word for an error, such as ``DIGEST_INVALID``, with a comma before it."""

@@ -21,6 +21,7 @@ SAID = [
     ("image inspect -f {{.Id}} web:1", "No such option"),
     ("build --squash -t x .", "FROM scratch"),
     ("build --push .", "say with -t where to"),
+    ("build -o - --json .", "cannot be the tar and the progress"),
     ("build -o type=oci,dest=x .", "holdfast save --format oci"),
     ("image build --rm .", "leave it out"),
     ("pull -a alpine", "one tag after the other"),

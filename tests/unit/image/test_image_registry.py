@@ -230,6 +230,13 @@ def test_statuses_become_typed_errors(stub: StubRegistry, tmp_path: Path, status
     assert len(stub.paths()) == tried
 
 
+def test_a_server_that_wants_tls_is_told_from_others(stub: StubRegistry, tmp_path: Path) -> None:
+    stub.answers[MANIFEST] = (400, {}, b"Client sent an HTTP request to an HTTPS server.\n")
+    with pytest.raises(Refused, match="answers HTTP 400") as caught:
+        client(stub.address, tmp_path).fetch_manifest()
+    assert "it may want TLS" in (caught.value.hint or "")
+
+
 def test_passing_faults_are_retried(stub: StubRegistry, tmp_path: Path) -> None:
     answers = iter([(503, {}, b""), (429, {"Retry-After": "0"}, b""), GOOD])
     stub.answers[MANIFEST] = lambda headers: next(answers)
