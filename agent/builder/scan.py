@@ -41,6 +41,7 @@ class ScannedTree(Protocol):
     what: str
     rules: IgnoreRules
     keeps: Keeps
+    way_out: str
 
     def matched(self, path: str) -> tuple[bool, ...]:
         """Which rules apply to a path."""
@@ -187,5 +188,5 @@ class Scan:
             raise Refused(
                 f"{render_shortened(path or name)} in {self._tree.what} is a {kind}, which is not copied",
                 reason="UnsupportedFile",
-                hint="leave it out with .dockerignore",
+                hint=f"leave it out {self._tree.way_out}",
             )

@@ -51,6 +51,7 @@ class FileTree:
         self.what = what
         self.keeps = keeps
         self.rules = rules or IgnoreRules()
+        self.way_out = "with .dockerignore" if rules is not None else "by --exclude of COPY, or remove it there before"
         self._stamps = stamps
         self._check = check
         self._top = _read_location(root).rstrip("/")
@@ -182,7 +183,7 @@ class FileTree:
             raise Refused(
                 f"{self.what} holds more than {MAX_ENTRIES} files or {MAX_BYTES >> 30} GiB to copy",
                 reason="ContextTooLarge",
-                hint="leave out what the image does not need, with .dockerignore",
+                hint=f"leave out what the image does not need, {self.way_out}",
             )
         self._check()
 

@@ -15,6 +15,7 @@ from agent.controller.controller import Controller
 from agent.daemon.assembly import Agent, assemble
 from agent.daemon.greeting import greet
 from agent.daemon.lock import hold_lock
+from agent.daemon.room import full_disk_explained
 from agent.daemon.tuning import settle, tune
 from agent.settings import Settings
 from agent.source.directory import DirectorySource
@@ -33,8 +34,10 @@ def run(settings: Settings) -> int:
     hold_lock(data.lock, "the data root")
     log = get_logger("agent")
     log.info("holdfast begins", version=__version__, state=str(settings.state), data_root=str(settings.data_root))
-    with assemble(settings, data) as agent:
-        agent.engine.start()
+    with contextlib.ExitStack() as owned:
+        with full_disk_explained(data):
+            agent = owned.enter_context(assemble(settings, data))
+            agent.engine.start()
         settle()
         agent.events.record("agent", reason="AgentStarted", message=f"holdfast {__version__} started")
         asyncio.run(_serve(settings, agent))

@@ -153,8 +153,9 @@ def test_destinations_stay_in_the_image(lab: Lab, tmp_path: Path) -> None:
 
 def test_what_cannot_be_copied_is_refused(lab: Lab) -> None:
     os.mkfifo(lab.context / "fifo")
-    with pytest.raises(BuildFailed, match="is a FIFO"):
+    with pytest.raises(BuildFailed, match="is a FIFO") as caught:
         lab.build("FROM scratch\nCOPY fifo /x\n")
+    assert ".dockerignore" in str(caught.value)
     (lab.context / "fifo").unlink()
     os.mknod(lab.context / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     with pytest.raises(BuildFailed, match="is a device"):

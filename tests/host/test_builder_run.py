@@ -46,6 +46,15 @@ def test_a_root_out_of_one_static_binary(lab: Lab) -> None:
     lab.check_clean()
 
 
+def test_what_a_stage_has_and_no_copy_takes(lab: Lab) -> None:
+    """A .dockerignore says nothing of a stage: --exclude does."""
+    made = FROM_HOST.replace("FROM scratch", "FROM scratch AS s") + "RUN mkdir /d && mkfifo /d/p && echo x > /d/f\n"
+    with pytest.raises(BuildFailed, match=r"'p' in stage 0 is a FIFO.*--exclude") as caught:
+        lab.build(f"{made}FROM scratch\nCOPY --from=s /d /d\n")
+    assert ".dockerignore" not in str(caught.value)
+    assert set(lab.layer(lab.build(f"{made}FROM scratch\nCOPY --from=s --exclude=p /d /d\n"))) == {"d", "d/f"}
+
+
 def test_what_a_step_changes_is_its_layer(lab: Lab) -> None:
     old = lab.context / "rootfs" / "old"
     (old / "emptied" / "sub").mkdir(parents=True)
