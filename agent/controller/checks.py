@@ -7,17 +7,16 @@ from collections.abc import Callable
 
 from agent.controller.answers import Answers
 from agent.controller.commandcheck import CommandChecks
-from agent.controller.gate import Gate
 from agent.controller.health import HealthRunner
 from agent.controller.healthplan import HealthPlan, HealthRecord
 from agent.controller.inventory import NO_READING, HealthReading
 from agent.controller.journal import Journal
-from agent.controller.port import EnginePort, RecordsPort
+from agent.controller.port import RecordsPort
 from agent.controller.probeplan import ProbeRecord, merge
 from agent.controller.probes import ProbeRunner
+from agent.controller.speech import Speech
 from agent.controller.telling import Teller
 from agent.engine.model import ContainerRecord
-from agent.errors import HoldfastError
 from agent.plan.observed import Health
 from agent.spec.model import Probes
 
@@ -29,19 +28,17 @@ class Checks:
 
     def __init__(
         self,
-        engine: EnginePort,
-        gate: Gate,
+        commands: CommandChecks,
+        speech: Speech,
         journal: Journal,
         teller: Teller,
         clock: Callable[[], float],
         poke: Callable[[str], None],
     ) -> None:
-        commands = CommandChecks(engine, gate)
-        self._engine = engine
-        self._gate = gate
+        self._speech = speech
         self._teller = teller
         self._poke = poke
-        self._answers = Answers()
+        self._answers = Answers(speech)
         self._health = HealthRunner(commands, journal, clock, self._on_health, self._answers)
         self._probes = ProbeRunner(commands, journal, clock, self._on_probe, self._answers)
         self._merged: dict[str, tuple[HealthReading, HealthReading, HealthReading]] = {}
@@ -127,12 +124,7 @@ class Checks:
         owner = container.config.owner
         if owner is None:
             return
-        said = ""
-        if failed:
-            try:
-                said = await self._gate.run(self._engine.containers.read_end, container.id, LOG_LINES)
-            except (HoldfastError, OSError):
-                said = ""
+        said = await self._speech.read_end(container, LOG_LINES) if failed else ""
         message = f"{container.name} is {word}. {output}".strip()
         self._teller.record(
             "container",

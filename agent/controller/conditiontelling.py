@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from agent.controller.conditions import READY, Condition
-from agent.controller.lastlines import LastLines
 from agent.controller.parts import Shared
 from agent.engine.model import ContainerRecord
 from agent.plan.actions import Hold, Plan
@@ -23,7 +22,6 @@ class ConditionTeller:
     def __init__(self, app: str, shared: Shared) -> None:
         self._app = app
         self._shared = shared
-        self._lines = LastLines(shared)
         self._telling: set[asyncio.Task[None]] = set()
 
     def tell(self, condition: Condition, plan: Plan, revision: str) -> None:
@@ -41,7 +39,7 @@ class ConditionTeller:
         message = condition.message
         for hold in holds:
             record = self._find(hold)
-            said = await self._lines.read(record, LOG_LINES) if record is not None else ""
+            said = await self._shared.speech.read_end(record, LOG_LINES) if record is not None else ""
             if record is not None and said:
                 logs[record.name] = said.splitlines()
                 message += f"\nThe last lines of {record.name}:\n{said}"

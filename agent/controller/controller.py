@@ -11,6 +11,7 @@ from agent.controller.approvals import Approvals
 from agent.controller.appworkers import AppWorkers
 from agent.controller.callers import Callers
 from agent.controller.checks import Checks
+from agent.controller.commandcheck import CommandChecks
 from agent.controller.deploycommands import DeployCommands
 from agent.controller.enginewatch import EngineWatch
 from agent.controller.explaining import Explainer
@@ -23,6 +24,7 @@ from agent.controller.parts import HostNames, NetworkOwners, Shared, SpecDocumen
 from agent.controller.port import EnginePort, EventsPort, MetricsPort, RecordsPort, RevisionPort, SourcePort
 from agent.controller.publisher import Publisher
 from agent.controller.queries import render_containers, render_plans, render_status
+from agent.controller.speech import Speech
 from agent.controller.suspension import Suspension
 from agent.controller.tampering import TamperWatch
 from agent.controller.targets import compute_targets
@@ -55,6 +57,9 @@ class Controller:
         self._targets_known = False
         self._source_fault = ""
         self._change = asyncio.Event()
+        specs = SpecDocuments(records, journal)
+        speech = Speech(engine, gate, specs.texts)
+        commands = CommandChecks(engine, gate)
         self._shared = Shared(
             engine=engine,
             gate=gate,
@@ -63,9 +68,10 @@ class Controller:
             metrics=metrics,
             clock=clock,
             inventory=Inventory(engine.containers),
-            health=Checks(engine, gate, journal, teller, clock, self._poke),
+            health=Checks(commands, speech, journal, teller, clock, self._poke),
             publisher=Publisher(engine.networks, gate, teller, self._poke, self._on_change),
-            specs=SpecDocuments(records, journal),
+            specs=specs,
+            speech=speech,
             owners=NetworkOwners(records, journal),
             names=HostNames(engine),
             changed=self._on_change,

@@ -102,7 +102,7 @@ class HealthRunner:
             at_once = False
             begun = loop.time() - watched
             passed, output = await self._commands.run(container.id, plan.args, plan.timeout)
-            self._answers.note(container.id, "healthcheck", passed=passed, output=output)
+            output = self._answers.note(container, "healthcheck", passed=passed, output=output)
             after = compute_record(plan, self._records[container.id], passed, begun, self._clock())
             after = after if passed else replace(after, output=output)
             if self._set(container.id, after):

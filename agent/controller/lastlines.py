@@ -6,7 +6,6 @@ import asyncio
 
 from agent.controller.parts import Shared
 from agent.engine.model import ContainerRecord, ExitStatus
-from agent.errors import HoldfastError
 
 LOG_LINES = 5
 
@@ -28,7 +27,7 @@ class LastLines:
 
     async def _record(self, record: ContainerRecord) -> None:
         owner = record.config.owner
-        said = await self.read(record)
+        said = await self._shared.speech.read_end(record, LOG_LINES)
         if owner is None or not said:
             return
         self._shared.events.record(
@@ -40,10 +39,3 @@ class LastLines:
             message=f"the last lines of {record.name} ({record.id[:12]}):\n{said}",
             id=record.id,
         )
-
-    async def read(self, record: ContainerRecord, lines: int = LOG_LINES) -> str:
-        """The last lines that a container wrote; nothing when they cannot be read."""
-        try:
-            return await self._shared.gate.run(self._shared.engine.containers.read_end, record.id, lines)
-        except (HoldfastError, OSError, RuntimeError):  # it is gone, or the agent is ending
-            return ""

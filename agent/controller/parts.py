@@ -11,6 +11,7 @@ from agent.controller.inventory import Inventory
 from agent.controller.journal import Journal
 from agent.controller.port import EnginePort, MetricsPort, RecordsPort
 from agent.controller.publisher import Publisher
+from agent.controller.speech import Speech
 from agent.controller.telling import Teller
 
 SPEC_KIND = "spec"
@@ -117,6 +118,7 @@ class Shared:
     health: Checks
     publisher: Publisher
     specs: SpecDocuments
+    speech: Speech
     owners: NetworkOwners
     names: HostNames
     changed: Callable[[], None]

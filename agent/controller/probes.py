@@ -153,7 +153,7 @@ class ProbeRunner:
         while True:
             begun = loop.time()
             passed, output = await self._ask(container, probe)
-            self._answers.note(container.id, f"{kind} probe", passed=passed, output=output)
+            output = self._answers.note(container, f"{kind} probe", passed=passed, output=output)
             streak, counts = count(probe, streak, passed)
             if counts:
                 self._note(container, kind, passed, output)

@@ -122,7 +122,7 @@ ANSWERS = [
 async def ask(check: dict[str, Any], address: str = "127.0.0.1") -> tuple[bool, str]:
     record = ContainerRecord("0" * 64, ContainerConfig("a", "b"), ContainerState.RUNNING, ip=address)
     nothing: Any = None
-    runner = ProbeRunner(CommandChecks(nothing, nothing), nothing, lambda: 0.0, nothing, Answers())
+    runner = ProbeRunner(CommandChecks(nothing, nothing), nothing, lambda: 0.0, nothing, Answers(nothing))
     return await runner._ask(record, Probe.model_validate({"timeout": 0.5, **check}))
 
 

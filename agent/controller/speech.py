@@ -1,0 +1,45 @@
+"""What containers say, for those who keep it and show it: without what was decrypted for them.
+
+Whoever may read a container's log sees all of it there. Events, conditions and notices go to others too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from agent.builder.redaction import Redaction
+from agent.controller.gate import Gate
+from agent.controller.port import EnginePort
+from agent.engine.model import ContainerRecord
+from agent.errors import HoldfastError
+
+
+class Speech:
+    """Lives on the loop. ``specs``: what containers were made from, as JSON text by spec digest."""
+
+    def __init__(self, engine: EnginePort, gate: Gate, specs: Mapping[str, str]) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._specs = specs
+
+    async def read_end(self, record: ContainerRecord, lines: int) -> str:
+        """The last lines that a container wrote; nothing when they cannot be read."""
+        redaction = self._find(record)  # its spec may be forgotten while the lines are read
+        try:
+            said = await self._gate.run(self._engine.containers.read_end, record.id, lines)
+        except (HoldfastError, OSError, RuntimeError):  # it is gone, or the agent is ending
+            return ""
+        return redaction.apply(said)
+
+    def hide(self, record: ContainerRecord, said: str) -> str:
+        """What a container, or a check of it, said."""
+        return self._find(record).apply(said) if said else said
+
+    def _find(self, record: ContainerRecord) -> Redaction:
+        owner, found = record.config.owner, Redaction()
+        text = self._specs.get(owner.spec_digest) if owner is not None else None
+        spec = json.loads(text) if text is not None else {}
+        for name in spec.get("hidden", ()):
+            found.add(spec.get("environment", {}).get(name, "").encode())
+        return found
