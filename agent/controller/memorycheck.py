@@ -65,7 +65,8 @@ def _check_reservations(
     taken = {app: _take(known, neighbours.count) for app, known in neighbours.others.items()}
     total, available = capacity.memory(), capacity.available_memory()
     what = _describe(wanted.desired.name, peak, needed - _sum(peak))
-    hint = _advise(wanted.desired.name, peak[0])
+    lacking = max(needed + sum(taken.values()) - total, needed - had - available if available is not None else 0)
+    hint = _advise(wanted.desired.name, peak[0], lacking)
     if needed + sum(taken.values()) > total:
         text = f"{what}{_describe_others(taken)}, and this host has {describe_size(total)}"
         return Hold(REASON, f"{text}: {hint}", peak[0].service, final=True, failing=True)
@@ -118,12 +119,12 @@ def _describe_others(taken: Mapping[str, int]) -> str:
     return f", other apps have {describe_size(sum(taken.values()))} ({most}{', ...' if len(found) > 3 else ''})"
 
 
-def _advise(app: str, top: Reserved) -> str:
-    """``top`` is the service that asks for most."""
+def _advise(app: str, top: Reserved, lacking: int) -> str:
+    """``top`` is the service that asks for most; ``lacking`` bytes are too many."""
     lower = f"lower deploy.resources.reservations.memory or the replicas of {app}/{top.service}"
     if not top.each:
         return f"take {top.service} out of {app} in a revision of its own first"
-    return f"{lower}, or set its update_config.order to stop-first" if top.beside else lower
+    return f"{lower}, or set its update_config.order to stop-first" if top.beside >= lacking else lower
 
 
 def describe_size(count: int) -> str:
