@@ -51,8 +51,10 @@ def _words(row: dict[str, Any]) -> set[str]:
 
 
 def _describe_state(row: dict[str, Any]) -> str:
-    """The state, and how it ended: ``exited (3)``, ``exited (signal 9)``, ``exited (out of memory)``."""
+    """The state, and how it ended: ``completed``, ``exited (3)``, ``exited (signal 9)``, ``exited (out of memory)``."""
     end = row.get("exit")
+    if row.get("completed"):
+        return "completed"
     if not end:
         return str(row["state"])
     how = str(end["code"]) if end["code"] is not None else f"signal {end['signal']}" if end["signal"] else "unknown"

@@ -44,24 +44,16 @@ def _render_app(worker: AppWorker, health: Checks) -> dict[str, Any]:
 def _render_services(worker: AppWorker) -> Iterable[dict[str, Any]]:
     """What the host is to become now: that of the files or, when that was taken back, what is in force. Counts of
     current containers: those being replaced serve, but what is wanted is not there before it is."""
-    aim = worker.aim
-    desired = aim.desired if worker.desired is not None else None
+    desired = worker.aim.desired if worker.desired is not None else None
     if desired is None:
         return
-    digests = desired.digests(aim.images)
+    completed = _find_completed(worker)
     by_service: dict[str, list[ObservedContainer]] = {}
     for container in worker.observed:
         by_service.setdefault(container.service, []).append(container)
     for name, service in desired.app.services.items():
-        policy = compute_policy(service.restart, name in desired.awaited)
         mine = [container for container in by_service.get(name, ()) if container.slot <= service.replicas]
-        done = [
-            container
-            for container in mine
-            if not container.alive
-            and container.digest == digests[name]
-            and policy.judge(container, None) is Verdict.COMPLETE
-        ]
+        done = [container for container in mine if container.id in completed]
         yield {
             "name": name,
             "desired": service.replicas,
@@ -73,10 +65,31 @@ def _render_services(worker: AppWorker) -> Iterable[dict[str, Any]]:
         }
 
 
+def _find_completed(worker: AppWorker) -> frozenset[str]:
+    """The ids of the ended containers that have done all that is wanted of them."""
+    desired = worker.aim.desired if worker.desired is not None else None
+    if desired is None:
+        return frozenset()
+    digests = desired.digests(worker.aim.images)
+    services = desired.app.services
+    policies = {name: compute_policy(service.restart, name in desired.awaited) for name, service in services.items()}
+    return frozenset(
+        container.id
+        for container in worker.observed
+        if not container.alive
+        and container.service in policies
+        and container.digest == digests[container.service]
+        and policies[container.service].judge(container, None) is Verdict.COMPLETE
+    )
+
+
 def render_containers(inventory: Inventory, health: Checks, workers: Mapping[str, AppWorker]) -> list[dict[str, Any]]:
     """The objects of ``ps --json``, in order of app, service, slot and age."""
     inventory.refresh()
+    completed = frozenset().union(*map(_find_completed, workers.values()))
     rows = [_render_container(record, health, workers) for record in inventory.all()]
+    for row in rows:
+        row["completed"] = row["id"] in completed
     return sorted(rows, key=lambda row: (row["app"], row["service"], row["slot"], row["created"]))
 
 

@@ -151,6 +151,9 @@ def test_restart_policies(agent: Agent) -> None:
         for name in ("never", "failed", "done")
         for row in rows[name]
     }
+    assert {name: row["completed"] for name in rows for row in rows[name]} == {
+        name: name == "done" for name in ("never", "failed", "done", "ever")
+    }
     assert ends == {"never": ("exited", 0, 3), "failed": ("exited", 2, 4), "done": ("exited", 0, 0)}
     stalled = conditions(agent, "policies")["Stalled"]
     assert (stalled["status"], stalled["reason"]) == ("True", "ContainerFailed")
