@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent.builder.patterns import IgnoreRules
 
 IGNORE_NAME, MAX_IGNORE = ".dockerignore", 1 << 20
+_OTHER_NAMES = ("Containerfile", "dockerfile", "DockerFile", "Dockerfile.txt")
 IMAGE_SCHEME = "docker-image://"
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -169,7 +170,9 @@ class Packer:
         name = given or "Dockerfile"
         data = _read_inside(tree.root, name, MAX_DOCKERFILE)
         if data is None:
-            raise NotFound(f"there is no {tree.path}/{name}", reason="DockerfileNotFound", hint="name one with -f")
+            other = next((each for each in _OTHER_NAMES if _read_inside(tree.root, each, 0) is not None), None)
+            hint = f"{tree.path}/{other} is there: name it with -f" if other else "name one with -f"
+            raise NotFound(f"there is no {tree.path}/{name}", reason="DockerfileNotFound", hint=hint)
         tree.obey_first(f"{name}{IGNORE_NAME}", IGNORE_NAME)
         return f"{tree.path}/{name}", data
 

@@ -22,7 +22,7 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 @option("-a", "--all", "everything", is_flag=True, help="As docker has it; all are shown anyway.")
 @option("--digests", is_flag=True, help="The digests of manifests too.")
 @option("--no-trunc", "whole", is_flag=True, help="Print ids in full.")
-@option("--filter", "filters", metavar="dangling=BOOL|reference=NAME", multiple=True, help="As docker has it.")
+@option("-f", "--filter", "filters", metavar="dangling=BOOL|reference=NAME", multiple=True, help="As docker has it.")
 @option("-q", "--quiet", is_flag=True, help="Print ids only.")
 @json_option
 @host_option

@@ -45,7 +45,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> None:
         ("*web", "shop/web:1 r.example:5000/shop/web:2"),
         ("r.example:5000/shop/web multi:1", "r.example:5000/shop/web:2 multi:1@"),
         ("alp", ""),
-        ("--filter dangling=true", "<none>"),
+        ("-f dangling=true", "<none>"),
         ("--filter dangling=false --filter reference=shop/*", "shop/web:1"),
     ],
 )

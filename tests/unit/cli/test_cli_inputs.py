@@ -102,3 +102,13 @@ def test_only_the_first_of_many_warnings_are_shown(tmp_path: Path, capsys: pytes
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6
     assert lines[-1] == "warning: and 4 more like these"
+
+
+def test_a_dockerfile_of_another_name_is_named(tmp_path: Path) -> None:
+    with ExitStack() as owned, pytest.raises(HoldfastError, match="/Dockerfile") as caught:
+        _pack(str(tmp_path), None, {"contexts": ()}, {}, owned)
+    assert caught.value.hint == "name one with -f"
+    (tmp_path / "Containerfile").write_text("FROM scratch\n")
+    with ExitStack() as owned, pytest.raises(HoldfastError) as caught:
+        _pack(str(tmp_path), None, {"contexts": ()}, {}, owned)
+    assert caught.value.hint == f"{tmp_path}/Containerfile is there: name it with -f"
