@@ -279,8 +279,10 @@ def _list_directories(parent: Path) -> list[Path]:
 
 
 def _read_members(directory: str) -> list[int]:
+    """The processes in one cgroup; those of other pid namespaces, which the kernel calls 0, are left out: a signal to 0
+    would go to ourselves."""
     try:
-        return [int(pid) for pid in read_small_file(f"{directory}/cgroup.procs", 1 << 20).split()]
+        return [pid for pid in map(int, read_small_file(f"{directory}/cgroup.procs", 1 << 20).split()) if pid]
     except (OSError, ValueError):
         return []
 

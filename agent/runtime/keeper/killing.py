@@ -55,9 +55,10 @@ def _kill_cgroup(directory: str) -> bool:
 
 
 def _signal_members(directory: str, number: int) -> bool:
-    """One pass over the members; False when there was none left."""
+    """One pass over the members; False when there was none left. Those of other pid namespaces, which the kernel calls
+    0, are left out: a signal to 0 would go to ourselves."""
     try:
-        members = [int(line) for line in read_small_file(f"{directory}/cgroup.procs", 1 << 20).split()]
+        members = [pid for pid in map(int, read_small_file(f"{directory}/cgroup.procs", 1 << 20).split()) if pid]
     except (OSError, ValueError):
         return False
     for pid in members:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from cgroup_kernel import CgroupKernel
 
 from agent.errors import Conflict, HoldfastError, NotFound, Stalled, Unsupported, Waiting
 from agent.runtime.cgroups import CgroupFigures, CgroupLimits, Cgroups
+from agent.runtime.keeper.killing import kill_everyone
+from agent.runtime.keeper.order import Order
+from agent.runtime.protocol import CgroupPlan, CreateRequest, OverlaySpec, encode_create
 
 LIMITS = CgroupLimits(cpus=0.5, memory=64 << 20, pids=100)
 V1 = ("cpuacct", "memory", "pids", "blkio")
@@ -238,6 +242,24 @@ def test_sweep_keeps_what_it_is_told_and_kills_the_rest(kernel: CgroupKernel) ->
     assert cgroups.sweep() == ("a",)
     with pytest.raises(Waiting, match="a are still in use"):
         cgroups.down()
+
+
+def test_processes_of_other_pid_namespaces_are_nobody_to_signal(
+    kernel: CgroupKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel calls them 0, and kill(0) would reach ourselves and whoever started us."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _number: killed.append(pid))
+    cgroups = hybrid(kernel)
+    plan = cgroups.create("a")
+    for directory in plan.join:
+        (directory / "cgroup.procs").write_text("0\n0\n123456\n")
+    assert cgroups.members("a") == (123456,)
+    root = OverlaySpec((tmp_path / "lower",), tmp_path / "upper", tmp_path / "work")
+    request = CreateRequest("a", tmp_path, root, cgroup=CgroupPlan(plan.join))
+    kill_everyone(Order(encode_create(request)), 9)
+    cgroups.sweep()
+    assert set(killed) == {123456}
 
 
 def test_down_leaves_other_agents_and_strangers_alone(kernel: CgroupKernel) -> None:
