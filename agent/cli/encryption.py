@@ -63,6 +63,7 @@ def encrypt(
             before = _read(file)
             sealed[file] = before, seal(_take(before, identity.absolute() if rekey else None), recipients)
     for file, (before, data) in sealed.items():
+        _warn_of_fewer(file, before, len(recipients))
         _put(output or file, data, before if output is None and file != STREAM else None)
         shown = _show(file if output in (None, STREAM) else output)
         print(f"encrypted {safe(shown)} for {safe(', '.join(texts))}", file=sys.stderr)
@@ -82,6 +83,18 @@ def decrypt(file: str, identity: Path) -> int:
         clear = _open(_read(file), identity.absolute())
     sys.stdout.buffer.write(clear)
     return DONE
+
+
+def _warn_of_fewer(file: str, before: bytes, count: int) -> None:
+    """Whom a file was encrypted for cannot be read in it, only how many they were."""
+    from agent.spec.encrypted import is_encrypted
+    from agent.store.age import read_stanzas
+
+    known = len(read_stanzas(before)) if is_encrypted(before) else 0
+    if known > count:
+        print(
+            f"{safe(_show(file))} was for {known} recipients: name them with -r again if they need it", file=sys.stderr
+        )
 
 
 def _read_own(identity: Path, *, alone: bool) -> Identities | None:

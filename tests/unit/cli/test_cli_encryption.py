@@ -149,6 +149,8 @@ def test_for_others(holdfast: Holdfast, identity: Path, tmp_path: Path) -> None:
         assert opened.stdout == SECRET
     holdfast("decrypt", out, "--identity", identity)
     assert holdfast.out == SECRET
+    holdfast("encrypt", "--rekey", out, "-r", recipients[0], "--identity", identity)
+    assert holdfast.err.startswith(f"{out} was for 3 recipients: name them with -r again if they need it\nencrypted")
     holdfast("encrypt", "-", "--only", "-r", recipients[0], "--identity", identity, text=SECRET)
     assert holdfast("decrypt", "-", "--identity", identity, text=holdfast.out) == 1
     assert "the input is not encrypted for this host" in holdfast.err
