@@ -33,7 +33,9 @@ class Receiver:
     @property
     def name(self) -> str:
         """What it is called in the database and in logs: a digest, for its URL may be a secret."""
-        said = "\n".join((self.app, self.target.url, "\0".join(self.target.command), self.target.format))
+        said = "\n".join(
+            (self.app, self.target.blind or self.target.url, "\0".join(self.target.command), self.target.format)
+        )
         return f"{self.app or 'agent'}/{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
     def wants(self, notice: Notice) -> bool:

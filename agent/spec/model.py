@@ -298,9 +298,10 @@ NOTICES = ("succeeded", "rolled-back", "stalled", "crash-loop", "recovered")
 class NotifyTarget(_Frozen):
     """Who is told of what: a webhook at ``url``, or a ``command`` of the host. ``on`` are of NOTICES; ``secret``, in
     base64, signs what a webhook gets; the same is not told twice within ``period`` seconds. ``apps`` are patterns of
-    names, empty for all."""
+    names, empty for all. ``blind`` stands for a url that was decrypted: a digest on which no guess can be tried."""
 
     url: str = Field(default="", repr=False)
+    blind: str = ""
     command: tuple[str, ...] = ()
     format: Literal["generic", "slack", "ntfy"] = "generic"
     secret: str = Field(default="", repr=False)

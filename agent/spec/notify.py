@@ -60,6 +60,7 @@ def _read_target(parent: Fields, node: Node, path: str, own: bool) -> NotifyTarg
         fields.complain("period", "must be at most 30 days")
     values = {
         "url": url or "",
+        "blind": _blind(fields, url or ""),
         "command": command,
         "format": fields.choice("format", _FORMATS) or "generic",
         "secret": _read_secret(fields),
@@ -68,6 +69,12 @@ def _read_target(parent: Fields, node: Node, path: str, own: bool) -> NotifyTarg
         "period": 600.0 if period is None else period,
     }
     return NotifyTarget.model_validate(values) if url or command else None
+
+
+def _blind(fields: Fields, url: str) -> str:
+    """A digest of a url with a variable of an encrypted ``.env`` in it; empty for others."""
+    node = fields.node_of("webhook")
+    return fields.reading.files.keys.blind(url.encode()) if node is not None and fields.reading.is_secret(node) else ""
 
 
 def _parse_url(text: str) -> str | None:

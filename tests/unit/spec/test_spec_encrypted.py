@@ -16,6 +16,7 @@ from spec_loading import FILE, load
 from agent.controller.revisions import AppRevision
 from agent.controller.revisionviews import compare_revisions
 from agent.errors import InvalidSpec, Problem
+from agent.notify.notifier import Receiver
 from agent.plan.diff import compute_changes
 from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp
@@ -99,6 +100,9 @@ def test_secrets_of_builds_and_webhooks(host: Host) -> None:
     assert build is not None
     assert [secret.value for secret in build.secrets.values()] == ["aHVudGVyMg==", "aHVudGVyMi10"]
     assert app.notify[0].url == f"https://h/{SECRET}-h"
+    assert app.notify[0].blind == host.keys.blind(app.notify[0].url.encode())
+    named = app.notify[0].model_copy(update={"url": "https://h/guess"})
+    assert Receiver(named).name == Receiver(app.notify[0]).name, "the url is not in what is logged"
     assert app.notify[0].secret == "a2V5"
 
 
