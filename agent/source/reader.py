@@ -19,8 +19,10 @@ from agent.source.stamps import Stamp, is_sound, read_stamp, stamp_of
 from agent.spec.decode import SIZE_LIMIT
 from agent.spec.encrypted import Keys, NoKeys
 from agent.spec.reading import content_digest
+from agent.store.age import weigh
 
 APP_LIMIT = 64 << 20
+WEIGHT_LIMIT = 1024
 
 
 class KeyFile(Keys, Protocol):
@@ -44,7 +46,7 @@ class AppReader:
         self._stamps: dict[str, Stamp | None] = {}
         self._known: dict[str, bytes | HoldfastError | OSError] = {}
         self._used: dict[str, str] = {}
-        self._total = 0
+        self._total = self._weight = 0
         self._sound = True
         self.unsettled = False
 
@@ -63,6 +65,10 @@ class AppReader:
         if self._keys is None:
             return NoKeys().decrypt(data)
         self._note(str(self._keys.path))
+        self._weight += weigh(data)
+        if self._weight > WEIGHT_LIMIT:
+            told = f"the encrypted files of this app have more than {WEIGHT_LIMIT} recipients together"
+            raise Refused(f"is not looked at: {told}, where an RSA key counts as 16")
         return self._keys.decrypt(data)
 
     def blind(self, data: bytes, /) -> str:

@@ -18,7 +18,6 @@ from agent.spec.tree import Mark, Node, Problems, Scalar, describe, quote
 from agent.values import frozen
 
 TEXT_LIMIT = 16 << 20
-ENCRYPTED_LIMIT = 128
 _SHOWN = (
     "has a variable of the encrypted .env file, whose value would be shown here: environment, lines of an env_file, "
     "secrets and webhooks may have one; write what is no secret as it is, or give it to the agent's own environment"
@@ -210,14 +209,12 @@ class Reading:
         if data is None:
             return None
         if path not in self._contents:
-            self._contents[path] = self._open(at, path, data)
+            self._contents[path] = self._open(path, data)
         return self._contents[path]
 
-    def _open(self, at: Node, path: Path, data: bytes) -> Content | None:
+    def _open(self, path: Path, data: bytes) -> Content | None:
         if not is_encrypted(data):
             return Content(data, content_digest(data))
-        if not self.tally(at, "encrypted files", 1, ENCRYPTED_LIMIT):
-            return None
         clear = decrypt_file(self.files.keys, data, str(path), self.problems)
         if clear is None:
             return None

@@ -24,6 +24,7 @@ SIZE_LIMIT = 1 << 20
 RECIPIENT_LIMIT = 64
 _HEADER_LIMIT = 64 << 10
 _TAG = 5  # characters in which the names of keys differ: to try an RSA key takes long
+_RSA_WEIGHT = 16
 _NO_MATCH = "No matching keys"
 _ARMOR_END = b"-----END AGE ENCRYPTED FILE-----"
 _PASSPHRASE = "is encrypted with a passphrase, which nobody is there to type: encrypt it with `holdfast encrypt`"
@@ -101,6 +102,11 @@ def check_header(data: bytes) -> None:
     text = strip_armor(data)
     if text.startswith(b"-----") and not text.rstrip().endswith(_ARMOR_END):
         raise Refused("is damaged, its last line is not the end of an encrypted file: encrypt it again")
+
+
+def weigh(data: bytes) -> int:
+    """How much it may cost to decrypt a file: 1 for each recipient, 16 for an RSA key. Raises Refused."""
+    return sum(_RSA_WEIGHT if kind == "ssh-rsa" else 1 for kind, _ in read_stanzas(data))
 
 
 def read_stanzas(data: bytes) -> list[tuple[str, str]]:

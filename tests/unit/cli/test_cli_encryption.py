@@ -15,6 +15,7 @@ import pytest
 
 from agent.cli.agentoptions import DEFAULT_IDENTITY
 from agent.cli.main import run
+from agent.source import reader
 
 APP = "services: {web: {image: nginx, env_file: app.env, environment: {T: '${TOKEN:?}'}}}\n"
 SECRET = "PASSWORD=hunter2\n"
@@ -98,9 +99,9 @@ def test_what_is_no_file_is_not_replaced(holdfast: Holdfast, identity: Path, tmp
         assert holdfast("encrypt", *line, "--identity", identity) == 1
         assert holdfast.err.startswith(f"error: {device} is not a file\n")
     assert stat.S_ISCHR(device.stat().st_mode)
-    reader, writer = os.pipe()
+    end, writer = os.pipe()
     threading.Timer(0.05, lambda: (os.write(writer, SECRET.encode()), os.close(writer))).start()
-    assert holdfast("encrypt", f"/proc/self/fd/{reader}", "-o", good, "--identity", identity) == 0
+    assert holdfast("encrypt", f"/proc/self/fd/{end}", "-o", good, "--identity", identity) == 0
     holdfast("decrypt", good, "--identity", identity)
     assert holdfast.out == SECRET, "a pipe that says nothing yet is waited for"
 
@@ -200,3 +201,20 @@ def test_validate_with_and_without_the_identity(holdfast: Holdfast, identity: Pa
     files[0].write_bytes(files[0].read_bytes()[:-50])
     assert holdfast("validate", state) == 1
     assert "app.env:1:1: is damaged" in holdfast.out, "what can be seen without a key"
+
+
+def test_an_app_is_decrypted_at_a_bounded_cost(
+    holdfast: Holdfast, identity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each recipient is tried with each identity, and whoever wrote the file says how many there are."""
+    monkeypatch.setattr(reader, "WEIGHT_LIMIT", 2)
+    state = tmp_path / "state"
+    files = [put(state / name, SECRET) for name in ("a", "b", "c")]
+    holdfast("key", "--identity", identity)
+    holdfast("encrypt", *files, "--identity", identity)
+    put(state / "shop.yaml", "services: {web: {image: nginx, env_file: [a, b]}}\n")
+    assert holdfast("validate", state, "--identity", identity) == 0
+    put(state / "shop.yaml", "services: {web: {image: nginx, env_file: [a, b, c]}}\n")
+    assert holdfast("validate", state, "--identity", identity) == 1
+    told = "the encrypted files of this app have more than 2 recipients together"
+    assert holdfast.out.startswith(f"error {state}/c:1:1: is not looked at: {told}")

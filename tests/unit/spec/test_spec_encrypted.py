@@ -20,7 +20,6 @@ from agent.notify.notifier import Receiver
 from agent.plan.diff import compute_changes
 from agent.plan.observed import ImageState
 from agent.plan.wants import DesiredApp
-from agent.spec import reading
 from agent.spec.encrypted import BLIND
 from agent.spec.model import App, Service
 from agent.store.hostkeys import HostKeys
@@ -111,18 +110,6 @@ def test_no_value_becomes_a_name(host: Host, item: str) -> None:
     (found,) = host.problems(f"services: {{web: {{image: nginx, environment: ['{item}']}}}}", env=ENV)
     assert "names are shown" in found
     assert SECRET not in found
-
-
-def test_one_app_has_not_many_encrypted_files(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each costs time with every look at it."""
-    data = host.seal("A=1\n")
-    monkeypatch.setattr(reading, "ENCRYPTED_LIMIT", 3)
-    names = [f"e{number}" for number in range(5)]
-    text = "services: {{web: {{image: nginx, env_file: [{}]}}}}"
-    assert load(text.format(", ".join(names[:-2])), dict.fromkeys(names, data), keys=host.keys)
-    with pytest.raises(InvalidSpec) as caught:
-        load(text.format(", ".join(names)), dict.fromkeys(names, data), keys=host.keys)
-    assert [problem.message for problem in caught.value.problems] == ["more than 3 encrypted files in one file"]
 
 
 @pytest.mark.parametrize(
