@@ -159,7 +159,7 @@ def _put(file: str, data: bytes, before: bytes | None) -> None:
         sys.stdout.buffer.write(data)
         return
     with _named(file):
-        path = Path(file).resolve()
+        path = _find_place(file)
         status = path.stat() if path.exists() else None
         if status is not None and not stat.S_ISREG(status.st_mode):
             raise Refused("is not a file", hint="give what it says as `-`, on standard input, or name another --output")
@@ -168,6 +168,15 @@ def _put(file: str, data: bytes, before: bytes | None) -> None:
         write_atomic(path, data, 0o600 if status is not None else 0o644, like=status)
     if before is not None and status is not None and status.st_nlink > 1:
         print(f"{safe(file)} has other names (hard links): under those it is what it was", file=sys.stderr)
+
+
+def _find_place(file: str) -> Path:
+    """The file that is meant. One who may make links in a directory is not to choose what root replaces elsewhere.
+    Raises Refused."""
+    path = Path(file).resolve()
+    if not path.is_relative_to(Path(file).parent.resolve()):
+        raise Refused(f"is a link to {path}", hint="name that file itself if it is meant")
+    return path
 
 
 def _check_same(path: Path, before: bytes) -> None:

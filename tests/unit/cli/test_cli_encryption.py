@@ -118,6 +118,17 @@ def test_a_file_that_others_write_or_name(holdfast: Holdfast, identity: Path, tm
     assert holdfast.err.startswith(f"{file} has other names (hard links): under those it is what it was\n")
 
 
+def test_a_link_does_not_lead_elsewhere(holdfast: Holdfast, identity: Path, tmp_path: Path) -> None:
+    holdfast("key", "--identity", identity)
+    shadow, link = put(tmp_path / "etc" / "shadow", SECRET), tmp_path / "state" / "app.env"
+    link.parent.mkdir()
+    link.symlink_to("../etc/shadow")
+    for line in ((link,), (put(tmp_path / "a.env", SECRET), "-o", link)):
+        assert holdfast("encrypt", *line, "--identity", identity) == 1
+        assert holdfast.err == (f"error: {link} is a link to {shadow}\n       name that file itself if it is meant\n")
+    assert shadow.read_text() == SECRET
+
+
 def test_nothing_is_written_when_one_file_cannot_be(holdfast: Holdfast, identity: Path, tmp_path: Path) -> None:
     holdfast("key", "--identity", identity)
     good = put(tmp_path / "good.env", SECRET)
