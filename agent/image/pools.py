@@ -84,6 +84,11 @@ class _Answer(http.client.HTTPResponse):
         raise http.client.HTTPException(f"more than {MAX_TRAILERS} trailers")
 
 
+class StaleConnection(urllib3.exceptions.ProtocolError):
+    """A connection that answered before was closed instead of answering again, as servers and proxies may do to one
+    that is idle just then (RFC 9112, 9.6): the request is to be sent again on another one."""
+
+
 class _Punctual(HTTPConnection):
     """Can be cut from outside, and cuts itself when a handshake or the head of an answer trickles.
 
@@ -98,11 +103,14 @@ class _Punctual(HTTPConnection):
         self._running = running
         self._socks = socks
         self._late = threading.Event()
+        self._answered = False
         self.leash: socket.socket | None = None
         self._timer: threading.Timer
 
     def connect(self) -> None:
         """As the base class does; all handshakes, with a proxy and by TLS, together take bounded time."""
+        self._answered = False
+        self._late.clear()
         try:
             with self._running.holding(self):
                 super().connect()
@@ -142,19 +150,39 @@ class _Punctual(HTTPConnection):
         timer.start()
         return timer
 
-    def request(self, *arguments: Any, **options: Any) -> None:
-        """As the base class does."""
-        with self._running.holding(self):
-            super().request(*arguments, **options)
+    def request(self, method: str, url: str, body: Any = None, **options: Any) -> None:  # type: ignore[override]
+        """As the base class does; raises StaleConnection, too.
+
+        A body of many pieces is not begun on a connection that a proxy may be about to close, as some do after each
+        answer: to open another one to it is cheap, unless it is a tunnel.
+        """
+        if self._answered and hasattr(body, "read") and self.proxy is not None and self._tunnel_host is None:
+            self.close()
+        with self._running.holding(self), self._told_if_stale():
+            super().request(method, url, body=body, **options)
 
     def getresponse(self) -> Any:
-        """As the base class does; raises urllib3.exceptions.ProtocolError or OSError when it was cut."""
-        timer = self._start_timer(lambda: cut_connection(self))
+        """As the base class does; raises urllib3.exceptions.ProtocolError or OSError when it was cut, and
+        StaleConnection."""
+        timer = self._start_timer(self._give_up)
         try:
-            with self._running.holding(self):
-                return super().getresponse()
+            with self._running.holding(self), self._told_if_stale():
+                response = super().getresponse()
         finally:
             timer.cancel()
+        self._answered = True
+        return response
+
+    @contextmanager
+    def _told_if_stale(self) -> Iterator[None]:
+        """Not for a broken pipe: urllib3 looks for an answer behind one, as comes to a body that is refused."""
+        answered = self._answered
+        try:
+            yield
+        except ConnectionResetError as error:  # of which http.client.RemoteDisconnected is one
+            if answered and not self._late.is_set():
+                raise StaleConnection("the connection was closed while it was idle", error) from error
+            raise
 
 
 class _PunctualTls(_Punctual, HTTPSConnection):
@@ -178,6 +206,7 @@ class Pools:
         self._lock = threading.Lock()
         self._managers: dict[tuple[Tls, Proxy | None], urllib3.PoolManager] = {}
         self.running = Running()
+        self.most_idle = config.parallel_layers + 1
 
     def get(self, tls: Tls, proxy: Proxy | None = None) -> urllib3.PoolManager:
         """The manager for ``tls`` through ``proxy``. Raises Stalled when its files cannot be used."""
@@ -189,7 +218,7 @@ class Pools:
     def _make(self, tls: Tls, proxy: Proxy | None) -> urllib3.PoolManager:
         options: dict[str, Any] = {
             "num_pools": 8,
-            "maxsize": self._config.parallel_layers + 1,
+            "maxsize": self.most_idle,
             "retries": False,
             "blocksize": _BLOCK,
             "headers": {"User-Agent": "holdfast", "Accept-Encoding": "identity"},

@@ -22,7 +22,7 @@ from agent.image.endpoints import HostSettings, Registries
 from agent.image.failures import PROXY_DENIED, refuse_user, translate_proxy_failure
 from agent.image.origin import Origin, is_local, is_loopback, parse_origin
 from agent.image.pace import Pace
-from agent.image.pools import Pools, Tls
+from agent.image.pools import Pools, StaleConnection, Tls
 from agent.image.proxies import Proxy
 
 MAX_REDIRECTS = 5
@@ -114,25 +114,38 @@ class Transport:
         settings, proxy = self._settings(origin), self.find_proxy(origin)
         shown = (settings.client_certificate, settings.client_key) if known else (None, None)
         pool = self._pools.get(Tls(settings.ca, *shown, settings.skip_verify), proxy)
-        streamed = body is not None and not isinstance(body, bytes)
-        seconds = self._config.upload_timeout if streamed else self._config.read_timeout
         try:
-            response = pool.request(
-                method,
-                url,
-                body=body,  # type: ignore[arg-type]
-                headers={**pool.headers, **headers},
-                preload_content=False,
-                decode_content=False,
-                redirect=False,
-                timeout=urllib3.Timeout(connect=self._config.connect_timeout, read=seconds),
-            )
+            response = self._send(pool, method, url, headers, body)
         except urllib3.exceptions.HTTPError as error:
             failure = translate_proxy_failure(error, str(proxy), origin.authority) if proxy is not None else None
             if failure is None or self._aborted:
                 raise
             raise failure from error
         return self._begin(response, proxy)
+
+    def _send(
+        self, pool: urllib3.PoolManager, method: str, url: str, headers: Mapping[str, str], body: Body
+    ) -> urllib3.BaseHTTPResponse:
+        """Once, and again for each idle connection that turns out to be closed: that is nobody's failure. A body that
+        is sent piece by piece is its sender's to send again."""
+        streamed = body is not None and not isinstance(body, bytes)
+        seconds = self._config.upload_timeout if streamed else self._config.read_timeout
+        for left in reversed(range(self._pools.most_idle + 1)):
+            try:
+                return pool.request(
+                    method,
+                    url,
+                    body=body,  # type: ignore[arg-type]
+                    headers={**pool.headers, **headers},
+                    preload_content=False,
+                    decode_content=False,
+                    redirect=False,
+                    timeout=urllib3.Timeout(connect=self._config.connect_timeout, read=seconds),
+                )
+            except StaleConnection:
+                if streamed or not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def find_proxy(self, origin: Origin) -> Proxy | None:
         """The proxy that leads to an origin; None for none."""

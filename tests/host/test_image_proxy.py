@@ -62,7 +62,7 @@ def through(url: str) -> Proxies:
 def configure(path: Path, proxies: Proxies, hosts: Mapping[str, object]) -> RegistryConfig:
     (path / "registries.yaml").write_text(json.dumps({"registries": hosts}))
     return RegistryConfig(
-        registries=path / "registries.yaml", docker_config=path / "none", proxies=proxies, backoff=0.01, attempts=4
+        registries=path / "registries.yaml", docker_config=path / "none", proxies=proxies, backoff=0.01, attempts=1
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from agent.errors import Refused
 from agent.image.config import RegistryConfig
@@ -20,6 +21,7 @@ from agent.image.errors import DigestMismatch, ImagePullFailed, RegistryUnreacha
 from agent.image.progress import PullTracker
 from agent.image.proxies import Proxies, parse_proxy
 from agent.image.registry import RegistryClient
+from agent.image.transport import Transport
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import compute_digest
 from agent.oci.reference import parse_reference
@@ -150,3 +152,35 @@ def test_endless_trailers_are_cut(tmp_path: Path) -> None:
         with pytest.raises(RegistryUnreachable):
             client(address, tmp_path, attempts=1).fetch_manifest()
         stop.set()
+
+
+def test_idle_connections_that_are_closed_are_no_failure(tmp_path: Path) -> None:
+    """Each one answers once, and is closed when the next request has come."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    received: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            for reply in (answer, b""):
+                received.append(connection.recv(4096))
+                connection.sendall(reply)
+
+    with serving(serve) as address:
+        transport = Transport(RegistryConfig(docker_config=tmp_path / "none", attempts=1))
+        for number in range(4):
+            response = transport.request("POST", f"http://{address}/{number}", {}, b"")
+            assert transport.read(response, 10) == b"ok"
+        transport.close()
+    assert sum(b"POST /3 " in request for request in received) == 2
+
+
+def test_a_new_connection_that_is_closed_is_a_failure(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            asked.append(connection.recv(4096))
+
+    with serving(serve) as address, pytest.raises(urllib3.exceptions.ProtocolError):
+        Transport(RegistryConfig(docker_config=tmp_path / "none")).request("GET", f"http://{address}/", {})
+    assert len(asked) == 1
