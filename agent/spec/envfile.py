@@ -14,6 +14,8 @@ from agent.spec.interpolate import InterpolationError, Interpolator
 from agent.spec.tree import Mark, Problems
 
 _BREAK = re.compile(r"\r\n|\n|\r")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
+_NO_NAME = "not a line of the form NAME=value with a plain name; a value of several lines stands in double quotes"
 _UNSET = "its value has a $ that begins a variable which is not set"
 _WRONG = "its value has a $ that begins no variable that can be resolved"
 _INSTEAD = "write $$ for a dollar sign, or put the value in single quotes"
@@ -41,7 +43,7 @@ def parse_environment(
     """The variables of a file; later lines see earlier ones, and ``outer`` wins over them when they are used.
 
     A name without ``=`` takes its value from ``outer``, or is left out. Messages never show a value, and of an
-    ``encrypted`` file nothing but the names that it sets.
+    ``encrypted`` file nothing but the names that it sets, which have to look like names: names are shown.
     """
     text = decode_text(data, problems, file, encrypted=encrypted)
     return _Parsing(file, problems, outer, encrypted).run(text) if text is not None else Variables()
@@ -65,6 +67,8 @@ class _Parsing:
             mark = Mark(binding.original.line + _count_blank(binding.original.string), 1)
             if binding.error:
                 self._problems.add(mark, "not a line of the form NAME=value", self._file)
+            elif binding.key is not None and self._encrypted and not _NAME.fullmatch(binding.key):
+                self._problems.add(mark, _NO_NAME, self._file)
             elif binding.key is not None:
                 self._take(mark, binding.key, binding)
         return self._found

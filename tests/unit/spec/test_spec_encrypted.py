@@ -105,6 +105,14 @@ def test_secrets_of_builds_and_webhooks(host: Host) -> None:
     assert app.notify[0].secret == "a2V5"
 
 
+@pytest.mark.parametrize("line", ["MIIEvg+/hunter2", "hunter2/Zm9v==", "'hunter2 x'=1"])
+def test_a_piece_of_a_value_is_not_taken_for_a_name(host: Host, line: str) -> None:
+    (found,) = host.problems("services: {w: {image: a, env_file: e}}", e=f"KEY=-----BEGIN\n{line}\nB=1\n")
+    assert found.startswith("e:2:1: not a line of the form NAME=value")
+    assert SECRET not in found
+    assert host.service("env_file: e", e=f'KEY="-----BEGIN\n{line}\n"\n').hidden == ("KEY",)
+
+
 @pytest.mark.parametrize("item", ["$TOKEN", "${TOKEN}=x", "A${TOKEN}=x", "${NO:-A}=$TOKEN", "${TOKEN:+A}=x"])
 def test_no_value_becomes_a_name(host: Host, item: str) -> None:
     (found,) = host.problems(f"services: {{web: {{image: nginx, environment: ['{item}']}}}}", env=ENV)
