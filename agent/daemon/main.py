@@ -17,6 +17,7 @@ from agent.daemon.greeting import greet
 from agent.daemon.lock import hold_lock
 from agent.daemon.room import full_disk_explained
 from agent.daemon.tuning import settle, tune
+from agent.kernel.process import set_dumpable
 from agent.settings import Settings
 from agent.source.directory import DirectorySource
 from agent.store.layout import DataLayout, RunLayout
@@ -26,6 +27,7 @@ from agent.telemetry.logging import get_logger
 def run(settings: Settings) -> int:
     """Run an agent until SIGTERM or SIGINT; containers go on. Raises HoldfastError when it cannot start."""
     tune()
+    set_dumpable(False)  # its memory holds what was decrypted: a crash must not write that to the disk
     _check_addresses(settings)
     data, runtime = DataLayout(settings.data_root), RunLayout(settings.run_root)
     data.create()

@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import re
+import resource
+import signal
 import socket
 import sqlite3
 import stat
@@ -128,6 +130,21 @@ def test_row_38_secrets_lie_only_where_a_container_needs_them(agent: Agent) -> N
     assert {way for way, _ in found} == {"environment", "env_file", "interpolated"}
     (agent.state / "vault/compose.yaml").unlink()
     agent.converge()
+
+
+def test_row_38_a_crash_leaves_no_memory_on_the_disk(agent: Agent, tmp_path: Path) -> None:
+    other = subprocess.Popen(["sleep", "1000"], cwd=tmp_path)
+    assert agent.process is not None
+    home = Path(f"/proc/{agent.process.pid}/cwd").readlink()
+    for process in (other, agent.process):
+        resource.prlimit(process.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        process.send_signal(signal.SIGQUIT)
+        process.wait(20)
+    agent.start()
+    dumps = {place: [path.name for path in place.glob("core*") if path.is_file()] for place in (tmp_path, home)}
+    if not dumps[tmp_path]:
+        pytest.skip("this host keeps dumps elsewhere: /proc/sys/kernel/core_pattern")
+    assert not dumps[home]
 
 
 @pytest.mark.parametrize("cwd", ["/proc/self/fd/7", "/proc/self/cwd", "/./proc//1/root", "/bin/../proc/self/fd/3"])
