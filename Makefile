@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_PACKAGES := python3-venv libnftables1 libseccomp2 busybox-static tini ca-certificates
-TEST_PACKAGES := docker-registry nftables skopeo crun umoci prometheus apache2-utils iproute2 procps openssl gcc libc6-dev buildah git tinyproxy-bin microsocks wrk age openssh-client
+TEST_PACKAGES := docker-registry nftables skopeo crun umoci prometheus apache2-utils iproute2 procps openssl gcc libc6-dev buildah git tinyproxy-bin microsocks wrk age openssh-client strace
 VM_PACKAGES := qemu-system-x86 qemu-utils debootstrap e2fsprogs busybox-static cpio xz-utils
 
 .PHONY: help run test lint test-vm bench clean packages

@@ -8,11 +8,14 @@ import os
 import platform
 import signal
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from agents import eventually
 from keeperlab import PATH, Lab, build_config, open_lab
 
 from agent.errors import Conflict, HoldfastError, NotFound, Refused, Stalled, Unsupported
@@ -45,6 +48,27 @@ def test_output_and_exit_code(lab: Lab) -> None:
     lab.client.delete("code")
     assert "code" not in {state.id for state in lab.client.states()}
     assert not (lab.run_root / "keeper/code").exists()
+
+
+@contextmanager
+def slow_opens(pid: int) -> Iterator[None]:
+    """Each file that this process opens takes it 50 ms longer."""
+    command = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=openat:delay_enter=50000", "-p", str(pid)]
+    status = Path(f"/proc/{pid}/status")
+    with subprocess.Popen(command) as tracer:
+        try:
+            eventually(lambda: "TracerPid:\t0\n" not in status.read_text(), what="the tracer")
+            yield
+        finally:
+            tracer.terminate()
+
+
+def test_output_of_a_program_that_ends_before_the_keeper_goes_on(lab: Lab) -> None:
+    with slow_opens(lab.keeper_pid):
+        lab.shell("brief", "echo out; echo err >&2")
+        lab.wait("exited", "brief")
+    assert (lab.output("brief", STDOUT), lab.output("brief", STDERR)) == ("out\n", "err\n")
+    lab.client.delete("brief")
 
 
 def test_create_waits_for_start(lab: Lab) -> None:

@@ -166,29 +166,27 @@ class Supervisor:
         self._start(container)
 
     def _start(self, container: Container) -> None:
-        """Write down one that is to run, tell it that it need not wait, and make ready for its output meanwhile.
+        """Take up the output of one that is to run, write it down, and tell it that it need not wait.
 
-        When that fails it is ended, and its end tells the caller why. Before it needs no record: its init ends with us.
+        The kernel forgets what is in a FIFO when nobody has it open: a program that has ended leaves its output only to
+        who was there before. OOM kills are counted, so those are looked after meanwhile. When something fails it is
+        ended, and its end tells the caller why. Before it needs no record: its init ends with us.
         """
         container.status = states.STARTING
         container.started = time.time()
         try:
+            if container.piped and container.writer is not None:
+                container.pumps = open_pipes(self.loop, self.records.path(container.id), container.writer)
             self.records.write_state(container.id, container.remember())
             if container.line is not None:
                 if container.piped and not container.autostart:
                     self.loop.change(container.line.fileno(), HANGUP)
                 container.line.go()
-            self._attend(container)
+            if container.order.oom and container.oom is None:
+                self._watch_oom(container)
         except OSError as error:
             container.failure = Failure("SetupFailed", f"start {container.id}: {explain(error)}")
             kill_process(container.pidfd, SIGKILL, container.id)
-
-    def _attend(self, container: Container) -> None:
-        """Take up its output, and hear of its OOM kills: what comes before that is not lost."""
-        if container.piped and container.writer is not None:
-            container.pumps = open_pipes(self.loop, self.records.path(container.id), container.writer)
-        if container.order.oom and container.oom is None:
-            self._watch_oom(container)
 
     def _on_running(self, container: Container) -> None:
         container.status = states.RUNNING
