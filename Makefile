@@ -33,7 +33,7 @@ run: $(VENV)/run.stamp
 # Every agent, keeper and command that a test starts would compile all of its modules again.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/test.stamp
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 2 -m "not alone" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --max-worker-restart 2 -m "not alone" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -n 1 --max-worker-restart 2 -m alone $(ARGS) || [ $$? = 5 ]
 
 ## make lint      ruff, mypy and import-linter alone

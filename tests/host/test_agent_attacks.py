@@ -138,7 +138,7 @@ def test_row_38_a_crash_leaves_no_memory_on_the_disk(agent: Agent, tmp_path: Pat
     home = Path(f"/proc/{agent.process.pid}/cwd").readlink()
     for process in (other, agent.process):
         resource.prlimit(process.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        process.send_signal(signal.SIGQUIT)
+        process.send_signal(signal.SIGABRT)
         process.wait(20)
     agent.start()
     dumps = {place: [path.name for path in place.glob("core*") if path.is_file()] for place in (tmp_path, home)}
