@@ -16,6 +16,17 @@ from types import TracebackType
 NAME = "registry.behind.test"
 
 
+def await_port(process: subprocess.Popen[bytes], port: int) -> None:
+    """Until a proxy takes connections on loopback."""
+    deadline = time.monotonic() + 20
+    while True:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert process.poll() is None, f"{process.args!r} did not start"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 class ProxyServer:
     """Leads to loopback under the name ``NAME``; with ``user`` (name, password) only whom it knows."""
 
@@ -43,13 +54,8 @@ class ProxyServer:
         script = 'mount --bind "$0/hosts" /etc/hosts && exec tinyproxy -d -c "$0/conf"'
         command = ["unshare", "-m", "sh", "-c", script, str(self.path)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return self
-            assert self._process.poll() is None, "tinyproxy did not start"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        await_port(self._process, self.port)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -75,13 +81,8 @@ class SocksServer:
         command = ["unshare", "-m", "sh", "-c", script, str(self._path), str(self.port), *self._user]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return self
-            assert self._process.poll() is None, "microsocks did not start"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        await_port(self._process, self.port)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
