@@ -24,19 +24,14 @@ from typing import Any, TypeVar
 from forkserver import SERVER, Forked
 
 from agent.cli.client import Client
+from tests.ports import reserve_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "agent")
 T = TypeVar("T")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def eventually(probe: Callable[[], T], seconds: float = 15.0, what: str = "condition") -> T:
+def eventually(probe: Callable[[], T], seconds: float = 60.0, what: str = "condition") -> T:
     """The first true result of ``probe``; for facts outside Holdfast that nothing announces."""
     deadline = time.monotonic() + seconds
     while True:
@@ -84,7 +79,7 @@ class Agent:
         self.data_root = self.base / "data"
         self.run_root = self.base / "run"
         self.state.mkdir()
-        self.metrics = f"127.0.0.1:{free_port()}"
+        self.metrics = f"127.0.0.1:{reserve_port()}"
         self.program: Sequence[str] = PROGRAM if environment else ()
         self.arguments = arguments
         self.environment = {**os.environ, **(environment or {})}
@@ -104,7 +99,7 @@ class Agent:
                 self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
             else:
                 self.process = SERVER.start(command, self.environment, (0, log.fileno(), log.fileno()))
-        eventually(self._answers, 20, f"agent start; log:\n{self.log.read_text()[-2000:]}")
+        eventually(self._answers, 60, f"agent start; log:\n{self.log.read_text()[-2000:]}")
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -124,7 +119,7 @@ class Agent:
     def _end(self, number: signal.Signals) -> None:
         if self.process is not None:
             self.process.send_signal(number)
-            self.process.wait(20)
+            self.process.wait(60)
             self.process = None
 
     def write(self, name: str, text: str) -> Path:
@@ -166,7 +161,7 @@ class Agent:
         result: dict[str, Any] = Client(self.host).get("/status")
         return result
 
-    def converge(self, seconds: int = 40) -> None:
+    def converge(self, seconds: int = 60) -> None:
         """Block until the host is as the state directory wants it. First revisions need not have been watched for long
         enough, which few tests are about; ``status --wait`` waits for that too."""
         deadline = time.monotonic() + seconds

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.host.agents import eventually
+from tests.ports import reserve_port
 
 BACKEND = "/usr/lib/git-core/git-http-backend"
 _AUTHOR = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@x", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@x"}
@@ -133,9 +134,7 @@ class GitServer:
     @contextmanager
     def daemon(self) -> Iterator[str]:
         """git daemon over the same repositories; gives the beginning of its URLs."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = reserve_port()
         command = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all", "--reuseaddr"]
         process = subprocess.Popen(
             [*command, f"--base-path={self.root}", str(self.root)], stderr=subprocess.DEVNULL, start_new_session=True

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from tests.ports import reserve_port
+
 NAME = "registry.behind.test"
 
 
@@ -32,9 +34,7 @@ class ProxyServer:
 
     def __init__(self, path: Path, user: tuple[str, str] | None = None) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="proxy-", dir=path))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = reserve_port()
         self.log = self.path / "log"
         lines = [f"Port {self.port}", "Listen 127.0.0.1", "Timeout 60", f'LogFile "{self.log}"', "LogLevel Connect"]
         lines += ["MaxClients 50", "DisableViaHeader Yes", *([f"BasicAuth {user[0]} {user[1]}"] if user else [])]
@@ -72,9 +72,7 @@ class SocksServer:
         (self._path / "hosts").write_text(f"127.0.0.1 localhost {NAME}\n")
         self._user = user
         self.log = self._path / "log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = reserve_port()
 
     def __enter__(self) -> SocksServer:
         script = 'mount --bind "$0/hosts" /etc/hosts && exec microsocks -i 127.0.0.1 -p "$1" -u "$2" -P "$3"'

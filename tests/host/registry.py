@@ -28,6 +28,8 @@ from typing import Any
 import zstandard
 from isal import igzip
 
+from tests.ports import reserve_port
+
 BUSYBOX = Path("/bin/busybox")
 TYPES = {
     "manifest": "application/vnd.oci.image.manifest.v1+json",
@@ -218,7 +220,7 @@ class Registry:
         self.auth = dict(auth or {})
         self.http = dict(http or {})
         self.more: dict[str, Any] = {}
-        self.port = _free_port()
+        self.port = reserve_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._made = 0
 
@@ -330,12 +332,6 @@ class Registry:
         """Push a busybox image; ``config`` is the image's run config (``Cmd=[...]``, ``Env=[...]``)."""
         run = {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"], **config}
         return self.push_layers(name, [busybox_layer(extra)], config=run)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _htpasswd(name: str, password: str) -> str:

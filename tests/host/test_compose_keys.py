@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from agents import ROOT, Agent, eventually, free_port
+from agents import ROOT, Agent, eventually
 from apps import write_app
 from registry import Registry, busybox_layer
+
+from tests.ports import reserve_port
 
 pytestmark = pytest.mark.host
 
@@ -75,7 +77,7 @@ all:
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
     made = Agent()
-    made.arguments = ("--host", made.host, "--host", f"tcp://127.0.0.1:{free_port()}")
+    made.arguments = ("--host", made.host, "--host", f"tcp://127.0.0.1:{reserve_port()}")
     with made as running:
         yield running
 

@@ -12,6 +12,7 @@ from agents import Agent, eventually, read_variable
 from apps import sleeper, write_app
 
 from agent.cli.client import Client
+from tests.ports import reserve_port
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
 
@@ -87,8 +88,8 @@ def test_a_paused_app_is_left_alone_until_its_plan_is_applied(agent: Agent) -> N
 
 def test_a_port_that_another_program_has_changes_nothing(agent: Agent) -> None:
     (before,) = agent.ps()
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = reserve_port()
+    with socket.create_server(("127.0.0.1", port)):
         write_shop(agent, "white", f"ports: ['127.0.0.1:{port}:80']\n")
         eventually(lambda: ready(agent) == "PortConflict", what="the conflict")
         assert agent.ps() == [before]

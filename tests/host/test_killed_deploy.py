@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from agents import Agent, eventually
 from apps import write_app
 
 from agent.errors import HoldfastError
+from tests.ports import reserve_port
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 POINTS = 8 if os.environ.get("KILL_POINTS") == "all" else 2
@@ -73,15 +72,6 @@ class Visitor:
         self._thread.join()
 
 
-def find_port() -> int:
-    """A free one that no client is given for its end of a connection."""
-    for port in random.sample(range(20000, 32000), 100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("0.0.0.0", port))
-            return port
-    raise AssertionError("no free port")
-
-
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     made = Agent()
@@ -107,7 +97,7 @@ def await_kill(agent: Agent, fuse: Path, ended: Callable[[], bool]) -> None:
 
 
 def test_killed_at_calls_of_a_deploy(agent: Agent) -> None:
-    port, fuse = find_port(), agent.base / "kill"
+    port, fuse = reserve_port(), agent.base / "kill"
 
     def deploy(version: int, command: str = SERVE) -> None:
         write_app(agent, "site", SITE.format(command=command, version=version, port=port, replicas=REPLICAS))

@@ -12,8 +12,10 @@ from typing import Any
 from urllib.error import URLError
 
 import pytest
-from agents import Agent, eventually, free_port
+from agents import Agent, eventually
 from apps import sleeper, write_app
+
+from tests.ports import reserve_port
 
 pytestmark = pytest.mark.host
 
@@ -152,7 +154,7 @@ def test_failing_app_does_not_delay_another(agent: Agent) -> None:
 
 
 def test_published_port_reaches_every_replica(agent: Agent) -> None:
-    port = free_port()
+    port = reserve_port()
     write_app(
         agent,
         "site",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from agents import Agent, eventually
+
+from tests.ports import reserve_port
 
 pytestmark = pytest.mark.host
 
@@ -62,15 +63,6 @@ services:
     )
 
 
-def quiet_port() -> int:
-    """A free port that no client of the load has as its own: those come from the ephemeral ones."""
-    for port in range(20000 + os.getpid() % 10000, 32000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise AssertionError("no port is free")
-
-
 class Load:
     """wrk, from now until ``end``."""
 
@@ -89,7 +81,7 @@ class Load:
 
 def test_no_request_fails_in_eight_rollouts(agent: Agent) -> None:
     """The drain is longer than the second after which TCP sends again what was lost on its way."""
-    port = quiet_port()
+    port = reserve_port()
     write_site(agent, port, 0)
     agent.converge()
     loads = [Load(port), Load(port, "-H", "Connection: close")]

@@ -11,11 +11,12 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from agents import ROOT, Agent, eventually, free_port
+from agents import ROOT, Agent, eventually
 from apps import write_app
 
 from agent.network.identity import Identity
 from agent.settings import compute_instance
+from tests.ports import reserve_port
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
 SERVICES = """\
@@ -64,7 +65,7 @@ def traces(agent: Agent) -> dict[str, list[str]]:
 
 
 def open_app(agent: Agent, word: str) -> int:
-    port = free_port()
+    port = reserve_port()
     write_app(agent, "site", SERVICES.format(word=word, port=port), VOLUMES)
     agent.converge()
 

@@ -21,6 +21,7 @@ from agent.api.server import ApiServer
 from agent.cli.client import AgentError, AgentUnreachable, Client
 from agent.engine.model import ContainerEvent
 from agent.errors import Conflict, Refused, Waiting
+from tests.ports import reserve_port
 
 READY = [{"type": "Ready", "status": "True", "reason": "Up", "message": ""}]
 SERVICE = {"name": "web", "desired": 3, "running": 3, "ready": 3, "image": "x"}
@@ -198,9 +199,7 @@ def test_metrics_address_in_use_is_said_and_nothing_stays_open(tmp_path: Path) -
 
 def test_web_pages_cannot_drive_the_api_over_tcp() -> None:
     with FakeAgent() as agent:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = reserve_port()
         server = ApiServer(agent, [f"tcp://127.0.0.1:{port}"], None)
         agent.run(server.start())
         assert Client(f"tcp://127.0.0.1:{port}").get("/version")

@@ -15,6 +15,7 @@ from agent.network.reactor import Reactor
 from agent.network.records import HostRecord, NetworkRecords, SandboxRecord
 from agent.network.resolvconf import ResolvConf, parse_resolv_conf, render_resolv_conf
 from agent.store.database import Database
+from tests.ports import reserve_port
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def test_container_resolv_conf_asks_us_and_keeps_the_search_list() -> None:
 
 def test_claims_hold_ports_and_name_who_was_first() -> None:
     claims = Claims()
-    with socket.create_server(("127.0.0.1", 0)) as rival:
-        number = rival.getsockname()[1]
+    number = reserve_port()
+    with socket.create_server(("127.0.0.1", number)):
         port = Port("127.0.0.1", number, "tcp")
         held, (conflict,) = claims.update([port])
         assert held == ()
@@ -73,9 +74,7 @@ def test_claims_hold_ports_and_name_who_was_first() -> None:
 
 def test_claims_refuse_a_port_twice_and_an_address_the_host_has_not() -> None:
     claims = Claims()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
+    number = reserve_port()
     one, every = Port("127.0.0.1", number, "tcp"), Port("", number, "tcp")
     foreign = Port("203.0.113.99", number, "tcp")
     held, conflicts = claims.update([one, one, every, foreign])
