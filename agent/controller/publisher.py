@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from agent.controller.alarm import Alarm
 from agent.controller.endpoints import AppEndpoints, Claim, compute_names, compute_published
 from agent.controller.gate import Gate
 from agent.controller.outcome import compute_failure
@@ -15,6 +16,7 @@ from agent.errors import NotFound
 
 SETTLE_SECONDS = 1.0
 REFUSED_SECONDS = 5.0
+UNMENDED_SECONDS = 60.0
 
 
 class Publisher:
@@ -39,6 +41,7 @@ class Publisher:
         self._refused: Mapping[Claim, str] = {}
         self._names: dict[str, dict[str, tuple[str, ...]]] = {}
         self._dirty = asyncio.Event()
+        self._again = Alarm(self._dirty.set)
         self._settled = asyncio.Event()
         self._settled.set()
         self.conflicts: Mapping[str, str] = {}
@@ -97,7 +100,7 @@ class Publisher:
                 failure = compute_failure(error, attempt)
                 self.failure = failure.message
                 self._events.fail("network", failure, error, what="publishing ports and names")
-                asyncio.get_running_loop().call_later(failure.retry_after or 60.0, self._dirty.set)
+                self._again.set(failure.retry_after or UNMENDED_SECONDS)
             if not self._dirty.is_set() and not self.failure:
                 self._settled.set()
                 self._settle_listener()
@@ -110,7 +113,7 @@ class Publisher:
         self._published = ports
         self._report({**self._explain_refused(), **conflicts})
         if self._refused:
-            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._dirty.set)
+            self._again.set(REFUSED_SECONDS)
         for network in sorted({*names, *self._names}):
             wanted = names.get(network, {})
             if wanted != self._names.get(network):
