@@ -22,6 +22,17 @@ from agent.store.sealing import Seal
 
 SCHEMA_VERSION = compute_version()
 RECORD_TABLE = "(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+_FULL = ("InsufficientStorage", "make room on the file system of the data root")
+_HELD = ("DatabaseHeld", "another program has locked it: end that one")
+_FAULTS = {
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: _FULL,
+    sqlite3.SQLITE_CANTOPEN: _FULL,
+    sqlite3.SQLITE_BUSY: _HELD,
+    sqlite3.SQLITE_LOCKED: _HELD,
+    sqlite3.SQLITE_READONLY: ("DatabaseReadOnly", "see why its file system is mounted read-only"),
+}
+"""What time or people mend, by SQLite's primary result code: https://sqlite.org/rescode.html"""
 _KIND = re.compile(r"[a-z_]{1,32}\Z")
 
 
@@ -39,13 +50,17 @@ class Database:
         self._lock = threading.RLock()
         self._depth = 0
         self._kinds: set[str] = set()
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        path.chmod(0o600)
         with _translated():
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute("PRAGMA cache_size=-512")
-            migrate(self._connection, path, steps)
+            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            try:
+                path.chmod(0o600)
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+                self._connection.execute("PRAGMA cache_size=-512")
+                migrate(self._connection, path, steps)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """Flush and close; the object is unusable afterwards."""
@@ -54,7 +69,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make the calls inside one atomic change. Nests. Raises Waiting when the disk is full."""
+        """Make the calls inside one atomic change. Nests. Raises Waiting when the file cannot be written."""
         with self._lock, _translated():
             outermost = self._depth == 0
             if outermost:
@@ -138,13 +153,11 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if any(word in str(error) for word in ("full", "disk I/O", "unable to open")):
-            raise Waiting(
-                f"the database cannot be written: {error}",
-                reason="InsufficientStorage",
-                hint="make room on the file system of the data root",
-            ) from error
-        raise
+        known = _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if known is None:
+            raise
+        reason, hint = known
+        raise Waiting(f"the database cannot be used: {error}", reason=reason, hint=hint) from error
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:
             raise

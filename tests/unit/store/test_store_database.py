@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import Stalled
+from agent.errors import Stalled, Waiting
 from agent.store.database import Database
 
 
@@ -76,3 +76,30 @@ def test_kind_is_checked(tmp_path: Path) -> None:
 def test_file_is_private(tmp_path: Path) -> None:
     Database(tmp_path / "a.db")
     assert (tmp_path / "a.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_another_program_holds_is_waited_for(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db")
+    database._connection.execute("PRAGMA busy_timeout=0")
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Waiting, match="another program") as caught:
+        database.put("thing", "a", {})
+    assert caught.value.reason == "DatabaseHeld"
+    other.close()
+    database.put("thing", "a", {})
+
+
+def test_a_file_that_cannot_be_written_is_waited_for(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db")
+    database._connection.execute("PRAGMA query_only=1")  # answers as a file system does that is read-only by now
+    with pytest.raises(Waiting, match="read-only") as caught:
+        database.put("thing", "a", {})
+    assert caught.value.reason == "DatabaseReadOnly"
+    database._connection.execute("PRAGMA query_only=0")
+    database.put("thing", "a", {})
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Waiting, match="unable to open"):
+        Database(tmp_path)

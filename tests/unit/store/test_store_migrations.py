@@ -28,7 +28,9 @@ def rename(connection: sqlite3.Connection) -> None:
 
 
 def fail(connection: sqlite3.Connection) -> None:
-    raise sqlite3.OperationalError("database or disk is full")
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    raise error
 
 
 def dump(path: Path) -> list[str]:
