@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.controller.gate import Gate
@@ -69,14 +69,19 @@ class Journal:
                     del self._unwritten[key]
 
     def _write(self, batch: Mapping[tuple[str, str], Document | None]) -> None:
+        """In one transaction: what was decided together is on disk together."""
         self._before()
         kinds: dict[str, list[tuple[str, Document | None]]] = {}
         for (kind, key), document in batch.items():
             kinds.setdefault(kind, []).append((key, document))
-        for kind, entries in kinds.items():
-            kept = [(key, document) for key, document in entries if document is not None]
-            if kept:
-                self._records.put_many(kind, kept)
-            gone = [key for key, document in entries if document is None]
-            if gone:
-                self._records.delete(kind, *gone)
+        with self._records.transaction():
+            for kind, entries in kinds.items():
+                self._write_kind(kind, entries)
+
+    def _write_kind(self, kind: str, entries: Sequence[tuple[str, Document | None]]) -> None:
+        kept = [(key, document) for key, document in entries if document is not None]
+        if kept:
+            self._records.put_many(kind, kept)
+        gone = [key for key, document in entries if document is None]
+        if gone:
+            self._records.delete(kind, *gone)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from agent.engine.model import (
@@ -266,11 +267,11 @@ class SourcePort(Protocol):
 class RecordsPort(Protocol):
     """The database, as far as it is used here."""
 
-    def put(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
-        """Store a document."""
+    def transaction(self) -> AbstractContextManager[None]:
+        """Make the calls inside of the block one change, all of it or nothing."""
 
     def put_many(self, kind: str, items: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Store several in one transaction."""
+        """Store documents of one kind."""
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
         """A document, or None."""

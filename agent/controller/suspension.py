@@ -60,8 +60,9 @@ class Suspension:
 
     async def _take_down(self) -> None:
         shared = self._shared
-        shared.suspended, self._down_at = True, self._revision
-        await shared.gate.run(self._records.put, AGENT_KIND, SUSPENDED_KEY, {"revision": self._down_at})
+        shared.suspended = True
+        self._note(self._revision)
+        await shared.journal.flush()
         for worker in [*self._workers.values()]:
             await worker.quiesce()
         await shared.gate.run(shared.engine.down)

@@ -25,7 +25,7 @@ CALLS = {
     "volumes": ("ensure",),
     "": ("exec_start",),
 }
-WRITES = ("put", "put_many", "delete")
+WRITES = ("put_many", "delete")
 
 
 class Dead(Waiting):

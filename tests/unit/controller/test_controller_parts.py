@@ -280,6 +280,34 @@ def test_journal_writes_the_newest_value(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+def test_journal_writes_all_kinds_or_none(tmp_path: Path) -> None:
+    """A revision and the deploy that names it, whichever of them was noted first."""
+
+    class Failing(Database):
+        full = True
+
+        def put_many(self, kind: str, items: Any) -> None:
+            if kind == "revision" and self.full:
+                raise Waiting("the disk is full")
+            super().put_many(kind, items)
+
+    async def body() -> None:
+        database = Failing(tmp_path / "db")
+        database.put("deploy", "old", {})
+        journal = Journal(database, Gate())
+        journal.put("deploy", "old", None)
+        journal.put("deploy", "shop", {"deploy": "sha256:2"})
+        journal.put("revision", "shop/2", {"id": "sha256:2"})
+        with pytest.raises(Waiting):
+            await journal.flush()
+        assert (database.all("deploy"), database.all("revision")) == ({"old": {}}, {})
+        database.full = False
+        await journal.flush()
+        assert (list(database.all("deploy")), list(database.all("revision"))) == (["shop"], ["shop/2"])
+
+    asyncio.run(body())
+
+
 def test_timed_image_states() -> None:
     """Asked again when its time is up, whoever pulled it; a failure leaves what is local good until the next try."""
     images, now = FakeImages(), [1000.0]
