@@ -125,8 +125,7 @@ class AppWorker:
     @property
     def gone(self) -> bool:
         """Whether nothing is left of a removed app."""
-        idle = not self._underway and not self.plan.actions and not self.observed
-        return self.removed and self.passes > 0 and not self._wake.is_set() and idle
+        return self.removed and self.passes > 0 and self._idle and not self.observed
 
     @property
     def converged(self) -> bool:
@@ -149,8 +148,7 @@ class AppWorker:
         """Whether it is not as it should be, was looked at since the last reason to, and stays so until somebody
         changes its files or gives a command."""
         stalled = self.conditions.get(STALLED)
-        idle = not self._underway and not self.plan.actions and not self._wake.is_set()
-        return idle and stalled is not None and stalled.status == "True" and stalled.reason in _UP_TO_PEOPLE
+        return self._idle and stalled is not None and stalled.status == "True" and stalled.reason in _UP_TO_PEOPLE
 
     @property
     def tells_crashes(self) -> bool:

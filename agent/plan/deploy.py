@@ -2,7 +2,9 @@
 
     ROLLING --every changed service settled--> BAKING --watched long enough--> committed
     ROLLING, BAKING --too many failures--> REVERTING --all as before--> reverted
-                                       \\-> PAUSED (failure_action pause; nothing to go back to: HELD is the first)
+                                       \\-> PAUSED (failure_action pause)
+
+Without a base there is nothing to go back to: then failures neither revert nor pause.
 
 Failures that a service's configuration puts up with do not keep a deploy from its end: what failed is then started
 again as ever. ``advance`` is pure and total; whoever calls it writes a new state down before anything is done because
@@ -45,11 +47,6 @@ class Deploy:
     baking_since: float = 0.0
     reason: str = ""
     message: str = ""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.stage in (Stage.COMMITTED, Stage.REVERTED)
 
 
 def advance(
