@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.stallwatch import PATIENCE_SECONDS, StallWatch
 
 OURS = ("agent.runtime.keeper", "agent.network.nameserver", "-m agent agent", "docker-registry", "holdfast-test-")
 PLACES = tuple(map(Path, ("/tmp", "/run", "/var/lib", "/etc")))
+SETTLE_SECONDS = 10.0  # for what has been told to end
 BEFORE = pytest.StashKey[dict[str, frozenset[str]]]()
 WATCH = StallWatch(PATIENCE_SECONDS + float(os.environ.get("CHAOS_SECONDS", "0")))
 
@@ -45,6 +47,12 @@ def observe_host() -> dict[str, frozenset[str]]:
         "files": {str(path) for place in PLACES for path in place.glob("holdfast*")},
     }
     return {name: frozenset(values) for name, values in found.items()}
+
+
+def find_left(before: dict[str, frozenset[str]]) -> dict[str, list[str]]:
+    """What was not there before, by kind."""
+    after = observe_host()
+    return {name: sorted(after[name] - before[name]) for name in after if after[name] - before[name]}
 
 
 def ask(*command: str) -> set[str]:
@@ -117,8 +125,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     before = session.config.stash.get(BEFORE, None)
     if before is None:
         return
-    after = observe_host()
-    left = {name: sorted(after[name] - before[name]) for name in after if after[name] - before[name]}
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (left := find_left(before)) and time.monotonic() < deadline:
+        time.sleep(0.2)
     if left:
         print(f"\nleft behind on the host: {left}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

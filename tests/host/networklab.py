@@ -25,7 +25,7 @@ from agent.network.stack import NetworkStack
 from agent.store.database import Database
 
 T = TypeVar("T")
-REPLY_SECONDS = 3.0
+REPLY_SECONDS = 20.0
 
 
 class Lab:
@@ -129,7 +129,6 @@ class Server:
         self.socket.bind(("0.0.0.0", port))
         if kind == socket.SOCK_STREAM:
             self.socket.listen(128)
-        self.seen = 0
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -138,14 +137,13 @@ class Server:
             while True:
                 if self._kind == socket.SOCK_STREAM:
                     stream, peer = self.socket.accept()
-                    with stream:
+                    with stream, contextlib.suppress(ConnectionError):  # a client that did not wait
                         stream.sendall(f"{self._name} {peer[0]}".encode())
                 else:
                     _, peer = self.socket.recvfrom(2048)
                     if peer is None:
                         return
                     self.socket.sendto(f"{self._name} {peer[0]}".encode(), peer)
-                self.seen += 1
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -211,8 +209,8 @@ def observe_network() -> dict[str, str]:
     commands = {
         "links": "ip -o link show | awk '{print $2}'",
         "rules": "ip rule",
-        "routes": "ip route show table all | grep -v '^local\\|^broadcast\\|fe80\\|^multicast\\|ff00'",
-        "nft": "nft list ruleset",
+        "routes": "ip route show table all | sed 's/ expires [^ ]*//' | grep -v '^local\\|^broadcast\\|fe80\\|^multicast\\|ff00'",
+        "nft": "nft --stateless list ruleset",
         "mounts": "grep nsfs /proc/self/mounts",
         "forward": "cat /proc/sys/net/ipv4/ip_forward",
     }

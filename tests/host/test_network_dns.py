@@ -13,6 +13,8 @@ import dnslib
 import pytest
 from networklab import Lab, Sandboxed, addresses, resolve
 
+from agent.network.nameserver.forward import MAX_PENDING_PER_CLIENT
+
 pytestmark = pytest.mark.host
 APP, OTHER, SECRET = "shop_default", "blog_default", "shop_secret"
 NX_DOMAIN, SERVER_FAILURE = 3, 2
@@ -128,7 +130,7 @@ def test_reverse_names(lab: Lab, upstream: Upstream) -> None:
     assert ask(web, nobody, "PTR").header.rcode == NX_DOMAIN
     assert upstream.asked == []
     ask(web, "1.2.0.192.in-addr.arpa", "PTR")
-    assert upstream.asked == ["1.2.0.192.in-addr.arpa."]
+    assert set(upstream.asked) == {"1.2.0.192.in-addr.arpa."}
 
 
 def test_long_answers_are_cut_without_edns_and_whole_with_it_or_over_tcp(lab: Lab) -> None:
@@ -149,7 +151,7 @@ def test_other_names_are_forwarded(lab: Lab, upstream: Upstream) -> None:
     assert addresses(ask(web, "example.org", tcp=True)) == ["192.0.2.7"]
     assert ask(web, "big.example.com").header.tc == 1
     assert addresses(ask(web, "big.example.com", tcp=True)) == ["192.0.2.7"]
-    assert upstream.asked[:2] == ["example.com.", "example.org."]
+    assert set(upstream.asked) == {"example.com.", "example.org.", "big.example.com."}
 
 
 def test_name_server_that_does_not_answer_delays_nobody_else(lab: Lab) -> None:
@@ -159,9 +161,16 @@ def test_name_server_that_does_not_answer_delays_nobody_else(lab: Lab) -> None:
     with waiting:
         for _ in range(100):
             waiting.sendto(packet, (web.dns, 53))
+        waiting.sendto(dnslib.DNSRecord.question("web-1").pack(), (web.dns, 53))
+        waiting.settimeout(30)
+        replies = [dnslib.DNSRecord.parse(waiting.recv(600))]
+        while not replies[-1].rr:
+            replies.append(dnslib.DNSRecord.parse(waiting.recv(600)))
+        *refused, answer = replies
+        assert addresses(answer) == [web.address]
+        assert len(refused) == 100 - MAX_PENDING_PER_CLIENT, "the others still wait"
+        assert {reply.header.rcode for reply in refused} <= {SERVER_FAILURE}
         assert addresses(ask(web, "web-1")) == [web.address]
-        waiting.settimeout(5)
-        assert dnslib.DNSRecord.parse(waiting.recv(600)).header.rcode == SERVER_FAILURE
 
 
 def test_names_end_at_the_network(lab: Lab) -> None:

@@ -14,7 +14,7 @@ from agent.kernel.netns import call_in_namespace, create_network_namespace
 
 pytestmark = [pytest.mark.host, pytest.mark.alone]
 APP = "shop_default"
-PORT, TARGET = 47201, 8000
+PORT, TARGET = 17201, 8000
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 

@@ -20,7 +20,7 @@ from agent.kernel.netlink_route import delete_link_request
 
 pytestmark = [pytest.mark.host, pytest.mark.alone]
 APP, OTHER, SECRET = "shop_default", "blog_default", "shop_secret"
-PORT, TARGET = 47101, 8000
+PORT, TARGET = 17101, 8000
 
 CRASH_POINTS = (1, 130, 260, 400, 540, 680, 820, 960, 1100, 1250, 1400, 1550, 1700)
 CRASH = """
@@ -247,7 +247,7 @@ def test_deleted_table_is_restored_at_once(lab: Lab) -> None:
 
 def _wait_created(listener: Listener, reader: TransactionReader) -> None:
     os.set_blocking(listener.fileno(), True)
-    watchdog = threading.Timer(10, listener.close)
+    watchdog = threading.Timer(60, listener.close)
     watchdog.start()
     try:
         while not any(transaction.created for transaction in reader.feed(listener.read() or ())):

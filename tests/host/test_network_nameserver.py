@@ -60,7 +60,7 @@ class Asker:
         self._ended = threading.Event()
         self._name, self._server = name, host.dns
         self._socket = host.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self._socket.settimeout(3)
+        self._socket.settimeout(30)
         self._thread = threading.Thread(target=self._ask)
 
     def _ask(self) -> None:
@@ -151,7 +151,7 @@ def test_name_server_of_another_version_is_replaced_without_a_lost_question(
         lab.start()
         lab.stack.recover(["web-1"])
         asker.wait(5)
-        assert eventually(lambda: server_pid(lab), what="a new name server") != server
+        eventually(lambda: server_pid(lab) not in (0, server), what="a new name server")
         eventually(lambda: not Path(f"/proc/{server}").exists(), what="the old one gone")
     os.kill(server_pid(lab), signal.SIGKILL)
     assert ask(web, "web-1") == [web.address]
@@ -167,7 +167,7 @@ def test_question_that_was_passed_on_is_answered_by_the_server_that_is_replaced(
         lab.stack.ensure_network(APP)
         web = lab.sandbox("web-1", APP)
         with web.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
-            client.settimeout(5)
+            client.settimeout(30)
             question = dnslib.DNSRecord.question("example.com")
             client.sendto(question.pack(), (web.dns, 53))
             packet, passer = upstream.recvfrom(4096)
@@ -246,7 +246,7 @@ def test_junk_from_beside_the_agent_ends_its_own_connection_only(lab: Lab) -> No
     for packet in (b"\0", b"[]", b"{}", b'{"do":"commit"}', b'{"do":"change","changes":[["x"]]}', b'{"do":1}'):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stream:
             stream.connect(str(lab.root / SOCKET_NAME))
-            stream.settimeout(5)
+            stream.settimeout(30)
             stream.send(packet)
             try:
                 assert stream.recv(100) == b""
@@ -283,10 +283,10 @@ def test_python_that_does_not_start_is_told(lab: Lab, monkeypatch: pytest.Monkey
     lab.stack.watch_names(told.set)
     monkeypatch.setattr("agent.network.namespawn._BOOT", "raise SystemExit(3)")
     os.kill(server_pid(lab), signal.SIGKILL)
-    assert told.wait(10)
+    assert told.wait(60)
     assert "names are not answered: the name server cannot be started" in lab.stack.names_fault
     told.clear()
     monkeypatch.undo()
-    assert told.wait(10)
+    assert told.wait(60)
     assert lab.stack.names_fault == ""
     assert ask(web, "web-1") == [web.address]

@@ -14,7 +14,7 @@ from agent.engine.model import PublishedPort
 
 pytestmark = [pytest.mark.host, pytest.mark.alone]
 APP, OTHER = "shop_default", "blog_default"
-PORT, TARGET = 47001, 8000
+PORT, TARGET = 17001, 8000
 UDP = socket.SOCK_DGRAM
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from agents import eventually
 
 from agent.kernel.netlink import ROUTE, NetlinkSocket
 from agent.kernel.netlink_route import link_up_request
@@ -45,13 +46,13 @@ def test_connections_to_listening_ports_count(inside: Inside, family: int, addre
     assert count_inbound(namespace) == Inbound(True, 0)
     _, clients = inside(lambda: [socket.create_connection(listener.getsockname()[:2]) for _ in range(3)])
     assert isinstance(clients, list)
-    assert count_inbound(namespace) == Inbound(True, 3)
+    eventually(lambda: count_inbound(namespace) == Inbound(True, 3), what="both ends of all three")
     accepted = [listener.accept()[0] for _ in clients]
     for connection in accepted:
         connection.close()
     for client in clients:
         client.close()
-    assert count_inbound(namespace).connections == 0
+    eventually(lambda: count_inbound(namespace) == Inbound(True, 0), what="the end of all three")
     listener.close()
     assert count_inbound(namespace) == Inbound(listening=False)
 
