@@ -241,10 +241,13 @@ class _Parser:
     def _identity(self, node: yaml.Node | None) -> Reference | None:
         text = self._text(node, "identity")
         try:
-            return parse_reference(text) if text else None
+            named = parse_reference(text) if text else None
         except InvalidReference as error:
             self._complain(node, f"identity: {error.message}")
             return None
+        if named is not None and (":" in text.rpartition("/")[2] or named.digest is not None):
+            self._complain(node, "identity: name the repository, without a tag or digest")
+        return named
 
     def _key(self, node: yaml.Node) -> PublicKey | None:
         text = self._text(node, "keys")

@@ -2,7 +2,8 @@
 
 Source: cosign's specs/SIGNATURE_SPEC.md: an OCI manifest under the tag ``sha256-<hex>.sig`` beside the image, one layer
 a signature, whose bytes are the signed payload (Red Hat's "simple signing") and whose annotation is the signature.
-Other than cosign, which ignores it, the payload's identity has to name the image's repository.
+skopeo makes the same, and names the tag too. Other than cosign, which ignores it, the payload's identity has to name
+the image's repository.
 
 Keys: ECDSA on P-256, P-384 or P-521 with SHA-256 (or the hash of the curve's size), RSA (PKCS #1 v1.5,
 2048 bits or more) with SHA-256, Ed25519.
