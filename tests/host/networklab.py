@@ -209,7 +209,7 @@ def observe_network() -> dict[str, str]:
     commands = {
         "links": "ip -o link show | awk '{print $2}'",
         "rules": "ip rule",
-        "routes": "ip route show table all | sed 's/ expires [^ ]*//' | grep -v '^local\\|^broadcast\\|fe80\\|^multicast\\|ff00'",
+        "routes": "ip route show table all | sed -E '/^local|^broadcast|fe80|^multicast|ff00/d; s/ expires .*//'",
         "nft": "nft --stateless list ruleset",
         "mounts": "grep nsfs /proc/self/mounts",
         "forward": "cat /proc/sys/net/ipv4/ip_forward",
