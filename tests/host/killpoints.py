@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,7 @@ def arm(file: Path) -> None:
     lock, seen, lit = threading.Lock(), [0], [0]
 
     def pass_by(what: str) -> None:
-        with lock:
-            if not file.exists():
-                return
+        with lock, suppress(FileNotFoundError):  # not there, or taken away while it is looked at
             if lit[0] != file.stat().st_mtime_ns:
                 lit[0], seen[0] = file.stat().st_mtime_ns, 0
             seen[0] += 1

@@ -128,7 +128,7 @@ class Newcomer:
         if any(self.socket.parent.iterdir()):
             if not self.answers():
                 self.begin(".venv/bin/holdfast agent --state state")
-                eventually(self.answers, 30, "an agent to clean up with")
+                eventually(self.answers, what="an agent to clean up with")
             self.run("holdfast down")
         self.end()
 
@@ -162,19 +162,18 @@ def test_every_command_of_the_readme(newcomer: Newcomer) -> None:
     assert "converged" in outputs[".venv/bin/holdfast status --wait 10"]
     for command in change:
         newcomer.run(command)
-    ps = newcomer.run("holdfast ps web")
-    assert ps.count("running") >= 5, ps
+    eventually(lambda: newcomer.run("holdfast ps web").count("running") >= 5, what="the one that was killed, again")
 
     def answered() -> bool:
         return "answered by hello-web-" in newcomer.run("holdfast logs visitor")
 
-    eventually(answered, 20, "the visitor's line")
+    eventually(answered, what="the visitor's line")
     doctor, agent = use
     newcomer.run(doctor)
     newcomer.end()
     newcomer.run("mkdir /etc/holdfast/state")
     newcomer.begin(f".venv/bin/{agent}")
-    eventually(newcomer.answers, 30, "the agent's socket")
+    eventually(newcomer.answers, what="the agent's socket")
     newcomer.run("holdfast sync")
     newcomer.run("holdfast status --wait 60")
     newcomer.run("mkdir /etc/holdfast/state/shop && echo PASSWORD=hunter2 >/etc/holdfast/state/shop/app.env")
