@@ -193,13 +193,14 @@ def test_a_failing_step_says_where_and_how(lab: Lab) -> None:
 
 def test_a_step_that_is_killed_from_outside(lab: Lab) -> None:
     def kill() -> None:
-        state = eventually(lambda: next((s for s in lab.keeper.states() if s.running), None), what="the step")
+        eventually(lambda: "begun" in lab.output, what="the step")
+        (state,) = (state for state in lab.keeper.states() if state.running)
         lab.keeper.kill(state.id, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(BuildFailed, match="signal 9") as caught:
-        run(lab, "RUN sleep 1000")
+        run(lab, "RUN echo begun; exec sleep 1000")
     thread.join()
     assert caught.value.exit_code is None
     lab.check_clean()
@@ -252,11 +253,12 @@ def test_a_cancelled_step_leaves_nothing(lab: Lab) -> None:
 
     thread = threading.Thread(target=build)
     thread.start()
-    state = eventually(lambda: next((s for s in lab.keeper.states() if s.running), None), what="the step")
+    eventually(lambda: "asleep" in lab.output, what="the step")
+    (state,) = (state for state in lab.keeper.states() if state.running)
     assert lab.observe_leftovers()["networks"] == ["holdfast-build"]
     assert lab.observe_leftovers()["cgroups"] != []
     cancel.set()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive() and len(failures) == 1
     assert not Path(f"/proc/{state.pid}").exists()
     assert lab.images.find("test:1") is None
@@ -279,7 +281,8 @@ lab.build(2 * FROM_CONTEXT + f"RUN {mounts} echo asleep; sleep 1000\\n", secrets
 def test_what_a_killed_agent_left_is_swept(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", CRASHED, str(tmp_path)], cwd=ROOT)
     try:
-        eventually(lambda: list(tmp_path.glob("data/builds/build-*/logs/container.log")), what="the step")
+        logs = "data/builds/build-*/logs/container.log"
+        eventually(lambda: any(b"asleep" in path.read_bytes() for path in tmp_path.glob(logs)), what="the step")
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -162,7 +162,7 @@ class Chaos:
         except AssertionError:
             if not (self.agent.data_root / "filler").exists():
                 raise
-            self.agent.process = None
+            self.agent.kill()  # it may only be slow
             self.release_disk()
             self.agent.start()
 
