@@ -103,7 +103,7 @@ class Newcomer:
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}\n{self.read_log()}"
@@ -135,7 +135,7 @@ class Newcomer:
     def end(self) -> None:
         if self.agent is not None and self.agent.poll() is None:
             os.killpg(self.agent.pid, signal.SIGINT)
-            self.agent.wait(30)
+            self.agent.wait(60)
 
 
 @pytest.fixture

@@ -8,12 +8,15 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agents import Agent, eventually
 from apps import COUNTER, sleeper, write_app
+
+from agent.settings import compute_instance
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
 
@@ -32,7 +35,7 @@ def agent(shared: Agent) -> Iterator[Agent]:
         shared.start()
     for path in shared.state.iterdir():
         path.rename(shared.base / f"old-{path.name}")
-    eventually(lambda: not shared.ps(), 30, "prune")
+    eventually(lambda: not shared.ps(), what="prune")
 
 
 def alive(agent: Agent) -> dict[str, dict[str, Any]]:
@@ -40,12 +43,14 @@ def alive(agent: Agent) -> dict[str, dict[str, Any]]:
 
 
 def container_processes(agent: Agent) -> set[int]:
-    """The first processes of all containers, from the kernel, not from the agent; an init that waits for its order is
-    none yet."""
+    """The first processes of all its containers, from the kernel, not from the agent; an init that waits for its order
+    is none yet."""
     found: set[int] = set()
+    instance = compute_instance(agent.run_root)
     for hierarchy in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")):
-        for procs in hierarchy.glob("holdfast/*/*/cgroup.procs"):
-            found |= {int(pid) for pid in procs.read_text().split()}
+        for container in (hierarchy / "holdfast" / instance).glob("*"):
+            with suppress(OSError):  # one that goes
+                found |= {int(pid) for pid in (container / "cgroup.procs").read_text().split()}
     keeper = agent.keeper_pid()
     return {pid for pid in found if parent_of(pid) == keeper and name_of(pid) != "holdfast-init"}
 
@@ -79,7 +84,8 @@ def test_twenty_kills_of_the_agent(agent: Agent) -> None:
     eventually(lambda: len(alive(agent)) == 6, what="old ones removed")
     now = alive(agent)
     assert {key: now[key]["pid"] for key in steady} == {key: row["pid"] for key, row in steady.items()}
-    assert {row["pid"] for row in now.values()} == container_processes(agent), "a container that nobody owns"
+    pids = {row["pid"] for row in now.values()}
+    eventually(lambda: container_processes(agent) == pids, what="no container that nobody owns")
     slots = [(row["app"], row["slot"]) for row in now.values()]
     assert len(slots) == len(set(slots)) == 6
     assert all(now[key]["restarts"] == 0 for key in steady)
@@ -88,12 +94,16 @@ def test_twenty_kills_of_the_agent(agent: Agent) -> None:
 def test_no_log_line_is_lost_when_the_agent_is_killed(agent: Agent) -> None:
     write_app(agent, "talk", f"web:\n  BUILD\n  init: true\n  command: [sh, -c, '{COUNTER}']\n")
     agent.converge()
+
+    def read() -> list[int]:
+        return [int(found) for found in re.findall(r"line (\d+)", agent.cli("logs", "talk-web-1").stdout)]
+
     for _ in range(3):
+        before = len(read())
         agent.kill()
         agent.start()
-    lines = agent.cli("logs", "talk-web-1").stdout
-    numbers = [int(found) for found in re.findall(r"line (\d+)", lines)]
-    assert len(numbers) > 20
+        eventually(lambda before=before: len(read()) > before, what="more lines")
+    numbers = eventually(lambda: found if len(found := read()) > 20 else [], what="many lines")
     assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -103,6 +113,7 @@ def test_exit_while_the_agent_is_away_is_noticed(agent: Agent) -> None:
     (row,) = alive(agent).values()
     agent.kill()
     os.kill(row["pid"], signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{row['pid']}").exists(), what="its end")
     agent.start()
     agent.converge()
     (now,) = alive(agent).values()
