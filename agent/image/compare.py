@@ -65,10 +65,16 @@ class _Comparison:
                     os.close(fd)
         else:
             yield from _compare_attributes(one, other, path)
-            known = self._found.setdefault(one.st_ino, other.st_ino), self._wanted.setdefault(other.st_ino, one.st_ino)
-            if known != (other.st_ino, one.st_ino):
+            if not self._are_linked_alike(one, other):
                 yield f"{render_path(path)} is linked with other files"
             yield from _compare_contents(left, right, name, path)
+
+    def _are_linked_alike(self, one: os.stat_result, other: os.stat_result) -> bool:
+        """Of files with a single name nothing is remembered: most are such."""
+        if one.st_nlink == other.st_nlink == 1:
+            return True
+        known = self._found.setdefault(one.st_ino, other.st_ino), self._wanted.setdefault(other.st_ino, one.st_ino)
+        return known == (other.st_ino, one.st_ino)
 
 
 def _compare_attributes(one: os.stat_result, other: os.stat_result, path: bytes) -> Iterator[str]:

@@ -57,9 +57,12 @@ class Leases:
             yield
         finally:
             with self._lock:
-                self._held.subtract(wanted)
+                for key in wanted:
+                    self._held[key] -= 1
+                    if not self._held[key]:
+                        del self._held[key]
 
     def while_free(self, keys: Iterable[str], remove: Callable[[set[str]], None]) -> None:
         """Call ``remove`` with those of ``keys`` that nobody holds; nobody can take one meanwhile."""
         with self._lock:
-            remove({key for key in keys if self._held[key] <= 0})
+            remove({key for key in keys if key not in self._held})

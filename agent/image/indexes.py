@@ -7,7 +7,7 @@ image that its name stands for now.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from agent.errors import Refused
@@ -65,8 +65,20 @@ class IndexRecords:
 
     def forget(self, entries: Iterable[ImageEntry]) -> None:
         """Drop the indexes of names that none of ``entries`` has, alone or with a digest behind it."""
-        names = {name for entry in entries for name in entry.names}
         with self._lock:
-            gone = self._found.keys() - names - {name.rpartition("@")[0] for name in names}
-            self._records.delete(KIND, *gone)
-            self._found = {name: document for name, document in self._found.items() if name not in gone}
+            self._drop(self._found.keys() - _keys_of(entries))
+
+    def forget_of(self, gone: ImageEntry, left: Iterable[ImageEntry]) -> None:
+        """An image was removed: drop the indexes of its names that none of the others, ``left``, has."""
+        with self._lock:
+            self._drop(self._found.keys() & _keys_of([gone]) - _keys_of(left))
+
+    def _drop(self, names: Set[str]) -> None:
+        if names:
+            self._records.delete(KIND, *names)
+            self._found = {name: document for name, document in self._found.items() if name not in names}
+
+
+def _keys_of(entries: Iterable[ImageEntry]) -> set[str]:
+    names = {name for entry in entries for name in entry.names}
+    return names | {name.rpartition("@")[0] for name in names}

@@ -10,6 +10,7 @@ requires signatures.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ class ImageGate:
         self._policy = policy
         self._config = config
         self._records = records
+        self._lock = threading.Lock()
         self._signers: dict[str, dict[str, Any]] = records.all(KIND)
 
     def check(self, reference: Reference) -> None:
@@ -72,8 +74,9 @@ class ImageGate:
             raise _reject(reference.familiar(), rule)
         signers, bundlers = self._verify(rule, reference, digests, tracker)
         key, document = _key(reference, digests[-1]), {"keys": sorted(signers), "bundled": sorted(bundlers)}
-        self._records.put(KIND, key, document)
-        self._signers = {**self._signers, key: document}
+        with self._lock:
+            self._records.put(KIND, key, document)
+            self._signers = {**self._signers, key: document}
 
     def _verify(
         self, rule: Rule, reference: Reference, digests: Sequence[Digest], tracker: PullTracker
@@ -114,9 +117,18 @@ class ImageGate:
     def forget(self, entries: Iterable[ImageEntry]) -> None:
         """Drop what is recorded of other images than ``entries``."""
         local = {entry.digest for entry in entries}
-        gone = [key for key in self._signers if key.partition("@")[2] not in local]
-        self._records.delete(KIND, *gone)
-        self._signers = {key: value for key, value in self._signers.items() if key not in gone}
+        self._drop(lambda digest: digest not in local)
+
+    def forget_of(self, gone: ImageEntry) -> None:
+        """An image was removed: drop what is recorded of it."""
+        self._drop(lambda digest: digest == gone.digest)
+
+    def _drop(self, goes: Callable[[str], bool]) -> None:
+        with self._lock:
+            gone = {key for key in self._signers if goes(key.partition("@")[2])}
+            if gone:
+                self._records.delete(KIND, *gone)
+                self._signers = {key: value for key, value in self._signers.items() if key not in gone}
 
     def refuse_unchecked(self, reference: Reference) -> Stalled:
         """The error for a local image that may be neither used nor pulled."""

@@ -122,7 +122,10 @@ class Pull:
         keys = {image.manifest.config.digest, *(layer.digest for layer in image.manifest.layers), *image.chains}
         with self._stores.leases.held(keys):
             LayerPull(self._stores, self._config, self._client, self._tracker, image).run()
-            return record_image(self._stores, image, (str(self._name(image)),))
+            entry = record_image(self._stores, image, (str(self._name(image)),))
+        layers = [layer.digest for layer in image.manifest.layers]
+        self._stores.unpacked.difference_update(zip(layers, image.chains, strict=True))
+        return entry
 
     def _name(self, image: ResolvedImage) -> Reference:
         """What the image is called here. A tag stays with the image that this host can run."""

@@ -142,12 +142,12 @@ class RootedTree:
             try:
                 os.mkdir(parts[-1], 0o755, dir_fd=parent)
             except FileExistsError:
-                self._replace_by_directory(parent, parts[-1], path)
+                self._replace_by_directory(parent, parts[-1])
         self.implied.discard(path)
         self._set_later(path, mtime)
         return self.directory(parts)
 
-    def _replace_by_directory(self, parent: int, name: bytes, path: bytes) -> None:
+    def _replace_by_directory(self, parent: int, name: bytes) -> None:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
             return

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.errors import HoldfastError
 from agent.image.archives import ImageArchives
 from agent.image.assembly import assemble_image
 from agent.image.cargo import CargoLoader
@@ -56,9 +57,9 @@ class ImageStore:
         self.content = ContentStore(layout.content)
         self.snapshots = SnapshotStore(layout.snapshots, database)
         self._images = ImageRecords(database, self.content)
-        gate = ImageGate(policy, self._config, database)
+        gate = self._gate = ImageGate(policy, self._config, database)
         gate.forget(self._images.all())
-        indexes = IndexRecords(database)
+        indexes = self._indexes = IndexRecords(database)
         indexes.forget(self._images.all())
         self._cargo = CargoLoader(self._images, self.content, indexes)
         self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), gate, indexes)
@@ -179,7 +180,14 @@ class ImageStore:
         """
         entry = self._images.remove(name)
         if entry is not None:
-            self._documents.forget(entry.id)
+            self._forget(entry)
+
+    def _forget(self, entry: ImageEntry) -> None:
+        """An image was removed: so is what is known of it. On a full disk the next start does the rest."""
+        self._documents.forget(entry.id)
+        with suppress(HoldfastError):
+            self._gate.forget_of(entry)
+            self._indexes.forget_of(entry, self._images.all())
 
     def commit_layer(
         self, upper: Path, *, parents: Sequence[Digest] = (), compression: Compression = "gzip",
@@ -217,9 +225,10 @@ class ImageStore:
 
         ``keep`` is called while nobody can begin to use the image. Raises InsufficientStorage.
         """
+        entry = self._images.get(image_id)
         report = self._collector.remove_image(image_id, keep)
-        if report is not None:
-            self._documents.forget(image_id)
+        if report is not None and entry is not None:
+            self._forget(entry)
         return report
 
     def verify(

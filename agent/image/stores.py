@@ -17,7 +17,7 @@ from agent.values import frozen
 @frozen
 class Stores:
     """Where a pull puts what it gets, and how it keeps out of other pulls' way. ``unpacked`` are the blobs that were
-    unpacked, each with the chain that came out."""
+    unpacked, each with the chain that came out, until the record of an image says so."""
 
     content: ContentStore
     snapshots: SnapshotStore

@@ -195,7 +195,7 @@ class Verifier:
             return
         if EMPTY_CHAIN in entry.chains and EMPTY_CHAIN not in seen:
             seen.add(EMPTY_CHAIN)
-            self._verify_empty(entry)
+            self._verify_empty()
         for layer in layers:
             if layer.chain in seen:
                 continue
@@ -217,7 +217,7 @@ class Verifier:
             for number, (blob, diff_id, chain) in enumerate(zip(blobs, config.diff_ids, chains, strict=True))
         )
 
-    def _verify_empty(self, entry: ImageEntry) -> None:
+    def _verify_empty(self) -> None:
         self._step(EMPTY_CHAIN)
         self._judge(EMPTY_CHAIN, self._snapshots.prepare(), 0)
 

@@ -137,6 +137,27 @@ def test_the_build_cache_keeps_its_layers(store: ImageStore, tmp_path: Path) -> 
     assert store.content.size(layer.descriptor.digest) == layer.descriptor.size
 
 
+def test_what_is_recorded_of_an_image_goes_with_it(tmp_path: Path) -> None:
+    """Also while the agent lives, which may be for long: indexes and signers are not only dropped at its next start."""
+    database = Database(tmp_path / "holdfast.db")
+    store = ImageStore(tmp_path, database)
+    names = ["registry.example/a:1", "registry.example/b:1", "registry.example/c:1"]
+    for name in names:
+        (tmp_path / "tree").mkdir(exist_ok=True)
+        (tmp_path / "tree/file").write_text(name)
+        image = store.add_image(ImageConfig("amd64", "linux"), [store.commit_layer(tmp_path / "tree")], name)
+        database.put("image_index", name, {"data": "{}", "kind": "x"})
+        database.put("image_signers", f"{name.rpartition(':')[0]}@{image.digest}", {"keys": ["k"], "bundled": []})
+    store.close()
+    again = ImageStore(tmp_path, database)
+    assert (len(database.all("image_index")), len(database.all("image_signers"))) == (3, 3)
+    collect(again, names[1], names[2]).prune(named=True)
+    again.remove(names[2])
+    again.close()
+    assert list(database.all("image_index")) == [names[1]]
+    assert [key.partition("@")[0] for key in database.all("image_signers")] == ["registry.example/b"]
+
+
 def test_watermark_removes_the_longest_unused_until_the_low_one(registry: Registry) -> None:
     with small_disk(20 * MIB) as disk:
         database = Database(disk / "holdfast.db")

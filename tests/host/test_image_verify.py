@@ -200,6 +200,22 @@ def test_removed_meanwhile_is_no_damage(store: ImageStore, reference: str) -> No
     assert store.verify(tuple, progress=remove) == ()
 
 
+def test_links_have_to_be_the_same(tmp_path: Path) -> None:
+    for side in ("one", "other"):
+        (tmp_path / side).mkdir()
+        for name in ("a", "b", "c", "d"):
+            (tmp_path / side / name).touch()
+            os.utime(tmp_path / side / name, (0, 0))
+        os.utime(tmp_path / side, (0, 0))
+    assert list(compare_trees(tmp_path / "one", tmp_path / "other")) == []
+    for side, name, source in (("one", "b", "a"), ("other", "d", "c")):
+        (tmp_path / side / name).unlink()
+        os.link(tmp_path / side / source, tmp_path / side / name)
+        os.utime(tmp_path / side, (0, 0))
+    found = list(compare_trees(tmp_path / "one", tmp_path / "other"))
+    assert found == ["'b' is linked with other files", "'d' is linked with other files"]
+
+
 def test_trees_deeper_than_a_path(tmp_path: Path) -> None:
     """No path is ever spelt out, so that one longer than PATH_MAX can be compared."""
     for side in ("one", "other"):

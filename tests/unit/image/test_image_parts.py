@@ -222,6 +222,7 @@ def test_leases_keep_from_removal() -> None:
         leases.while_free(["a", "b", "c"], removed.append)
     leases.while_free(["a", "b", "c"], removed.append)
     assert removed == [{"c"}, {"a", "b", "c"}]
+    assert not leases._held, "nothing is remembered of what was held"
 
 
 def test_progress_counts_and_never_exceeds() -> None:
