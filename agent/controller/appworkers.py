@@ -80,7 +80,7 @@ class AppWorkers:
         self.poke()
         worker.deploys.forget()
         self._shared.events.record("app", app=worker.name, reason=APP_GONE, message=f"app {worker.name} is gone")
-        for key in worker.images.document_keys():
+        for key in worker.images.forget():
             self._shared.journal.put(IMAGE_KIND, key, None)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -174,7 +174,7 @@ class AppImages:
             due = now + want.interval if want.interval else NEVER
             state = ImageState(resolved.image.id, current=epoch == self.epoch, due=due)
             self.states = {**self.states, want.key: state}
-        return f"{self._app}/{want.key}", document
+        return self._document_key(want.key), document
 
     def is_local(self, key: str) -> bool:
         """Whether some version of an image is local."""
@@ -217,9 +217,14 @@ class AppImages:
         documents = (self._documents.get(key, {}) for key in desired.images)
         return found | {str(document["id"]) for document in documents if "id" in document}
 
-    def document_keys(self) -> list[str]:
-        """The keys of everything kept for this app in the database."""
-        return [f"{self._app}/{key}" for key in self._documents]
+    def forget(self, keep: Collection[str] = ()) -> list[str]:
+        """Forget what was resolved earlier, but for the images in ``keep``; returns its keys in the database."""
+        gone = [key for key in self._documents if key not in keep]
+        self._documents = {key: document for key, document in self._documents.items() if key in keep}
+        return list(map(self._document_key, gone))
+
+    def _document_key(self, key: str) -> str:
+        return f"{self._app}/{key}"
 
 
 def compute_build(desired: DesiredApp, service: str) -> BuildConfig:

@@ -29,6 +29,7 @@ from agent.controller.deploys import WATCHED, AppDeploys
 from agent.controller.drift import Drift
 from agent.controller.endpoints import AppEndpoints, compute_endpoints
 from agent.controller.faults import Faults
+from agent.controller.images import KIND as IMAGE_KIND
 from agent.controller.images import AppImages
 from agent.controller.outcome import compute_failure
 from agent.controller.parts import Shared
@@ -94,9 +95,16 @@ class AppWorker:
             self.drift.begin()
             if desired is not None:
                 self.images.begin(desired)
+                self._forget_images(desired)
             self.slots.unstall()
         self.desired, self.removed, self.invalid = desired, removed, invalid
         self.poke()
+
+    def _forget_images(self, desired: DesiredApp) -> None:
+        """What was found out of images counts for as long as they are wanted, or a revision that is kept wants them."""
+        wanted = (desired, *(revision.desired for revision in self.deploys.revisions.all))
+        for key in self.images.forget({key for one in wanted for key in one.images}):
+            self._shared.journal.put(IMAGE_KIND, key, None)
 
     def warn(self, warnings: tuple[Problem, ...]) -> None:
         """Log what is hardly meant in the app's files, whenever it is something else than before."""
