@@ -16,7 +16,7 @@ import pytest
 from agents import Agent, eventually, read_variable, small_disk
 from apps import sleeper, write_app
 from registry import Registry, entry, make_tar
-from test_recovery_registry import alive, condition
+from test_recovery_registry import alive, await_condition
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
 ROOM = 24 << 20
@@ -58,17 +58,13 @@ def check_database(agent: Agent) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def message(agent: Agent, app: str) -> str:
-    return next(str(one["conditions"]) for one in agent.status()["apps"] if one["name"] == app)
-
-
 def test_no_room_for_an_image(agent: Agent) -> None:
     steady = alive(agent, "steady")
     with Registry() as registry:
         reference = registry.push_layers("big:1", [make_tar([entry("big", os.urandom(14 << 20))])])
         agent.write("big.yaml", f"images:\n  - '{reference}'\nservices: {{}}\n")
-        eventually(lambda: condition(agent, "big") == "InsufficientStorage", 30, "the condition")
-        assert "room" in message(agent, "big")
+        _, told = await_condition(agent, "big", "InsufficientStorage")
+        assert "room" in told
         write_app(agent, "steady", sleeper(3))
         eventually(lambda: len(alive(agent, "steady")) == 3, what="another app goes on")
         assert steady.items() <= alive(agent, "steady").items()
@@ -83,8 +79,8 @@ def test_no_room_for_a_container_nor_a_record(agent: Agent) -> None:
     victim, pid = next(iter(steady.items()))
     os.kill(pid, signal.SIGKILL)
     write_app(agent, "steady", sleeper(4))
-    eventually(lambda: condition(agent, "steady") == "InsufficientStorage", 30, "the condition")
-    assert "room" in message(agent, "steady")
+    _, told = await_condition(agent, "steady", "InsufficientStorage")
+    assert "room" in told
     left = {key: value for key, value in steady.items() if key != victim}
     assert left.items() <= alive(agent, "steady").items()
     check_database(agent)
@@ -93,7 +89,7 @@ def test_no_room_for_a_container_nor_a_record(agent: Agent) -> None:
     assert len(alive(agent, "steady")) == 4
     assert left.items() <= alive(agent, "steady").items()
     ids = {row["id"] for row in agent.ps()}
-    assert agent.on_disk() == ids
+    eventually(lambda: agent.on_disk() == ids, what="no other bundle")
     check_database(agent)
 
 
@@ -102,7 +98,7 @@ def test_a_deploy_without_room(agent: Agent) -> None:
     before = alive(agent, "steady")
     fill(agent)
     write_app(agent, "steady", sleeper(2, "environment: {ROUND: '2'}\n"))
-    eventually(lambda: condition(agent, "steady") == "InsufficientStorage", 30, "the condition")
+    await_condition(agent, "steady", "InsufficientStorage")
     assert alive(agent, "steady") == before
     agent.kill()
     release(agent)
@@ -130,19 +126,17 @@ def test_room_that_ends_in_the_middle_of_a_rollout(agent: Agent) -> None:
     eventually(lambda: len(alive(agent, "steady")) == 3, what="an old and a new one in one slot")
     fill(agent)
     (gate / "open").touch()
-    stuck = ("RollingBack", "InsufficientStorage")  # in turns, as it tries again
-    eventually(lambda: condition(agent, "steady") in stuck, 60, "a condition that says so")
-    assert "disk is full" in message(agent, "steady")
+    _, told = await_condition(agent, "steady", "RollingBack", "InsufficientStorage")  # in turns, as it tries again
+    assert "disk is full" in told
     assert len(alive(agent, "steady")) >= 2
     release(agent)
     agent.cli("sync", check=False)
-    eventually(lambda: condition(agent, "steady") in ("RolledBack", "Converged"), 60, "an end")
-    ended = condition(agent, "steady")
+    ended, _ = await_condition(agent, "steady", "RolledBack", "Converged")
     after = alive(agent, "steady")
     assert len(after) == 2
     assert {read_variable(pid, "ROUND") for pid in after.values()} == {"" if ended == "RolledBack" else "2"}
     assert ended == "Converged" or before.keys() & after.keys()
-    assert agent.on_disk() == {row["id"] for row in agent.ps()}
+    eventually(lambda: agent.on_disk() == {row["id"] for row in agent.ps()}, what="no other bundle")
     agent.cli("retry", "steady", check=ended == "RolledBack")
     agent.converge(60)
     assert {read_variable(pid, "ROUND") for pid in alive(agent, "steady").values()} == {"2"}
