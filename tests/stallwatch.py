@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 600.0
 LOOK_SECONDS = 5.0
 FIELDS = ("State", "SigBlk", "SigPnd", "ShdPnd", "SigCgt")
 

@@ -49,7 +49,7 @@ def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
     ],
     ids=["ruff", "format", "mypy", "import-linter"],
 )
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_tool_is_content(arguments: tuple[str, ...]) -> None:
     run_tool(*arguments)
 

@@ -135,11 +135,11 @@ class Agent:
         """Run one ``holdfast`` command against this agent."""
         command = [arguments[0], "--host", self.host, *arguments[1:]]
         if options or self.program:
-            options = {"capture_output": True, "text": True, "timeout": 60, "cwd": ROOT, **options}
+            options = {"capture_output": True, "text": True, "timeout": 100, "cwd": ROOT, **options}
             command = [*PROGRAM, *command]
             run = subprocess.run(command, check=False, env=self.environment, **options)
         else:
-            run = subprocess.CompletedProcess(command, *SERVER.run(command, self.environment, 60))
+            run = subprocess.CompletedProcess(command, *SERVER.run(command, self.environment, 100))
         if check and run.returncode:
             raise AssertionError(
                 f"holdfast {' '.join(arguments)}: exit {run.returncode}\n{run.stdout}{run.stderr}\n"

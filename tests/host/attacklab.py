@@ -78,7 +78,7 @@ class AttackLab:
             self.end(record)
 
     def end(self, record: ContainerRecord) -> None:
-        self.lab.engine.containers.stop(record.id, 0).result(20)
+        self.lab.engine.containers.stop(record.id, 0).result(60)
         self.lab.engine.containers.remove(record.id)
 
     @property

@@ -32,7 +32,7 @@ from agent.engine.model import (
 from agent.settings import Settings
 from agent.store.layout import DataLayout, RunLayout
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 class EngineLab:

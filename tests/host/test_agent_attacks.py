@@ -25,7 +25,7 @@ from registry import Registry
 
 from agent.api.framing import UPGRADE
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.host
 PASSWORD = "canary-of-the-registry"
 # one for each way into the product; names that no rule knows for a secret's
 SECRETS = {

@@ -46,6 +46,7 @@ def read_pid(run_root: Path) -> int:
 
 def test_keeper_runs_in_the_foreground_and_serves_an_agent(run_root: Path) -> None:
     with open_service(run_root) as keeper:
+        eventually(lambda: read_pid(run_root) == keeper.pid, what="the keeper")
         client = KeeperClient(run_root, lambda event: None, spawn=False)
         client.connect()
         assert client.states() == ()
@@ -69,6 +70,7 @@ def test_an_agent_must_see_the_same_mounts(run_root: Path) -> None:
 
 def test_upgrade_keeps_the_process_and_replaces_its_program(run_root: Path) -> None:
     with open_service(run_root) as keeper:
+        eventually(lambda: read_pid(run_root) == keeper.pid, what="the keeper")
         client = KeeperClient(run_root, lambda event: None, spawn=False)
         client.connect()
         before = Path(f"/proc/{keeper.pid}/fd/2").readlink()

@@ -17,7 +17,7 @@ from agents import ROOT, Agent
 from agent.image.credentials import Credentials, find_credentials, save_credentials
 from tests.host.registry import HOST_ARCHITECTURE, Registry, busybox_layer, entry, make_tar
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.host
 PASSWORD = "planted-password"
 
 
@@ -110,7 +110,7 @@ def test_the_password_is_asked_for_without_echo(private: Registry, tmp_path: Pat
         with suppress(OSError):  # EIO: the other end is closed
             while data := os.read(master, 4096):
                 shown += data
-        assert process.wait(30) == 0, shown
+        assert process.wait(60) == 0, shown
     os.close(master)
     assert b"accepts joe" in shown
     assert PASSWORD.encode() not in shown
@@ -153,8 +153,7 @@ def test_services_of_one_image_for_two_platforms(agent: Agent, private: Registry
     service = f"{{image: '{reference}', command: [/bin/sleep, '600'], stop_grace_period: 0s"
     service += ", deploy: {update_config: {monitor: 100ms}}"
     agent.write("two.yaml", f"services:\n  ours: {service}}}\n  other: {service}, platform: linux/s390x}}\n")
-    agent.cli("sync")
-    agent.converge()
+    agent.cli("sync", "--wait", "50")
     for name, machine in (("ours", HOST_ARCHITECTURE), ("other", "s390x")):
         assert agent.cli("exec", f"two-{name}-1", "/bin/cat", "/platform").stdout == machine
     assert agent.cli("plan").stdout.endswith("nothing to do\n")

@@ -14,7 +14,7 @@ from apps import sleeper, write_app
 from agent.cli.client import Client
 from tests.ports import reserve_port
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.host
 
 QUICK = "x-holdfast: {drain: 0s}\n"
 
@@ -60,13 +60,13 @@ def test_a_revision_is_compared_rolled_back_to_and_let_go(agent: Agent) -> None:
     assert "secret" not in shown
     assert json.loads(agent.cli("history", "shop", "--json").stdout) == history(agent)
     assert "is in force and pinned" in agent.cli("rollback").stdout
-    assert colours(agent) == ["red"]
+    eventually(lambda: colours(agent) == ["red"], what="the first revision alone")
     assert agent.cli("status", check=False).returncode == 2
     assert ready(agent) == "Pinned"
     assert agent.cli("resume").stdout == "shop is resumed\n"
     agent.converge()
     eventually(lambda: in_force(agent) == 4, what="the files' revision")
-    assert colours(agent) == ["blue"]
+    eventually(lambda: colours(agent) == ["blue"], what="the second revision alone")
     assert agent.cli("retry").stdout == "nothing was taken back\n"
     assert agent.cli("rollback", "shop", "99", check=False).returncode == 1
 
@@ -93,7 +93,7 @@ def test_a_port_that_another_program_has_changes_nothing(agent: Agent) -> None:
         write_shop(agent, "white", f"ports: ['127.0.0.1:{port}:80']\n")
         eventually(lambda: ready(agent) == "PortConflict", what="the conflict")
         assert agent.ps() == [before]
-    agent.cli("sync", "--wait", "30")
+    agent.cli("sync", "--wait", "50")
     assert colours(agent) == ["white"]
 
 

@@ -76,7 +76,7 @@ def revisions(agent: Agent) -> int:
 
 def settle(agent: Agent) -> list[str]:
     """Look now, and wait until all is as it says and final; the containers then."""
-    agent.cli("sync", "--wait", "40")
+    agent.cli("sync", "--wait", "50")
     return [row["id"] for row in agent.ps()]
 
 
@@ -88,7 +88,7 @@ def refusal(agent: Agent, text: str) -> str:
         shown = json.dumps(agent.status())
         return shown if text in shown else ""
 
-    return eventually(look, 15, text)
+    return eventually(look, 60, text)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def recipient(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> str:
     assert agent.ps() == []
     key_file(agent).write_bytes(made.read_bytes())
     key_file(agent).chmod(0o600)
-    eventually(lambda: value(agent, "PASSWORD"), 20, "the app, without a restart of the agent")
+    eventually(lambda: value(agent, "PASSWORD"), 60, "the app, without a restart of the agent")
     settle(agent)
     return recipient
 
@@ -138,7 +138,7 @@ def test_a_changed_value_is_a_deploy_and_the_same_one_encrypted_again_is_none(ag
     Client(agent.host).get("/plan")
     plan = agent.cli("plan", "--json", check=False).stdout
     agent.cli("resume", "shop")
-    agent.cli("sync", "--wait", "40")
+    agent.cli("sync", "--wait", "50")
     assert value(agent, "PASSWORD") == changed
     assert revisions(agent) == count + 1
     assert IN_ENV_FILE not in plan

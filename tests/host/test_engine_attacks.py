@@ -249,7 +249,7 @@ def run_exec(attack: AttackLab, record: ContainerRecord, script: str, options: E
     with os.fdopen(handle.stdout_fd, "rb") as stream:
         output = stream.read().decode()
     os.close(handle.stderr_fd)
-    assert handle.ended.result(20).code == 0
+    assert handle.ended.result(60).code == 0
     return output
 
 

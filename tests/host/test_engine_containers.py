@@ -58,7 +58,7 @@ def test_mount_points_cost_the_writable_layer_nothing(lab: EngineLab) -> None:
     upper = lab.root / "data/containers" / record.id / "upper"
     eventually(lambda: (upper / "etc/mine").exists(), what="write into the layer")
     assert sorted(str(path.relative_to(upper)) for path in upper.rglob("*")) == ["etc", "etc/mine"]
-    lab.engine.containers.stop(record.id, 0).result(20)
+    lab.engine.containers.stop(record.id, 0).result(60)
     lab.engine.containers.remove(record.id)
     (lab.root / "context/directory").mkdir()
     image = lab.build("lab/own", "COPY directory /etc/hosts/\n")
@@ -86,7 +86,7 @@ def test_limits_are_in_force(lab: EngineLab) -> None:
     assert stats.pids == 1
     code, output = lab.exec(record, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 99 >&- 2>&- & done")
     assert code != 0 or "can't fork" in output
-    lab.engine.containers.stop(record.id, 0).result(20)
+    lab.engine.containers.stop(record.id, 0).result(60)
     lab.engine.containers.remove(record.id)
 
 
@@ -99,7 +99,7 @@ def test_stop_signal_then_kill_of_everything(lab: EngineLab) -> None:
             break
     lab.engine.containers.kill(polite.id, signal.SIGUSR1)
     assert lab.wait(polite).code == 3
-    assert lab.engine.containers.stop(stubborn.id, 0.2).result(20).signal == 9
+    assert lab.engine.containers.stop(stubborn.id, 0.2).result(60).signal == 9
     for record in (polite, stubborn):
         lab.engine.containers.remove(record.id)
 
@@ -195,7 +195,7 @@ def test_network_addresses_names_and_none(lab: EngineLab) -> None:
     for name in ("server", "nick"):
         assert record.addresses["lab"] in lab.run("asker", f"nslookup {name}")
     assert lab.run("alone", "ls /sys/class/net", networks=()).split() == ["lo"]
-    lab.engine.containers.stop(record.id, 0).result(20)
+    lab.engine.containers.stop(record.id, 0).result(60)
     lab.engine.containers.remove(record.id)
     lab.engine.networks.remove("other")
 
@@ -208,7 +208,7 @@ def test_exec_has_the_containers_rights_and_environment(lab: EngineLab) -> None:
     assert output.splitlines()[:2] == ["red", "/tmp/work"]
     assert "Seccomp:\t2" in output
     assert "CapInh:\t0000000000000000" in output
-    lab.engine.containers.stop(record.id, 0).result(20)
+    lab.engine.containers.stop(record.id, 0).result(60)
     with pytest.raises(Conflict):
         lab.exec(record, "true")
     lab.engine.containers.remove(record.id)
@@ -219,7 +219,7 @@ def test_running_container_is_not_removed(lab: EngineLab) -> None:
     with pytest.raises(Conflict):
         lab.engine.containers.remove(record.id)
     assert lab.engine.containers.get("busy").state is ContainerState.RUNNING
-    lab.engine.containers.stop(record.id, 0).result(20)
+    lab.engine.containers.stop(record.id, 0).result(60)
     lab.engine.containers.remove(record.id)
 
 
@@ -257,7 +257,7 @@ def test_state_directories_are_closed_to_others(lab: EngineLab) -> None:
     record = lab.start("closed", "sleep", "86400")
     bundle = json.loads((lab.root / "run/bundles" / record.id / "config.json").read_text())
     assert bundle["process"]["capabilities"]["inheritable"] == []
-    lab.engine.containers.stop(record.id, 0).result(20)
+    lab.engine.containers.stop(record.id, 0).result(60)
     lab.engine.containers.remove(record.id)
 
 
@@ -279,7 +279,7 @@ def test_descriptors_of_the_agent_never_reach_a_container(lab: EngineLab) -> Non
     assert lab.run("fds", script) == ""
     record = lab.start("fdexec", "sleep", "86400")
     assert lab.exec(record, "sh", "-c", script) == (0, "")
-    lab.engine.containers.stop(record.id, 0).result(20)
+    lab.engine.containers.stop(record.id, 0).result(60)
     lab.engine.containers.remove(record.id)
 
 
@@ -306,7 +306,8 @@ def test_agent_that_dies_between_create_and_start(lab: EngineLab, monkeypatch: p
     assert "halfway" not in {found.name for found in engine.containers.list()}
     assert record.id not in {state.id for state in engine._parts.keeper.states()}
     assert record.id not in lab.on_disk()
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{record.id}"))
+    cgroups = Path("/sys/fs/cgroup")
+    assert not [path for top in ("", "*/") for path in cgroups.glob(f"{top}holdfast/*/{record.id}")]
     assert lab.run("after", "echo well") == "well\n"
 
 

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,7 +114,7 @@ def run_exec(attack: AttackLab, record: ContainerRecord, script: str, user: str 
     with os.fdopen(handle.stdout_fd, "rb") as stream:
         output = stream.read().decode()
     os.close(handle.stderr_fd)
-    assert handle.ended.result(20).code == 0
+    assert handle.ended.result(60).code == 0
     return output
 
 
@@ -142,6 +141,11 @@ def make_sparse_tar(path: str, size: int, directory: Path) -> bytes:
     return subprocess.run(command, capture_output=True, check=True).stdout
 
 
+def count_read_bytes() -> int:
+    """What this process has read so far, wherever from."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
 @pytest.mark.parametrize("name", ["etc/passwd", "etc/group"])
 @pytest.mark.parametrize("kind", ["fifo", "zero", "sparse", "shadow", "dots", "directory", "loop"])
 def test_row_21_traps_for_the_user_lookup(attack: AttackLab, tmp_path: Path, name: str, kind: str) -> None:
@@ -158,7 +162,7 @@ def test_row_21_traps_for_the_user_lookup(attack: AttackLab, tmp_path: Path, nam
         image = attack.image(tar=make_sparse_tar(name, 2 << 30, tmp_path), User="app")
     else:
         image = attack.image([entry(f"etc/.wh.{name[4:]}"), shapes[kind]], User="app")
-    begun = time.monotonic()
+    before = count_read_bytes()
     try:
         record = attack.lab.start(
             "trap", image=image, process=ProcessConfig(command=("grep", "Groups", "/proc/self/status"))
@@ -171,7 +175,7 @@ def test_row_21_traps_for_the_user_lookup(attack: AttackLab, tmp_path: Path, nam
         attack.lab.wait(record)
         assert attack.lab.output(record).split() == ["Groups:", "1000"]
         attack.lab.engine.containers.remove(record.id)
-    assert time.monotonic() - begun < 5
+    assert count_read_bytes() - before < 1 << 30
 
 
 def test_row_23_malformed_variables_of_the_image(attack: AttackLab) -> None:
@@ -210,7 +214,7 @@ def test_row_24_no_variable_goes_over_to_the_next_container(attack: AttackLab) -
             with os.fdopen(handle.stdout_fd, "rb") as stream:
                 seen = stream.read().decode() + attack.lab.output(record)
             os.close(handle.stderr_fd)
-            handle.ended.result(20)
+            handle.ended.result(60)
             foreign = [line for line in seen.splitlines() if line.startswith(("OWN_", "EXTRA_"))]
             assert set(foreign) <= {f"{name}={value}" for name, value in {**own, **extra}.items()}
             assert bool(own) == any(line.startswith("OWN_") for line in foreign)
@@ -274,7 +278,7 @@ def test_row_30_nothing_of_the_image_is_loaded_by_us(attack: AttackLab, tmp_path
         for user in (None, "app:extra", "root"):
             assert run_exec(attack, record, "ls /trojan-marker 2>&1; true", user).startswith("ls:")
         terminal = attack.lab.engine.execs.start(record, ("true",), ExecOptions(terminal=True, user="app"))
-        assert terminal.ended.result(20).code == 0
+        assert terminal.ended.result(60).code == 0
         terminal.close()
         assert attack.lab.exec(record, "true") == (0, "")
         keeper = int((attack.lab.root / "run/keeper.pid").read_text())

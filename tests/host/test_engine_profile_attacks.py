@@ -80,9 +80,9 @@ def test_rows_16_and_17_default_profile(
     else:
         handle = lab.engine.execs.start(record, ("/attack",), ExecOptions(terminal=way == "terminal"))
         seen = parse(read_to_end(handle.stdout_fd))
-        handle.ended.result(20)
+        handle.ended.result(60)
         handle.close()
-        lab.engine.containers.stop(record.id, 0).result(20)
+        lab.engine.containers.stop(record.id, 0).result(60)
     lab.engine.containers.remove(record.id)
     assert {name for name, result in seen.items() if result >= 0} == ALLOWED
     assert {name for name in WORKING if free[name] < 0} == set()

@@ -31,6 +31,7 @@ def test_it_is_told_with_its_processes_and_nobody_waits(lab: EngineLab, monkeypa
     monkeypatch.setattr(stopping, "_RETRY_SECONDS", 0.05)
     monkeypatch.setattr(stopping, "WEDGED_SECONDS", 0.1)
     wedged, other = lab.start("wedged", "sleep", "1000"), lab.start("other", "sleep", "1000")
+    eventually(lambda: " (sleep) S " in Path(f"/proc/{wedged.pid}/stat").read_text(), what="its sleep")
     keeper = lab.engine.containers._parts.keeper
     kill = keeper.kill
     deaf = {wedged.id}
@@ -46,6 +47,7 @@ def test_it_is_told_with_its_processes_and_nobody_waits(lab: EngineLab, monkeypa
     assert (record.state, "(sleep)" in record.trouble) == (ContainerState.WEDGED, True)
     with pytest.raises(ContainerWedged):
         lab.engine.containers.stop(wedged.id).result(WAIT)
+    monkeypatch.setattr(stopping, "WEDGED_SECONDS", WAIT)  # the other one may take its time
     with ThreadPoolExecutor(1) as pool, pytest.raises(ContainerWedged):
         pool.submit(lab.engine.containers.remove_all).result(WAIT)
     assert [record.name for record in lab.engine.containers.list()] == ["wedged"], "all others are gone"
@@ -127,9 +129,14 @@ def test_a_deploy_and_down_go_past_it() -> None:
                 found = [one for app in agent.status()["apps"] for one in app["conditions"]]
                 return next((one["message"] for one in found if one["reason"] == "ContainerWedged"), "")
 
-            assert "is in uninterruptible sleep (D)" in eventually(told, 30, "that it is wedged")
-            rows = {row["id"]: row["state"] for row in agent.ps()}
-            assert sorted(rows.values()) == ["running", "running", "wedged"]
+            assert "is in uninterruptible sleep (D)" in eventually(told, 60, "that it is wedged")
+
+            def found_states() -> list[str]:
+                return sorted(row["state"] for row in agent.ps())
+
+            eventually(
+                lambda: found_states() == ["running", "running", "wedged"], what="all others of the new revision"
+            )
             eventually(lambda: [row["status"] for row in Client(agent.host).get("/history")] == ["good", "good"])
             down = agent.cli("down", check=False)
             assert (down.returncode, "does not end although killed" in down.stderr) == (1, True)

@@ -89,10 +89,10 @@ def test_a_killed_agent_forgets_nothing_that_matters(agent: Agent) -> None:
     agent.start()
     eventually(lambda: [e for e in events(agent, "Exited") if e["details"]["id"] == victim["id"]])
     assert [event["number"] for event in events(agent, "DeploySucceeded")] == before
-    eventually(lambda: all(row["id"] != victim["id"] for row in agent.ps()))
+    eventually(lambda: running(agent)["id"] != victim["id"])
+    kinds = {"revision", "deploy", "plan", "start", "exit", "replacement", "now"}
+    eventually(lambda: kinds <= {step["kind"] for step in why(agent, victim["id"][:12])}, what="the whole story")
     steps = why(agent, victim["id"][:12])
-    kinds = [step["kind"] for step in steps]
-    assert {"revision", "deploy", "plan", "start", "exit", "replacement", "now"} <= set(kinds)
     (revision,) = [step for step in steps if step["kind"] == "revision"]
     assert revision["details"]["file"].endswith("/shop/compose.yaml")
     assert revision["details"]["line"] == 2
@@ -109,7 +109,7 @@ def test_want_of_memory_is_named_and_a_failed_deploy_is_told_once(agent: Agent, 
     service = sleeper(1).replace("command: [sleep, '86400']\n", command)
     service = service.replace("deploy: {", "deploy: {resources: {limits: {memory: 16m}}, ").replace("100ms", "5s")
     write_app(agent, "shop", service)
-    got = json.loads(inbox.next(30).body)
+    got = json.loads(inbox.next(90).body)
     assert (got["kind"], got["app"], got["reason"]) == ("rolled-back", "shop", "DeployRolledBack")
     assert "for want of memory" in got["message"]
     assert eventually(lambda: events(agent, "OutOfMemory"))

@@ -22,7 +22,7 @@ from registry import Layout, Registry, busybox_layer, entry, make_tar
 
 from tests.host.signing import SignatureShelf, Signer
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.host
 
 LOOP = "until [ -e /stop ]; do mv /d/l /d/f; ln -sf DECOY /d/l; mv -T /d/l /d/f; echo inner > /d/l; done"
 

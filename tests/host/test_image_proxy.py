@@ -27,7 +27,7 @@ from tests.host.certificates import Authority
 from tests.host.proxyserver import NAME, ProxyServer, SocksServer, TlsFront
 from tests.host.registry import Registry, entry, make_tar
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.host
 USER = ("joe", "planted-p4ss")
 
 

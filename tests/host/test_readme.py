@@ -18,7 +18,7 @@ from agents import ROOT, eventually
 
 from agent.cli.group import cli
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.host
 
 DEFAULT_ROOTS = (Path("/run/holdfast"), Path("/var/lib/holdfast"), Path("/etc/holdfast"))
 LOCKS = (DEFAULT_ROOTS[0] / "agent.lock", DEFAULT_ROOTS[0] / "keeper.lock")

@@ -18,7 +18,7 @@ from apps import COUNTER, sleeper, write_app
 
 from agent.settings import compute_instance
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module")

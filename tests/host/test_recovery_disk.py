@@ -18,7 +18,7 @@ from apps import sleeper, write_app
 from registry import Registry, entry, make_tar
 from test_recovery_registry import alive, await_condition
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.host
 ROOM = 24 << 20
 
 

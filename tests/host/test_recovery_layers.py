@@ -13,7 +13,7 @@ import pytest
 from agents import PROGRAM, ROOT, Agent, eventually
 from registry import Registry
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.host
 APP = """\
 services:
   web:

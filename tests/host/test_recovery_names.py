@@ -14,7 +14,7 @@ from agents import Agent, eventually
 from apps import write_app
 from test_network_nameserver import traces
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.host
 LOOK_UP = "nslookup db 2>&1 | grep -q '^Address:.*[0-9]$$' && echo found || echo MISSED; usleep 20000"
 SERVICES = f"""\
 web:

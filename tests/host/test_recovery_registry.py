@@ -15,7 +15,7 @@ from test_image_cut import Proxy
 
 from agent.settings import compute_instance
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.host
 PULLED = """\
 services:
   web:

@@ -17,7 +17,7 @@ from agent.network.identity import Identity
 from agent.settings import compute_instance
 from tests.ports import reserve_port
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.host
 SERVICES = """\
 web:
   BUILD
