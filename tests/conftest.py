@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from tests.grouping import HostFilesTogether, compute_rank
 from tests.stallwatch import PATIENCE_SECONDS, StallWatch
@@ -22,11 +23,15 @@ SETTLE_SECONDS = 10.0  # for what has been told to end
 BEFORE = pytest.StashKey[dict[str, frozenset[str]]]()
 WATCH = StallWatch(PATIENCE_SECONDS + float(os.environ.get("CHAOS_SECONDS", "0")))
 
-# The same examples in every run: what a change breaks is then the change's doing. "explore" looks for new ones.
+# The same examples in every run: what a change breaks is then the change's doing. "explore" looks for new ones, also
+# among the constants of those modules that happen to be loaded, which differ with the order of tests and each change.
 # How long one takes is the business of whoever shares the machine.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "repeatable")
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+settings.load_profile(PROFILE)
+if PROFILE == "repeatable":
+    providers._get_local_constants = lambda: providers._local_constants
 
 
 # Whoever starts the run in the background has SIGINT ignored, and so would every command that a test interrupts.

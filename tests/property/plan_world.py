@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
+from agent.oci.digest import compute_digest
 from agent.plan.actions import (
     Action,
     EnsureImage,
@@ -214,7 +215,7 @@ def end_some(world: World, data: st.DataObject) -> None:
 
 
 def _image_id(key: str) -> str:
-    return "sha256:" + f"{abs(hash(key)):064x}"[-64:]
+    return compute_digest(key.encode())
 
 
 def _resource(action: Action) -> str:
