@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agents import eventually
+
 from agent.errors import Conflict
 from agent.runtime.client import KeeperClient
 from agent.runtime.logframe import HEADER, compute_log_name
@@ -32,7 +34,7 @@ _QUIET = ["nosuid", "noexec", "nodev"]
 MASKED = ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug"]
 MASKED += ["/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"]
 READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
-WAIT = 15.0
+WAIT = 60.0
 
 
 def build_config(*args: str, **process: Any) -> dict[str, Any]:
@@ -172,7 +174,7 @@ class Lab:
         own = f"{self.root.name}-{os.getpid():x}"  # runs beside each other have directories of the same names
         paths = [Path("/sys/fs/cgroup", hierarchy, "holdfast", own, name) for hierarchy in hierarchies]
         for path in paths:
-            path.mkdir(parents=True)
+            eventually(lambda path=path: make_directory(path), what="the directory, when nobody removes those above")
             self._cgroups.append(path)
         return CgroupPlan(tuple(paths), paths[hierarchies.index("unified")], ("v1", paths[0] / "memory.oom_control"))
 
@@ -183,11 +185,10 @@ class Lab:
         finally:
             self.client.close()
         for path in self._cgroups:
-            path.rmdir()
+            eventually(lambda path=path: remove_directory(path), what=f"the end of all in {path}")
         for parent in {path.parent for path in self._cgroups}:
             parent.rmdir()
-            if not any(entry.is_dir() for entry in parent.parent.iterdir()):
-                parent.parent.rmdir()
+            remove_directory(parent.parent)  # others may have theirs in it
 
     def clear(self) -> None:
         """End and delete every container."""
@@ -200,6 +201,26 @@ class Lab:
                 if state.running:
                     self.wait("exited", state.id)
             self.client.delete(state.id)
+
+
+def make_directory(path: Path) -> bool:
+    """Whether it could be made with all above it: others remove one that is empty."""
+    try:
+        path.mkdir(parents=True)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_directory(path: Path) -> bool:
+    """Whether it could be removed: a cgroup has its members until they have died."""
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

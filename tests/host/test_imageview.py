@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +42,11 @@ def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def count_read_bytes() -> int:
+    """What this thread has read so far."""
+    return int(Path("/proc/thread-self/io").read_text().split()[1])
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[int]:
     """A root whose layer may still be changed: the descriptor of a plain directory."""
@@ -62,18 +67,17 @@ def test_layers_are_merged(tmp_path: Path, merge: Callable[[list[Path]], int]) -
     top = make_layer(tmp_path / "2:a,b" / "fs", {"etc/passwd": b"top"})
     bottom = make_layer(tmp_path / "1" / "fs", {"etc/passwd": b"bottom", "etc/group": b"g", "etc/gone": b"x"})
     os.mknod(top / "etc/gone", 0o020000, 0)
-    before = Path("/proc/self/mountinfo").read_text()
     view = merge([top, bottom])
     try:
         assert read_regular(view, "/etc/passwd", 100) == b"top"
         assert read_regular(view, "etc/group", 100) == b"g"
         assert read_regular(view, "/etc/gone", 100) is None
-        assert Path("/proc/self/mountinfo").read_text() == before
+        assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
         with pytest.raises(OSError, match="Read-only"):
             os.close(open_inside(view, "/etc/group", os.O_WRONLY))
     finally:
         os.close(view)
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_one_layer_hides_its_own_whiteouts(tmp_path: Path, merge: Callable[[list[Path]], int]) -> None:
@@ -109,6 +113,7 @@ def test_no_layer_is_an_empty_root() -> None:
 
 
 def test_missing_layer(tmp_path: Path, merge: Callable[[list[Path]], int]) -> None:
+    gc.collect()  # what other tests have left open would be closed meanwhile
     fds = count_descriptors()
     with pytest.raises(FileNotFoundError):
         merge([tmp_path / "a", tmp_path / "b"])
@@ -137,11 +142,11 @@ def test_hostile_files_are_refused_at_once(root: int, tmp_path: Path) -> None:
     (inside / "long").write_bytes(b"x" * 101)
     with (inside / "sparse").open("wb") as stream:
         stream.truncate(2 << 30)
-    started = time.monotonic()
+    before = count_read_bytes()
     for name in ("fifo", "zero", "directory", "loop", "long", "sparse", "x" * 300):
         with pytest.raises(Refused):
             read_regular(root, name, 100)
-    assert time.monotonic() - started < 2
+    assert count_read_bytes() - before < 1 << 16
 
 
 def test_links_to_the_host_stay_inside(root: int, tmp_path: Path) -> None:

@@ -347,8 +347,12 @@ def test_host_processes_and_files_are_out_of_reach(lab: Lab) -> None:
 
 
 def test_row_33_no_abstract_socket(lab: Lab) -> None:
-    names = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()]
-    assert not [name for name in names if name.startswith("@") and "holdfast" in name]
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    names = {inode: name for *_, inode, name in lines if not name.isdigit()}
+    own = {str(path.readlink()) for path in Path(f"/proc/{lab.keeper_pid}/fd").iterdir()}
+    found = {name for inode, name in names.items() if f"socket:[{inode}]" in own}
+    assert [name for name in found if name.endswith("/keeper.sock")]
+    assert not {name for name in found if name.startswith("@")}
     assert stat.S_IMODE((lab.run_root / "keeper.sock").stat().st_mode) == 0o600
 
 

@@ -219,7 +219,7 @@ def test_killed_reserve_is_no_loss(lab: Lab, netns: Path) -> None:
     ahead = reserve(lab, "killed")
     os.kill(ahead, signal.SIGKILL)
     eventually(lambda: not Path(f"/proc/{ahead}").exists(), what="the keeper reaps it")
-    assert not (lab.run_root / "keeper/killed").exists()
+    eventually(lambda: not (lab.run_root / "keeper/killed").exists(), what="nothing of it is left")
     pid, output = serve(lab, order(lab, "killed", "echo yes", netns))
     assert (pid != ahead, output) == (True, "yes\n")
 
@@ -277,6 +277,6 @@ def test_reserves_end_with_their_connection_and_with_an_upgrade(tmp_path: Path) 
         second = reserve(lab, "hung-up")
         lab.client.close()
         eventually(lambda: not Path(f"/proc/{second}").exists(), what="the keeper ends it")
-        assert list((lab.run_root / "keeper").iterdir()) == []
+        eventually(lambda: list((lab.run_root / "keeper").iterdir()) == [], what="nothing of it is left")
         lab.client._line._closed.clear()
         lab.client.connect()

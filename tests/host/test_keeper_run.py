@@ -8,11 +8,11 @@ import os
 import platform
 import signal
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agents import eventually
 from keeperlab import PATH, Lab, build_config, open_lab
 
 from agent.errors import Conflict, HoldfastError, NotFound, Refused, Stalled, Unsupported
@@ -85,10 +85,7 @@ def test_signals(lab: Lab) -> None:
 
 
 def wait_for_output(lab: Lab, name: str, text: str) -> None:
-    deadline = time.monotonic() + 10
-    while text not in lab.output(name):
-        assert time.monotonic() < deadline, lab.output(name)
-        time.sleep(0.01)
+    eventually(lambda: text in lab.output(name), what=f"{text!r} from {name}")
 
 
 def test_init_forwards_and_reaps(lab: Lab) -> None:
@@ -261,21 +258,18 @@ def test_unsupported_things_are_refused(lab: Lab) -> None:
 
 
 def test_existing_network_namespace(lab: Lab) -> None:
-    def name_links(text: str) -> set[str]:
-        """Those of agents in other tests come and go."""
-        names = {line.split(":")[0].strip() for line in text.splitlines()[2:]}
-        return {name for name in names if not name.startswith("hf")}
-
-    host = name_links(Path("/proc/net/dev").read_text())
-    config = build_config("cat", "/proc/net/dev")
+    host = str(Path("/proc/self/ns/net").readlink())
+    config = build_config("sh", "-c", "readlink /proc/self/ns/net; sed 1,2d /proc/net/dev")
     lab.run("ownnet", config=config)
     lab.wait("exited", "ownnet")
-    assert "lo:" in lab.output("ownnet")
+    own, *links = lab.output("ownnet").splitlines()
+    assert own != host
+    assert [link.split(":")[0].strip() for link in links] == ["lo"]
     namespaces = [entry for entry in config["linux"]["namespaces"] if entry["type"] != "network"]
     config["linux"]["namespaces"] = [*namespaces, {"type": "network", "path": f"/proc/{os.getpid()}/ns/net"}]
     lab.run("hostnet", config=config)
     assert lab.wait("exited", "hostnet").code == 0
-    assert name_links(lab.output("hostnet")) == host
+    assert lab.output("hostnet").splitlines()[0] == host
 
 
 def test_kill_everyone_and_cgroups(lab: Lab) -> None:
@@ -294,10 +288,7 @@ def test_kill_everyone_and_cgroups(lab: Lab) -> None:
 
 
 def wait_until_empty(cgroup: Path) -> None:
-    deadline = time.monotonic() + 10
-    while (cgroup / "cgroup.procs").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    eventually(lambda: not (cgroup / "cgroup.procs").read_text(), what="an empty cgroup")
 
 
 def test_leftovers_of_a_shared_pid_namespace_die_with_the_container(lab: Lab) -> None:
