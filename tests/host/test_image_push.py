@@ -143,7 +143,8 @@ def test_a_cut_upload_goes_on(other: Registry, tmp_path: Path, chunk: int) -> No
     name = built(store, tmp_path, "made:1", os.urandom(4 << 20))
     with Cutter(other, 3 << 20, times=2) as cutter:
         report = store.push(name, f"{cutter.address}/cut/{chunk}:1")
-        assert cutter.left == 0
+        # a chunk that is cut may be in the registry, or not: of one that goes on behind it too little is left to cut
+        assert cutter.left <= (chunk < 4 << 20)
     skopeo(tmp_path / "out", f"{other.address}/cut/{chunk}@{report.digest}")
     store.close()
 
