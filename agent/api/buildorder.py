@@ -9,9 +9,9 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from agent.api.parameters import take, take_texts
-from agent.builder.ignorefile import MAX_IGNORE
 from agent.builder.limits import MAX_SECRET
 from agent.builder.order import DEFAULT_SHM_SIZE, INLINE
+from agent.builder.patterns.ignorefile import MAX_IGNORE
 from agent.engine.model import BuildConfig, SecretSource
 from agent.errors import Refused
 from agent.oci.reference import parse_reference

@@ -23,7 +23,7 @@ from agent.api.port import EnginePort, ExecsPort
 from agent.api.session import ExecSession
 from agent.api.targets import find_running
 from agent.api.threads import Threads
-from agent.controller.callers import Callers
+from agent.controller.telling.callers import Callers
 from agent.engine.execs import ExecHandle, ExecOptions
 from agent.errors import HoldfastError, Refused
 from agent.telemetry.redaction import redact_text

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from agent.controller.callers import Caller
+from agent.controller.telling.callers import Caller
 from agent.telemetry.redaction import redact_text
 
 COMMAND_LIMIT = 256

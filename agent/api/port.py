@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.controller.callers import Callers
+from agent.controller.telling.callers import Callers
 from agent.engine.buildcache import CacheWish
 from agent.engine.execs import ExecHandle, ExecOptions
 from agent.engine.model import BuildConfig, ContainerEvent, ContainerRecord, ContainerStats, ImageRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.builder.order import ProgressCallback
 from agent.builder.stop import Stop
 from agent.builder.turns import Turns
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from agent.values import frozen

@@ -9,27 +9,27 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from agent.builder.cache import CachedLayer, LayerCache, compute_imported_key
-from agent.builder.cachemounts import CacheMounts, IdleCache
-from agent.builder.checkouts import Checkouts
-from agent.builder.contexts import Contexts, open_contexts
-from agent.builder.epoch import read_epoch
-from agent.builder.exits import Exits
+from agent.builder.dockerfile.epoch import read_epoch
+from agent.builder.dockerfile.stages import compute_plan
+from agent.builder.files.contexts import Contexts, open_contexts
+from agent.builder.files.received import Chunks, ReceivedContexts
+from agent.builder.files.stamps import StampCache
+from agent.builder.git.checkouts import Checkouts
 from agent.builder.layers import LayerMaker
 from agent.builder.mounting import compute_scope
-from agent.builder.network import BuildNetwork
 from agent.builder.order import INLINE, BuildOrder, BuildProgress, ProgressCallback
-from agent.builder.received import Chunks, ReceivedContexts
 from agent.builder.request import Request, Tools
-from agent.builder.runner import ContainerRunner, RunnerParts
+from agent.builder.run.cachemounts import CacheMounts, IdleCache
+from agent.builder.run.exits import Exits
+from agent.builder.run.network import BuildNetwork
+from agent.builder.run.runner import ContainerRunner, RunnerParts
 from agent.builder.slots import Slots
-from agent.builder.stages import compute_plan
-from agent.builder.stamps import StampCache
 from agent.builder.stop import Stop
 from agent.builder.tidying import Tidying
 from agent.builder.workspace import STEP_PREFIX, discard_directory
 from agent.errors import NotFound, Refused, Stalled, Unsupported, Waiting
-from agent.image.commit import LayerBlob
-from agent.image.records import ImageEntry
+from agent.image.storage.commit import LayerBlob
+from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
 from agent.oci.platform import compute_platform
@@ -177,7 +177,7 @@ class Builder:
         return names
 
     def _read(self, order: BuildOrder, contexts: Contexts) -> Request:
-        from agent.builder.parse import decode_dockerfile
+        from agent.builder.dockerfile.parse import decode_dockerfile
 
         source = contexts.read_dockerfile()
         dockerfile = decode_dockerfile(source, contexts.dockerfile)

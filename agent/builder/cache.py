@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from agent.errors import HoldfastError
-from agent.image.commit import LayerBlob
+from agent.image.storage.commit import LayerBlob
 from agent.image.store import ImageStore
 from agent.oci.descriptor import decode_descriptor, encode_descriptor
 from agent.oci.digest import parse_digest

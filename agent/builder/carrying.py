@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from agent.builder.cache import compute_key
-from agent.builder.globclasses import BadPattern
+from agent.builder.dockerfile.steps import CopyOptions, CopyStep, DirectoryStep, RunStep, Step
+from agent.builder.files.scan import Wanted
+from agent.builder.files.supplies import Files, InlineFiles, RemoteFiles, Supply
 from agent.builder.layers import Layers, Made, top_of
-from agent.builder.leaks import find_leak
 from agent.builder.mounting import Mounting
 from agent.builder.order import BuildOrder
-from agent.builder.patterns import IgnoreRules
+from agent.builder.patterns.globclasses import BadPattern
+from agent.builder.patterns.patterns import IgnoreRules
 from agent.builder.reading import Reader
 from agent.builder.remote import Downloader
 from agent.builder.request import Tools
-from agent.builder.runner import HOSTNAME, RunOrder, StepEnd
-from agent.builder.scan import Wanted
-from agent.builder.steps import CopyOptions, CopyStep, DirectoryStep, RunStep, Step
+from agent.builder.run.leaks import find_leak
+from agent.builder.run.runner import HOSTNAME, RunOrder, StepEnd
 from agent.builder.stop import Stop
-from agent.builder.supplies import Files, InlineFiles, RemoteFiles, Supply
 from agent.errors import Refused
-from agent.image.commit import LayerBlob
 from agent.image.limits import UnpackLimits
 from agent.image.space import check_space
+from agent.image.storage.commit import LayerBlob
 from agent.values import frozen
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from agent.builder.contexts import open_contexts
+from agent.builder.dockerfile.parse import decode_dockerfile
+from agent.builder.dockerfile.stages import compute_plan
+from agent.builder.files.contexts import open_contexts
 from agent.builder.findings import check_request
 from agent.builder.order import BuildOrder
-from agent.builder.parse import decode_dockerfile
 from agent.builder.request import Request
-from agent.builder.stages import compute_plan
 from agent.errors import HoldfastError, InvalidSpec, Problem
 from agent.oci.platform import compute_platform
 

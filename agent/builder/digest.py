@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from agent.builder.bases import find_base
 from agent.builder.cache import compute_key
 from agent.builder.carrying import compute_run_terms, compute_wanted
-from agent.builder.epoch import read_epoch
+from agent.builder.dockerfile.epoch import read_epoch
+from agent.builder.dockerfile.instructions import Arg
+from agent.builder.dockerfile.mountspec import BindMount, CacheMount
+from agent.builder.dockerfile.origins import Origin, OriginKind
+from agent.builder.dockerfile.places import placed
+from agent.builder.dockerfile.stages import PlannedStage
+from agent.builder.dockerfile.state import StageState, create_scratch_config
+from agent.builder.dockerfile.steps import CopyStep, RunStep
+from agent.builder.dockerfile.triggers import add_triggers
 from agent.builder.faults import InvalidDockerfile
-from agent.builder.instructions import Arg
-from agent.builder.mountspec import BindMount, CacheMount
-from agent.builder.origins import Origin, OriginKind
-from agent.builder.places import placed
+from agent.builder.files.scan import ALL, Wanted
+from agent.builder.files.supplies import Files, escape_pattern
+from agent.builder.files.tree import FileTree
 from agent.builder.request import Request, Tools
-from agent.builder.scan import ALL, Wanted
-from agent.builder.stages import PlannedStage
-from agent.builder.state import StageState, create_scratch_config
-from agent.builder.steps import CopyStep, RunStep
-from agent.builder.supplies import Files, escape_pattern
-from agent.builder.tree import FileTree
-from agent.builder.triggers import add_triggers
 from agent.errors import NotFound
 from agent.oci.imageconfig import ImageConfig
 

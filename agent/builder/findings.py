@@ -6,12 +6,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 
-from agent.builder.checkrules import CheckOptions, Finding, choose_options, find_unknown_rules
-from agent.builder.checks import find_findings, find_ignored
-from agent.builder.contexts import Contexts
+from agent.builder.dockerfile.checkrules import CheckOptions, Finding, choose_options, find_unknown_rules
+from agent.builder.dockerfile.checks import find_findings, find_ignored
 from agent.builder.faults import raise_problems
-from agent.builder.ignorefile import IGNORE_NAME, parse_rules
+from agent.builder.files.contexts import Contexts
 from agent.builder.order import BuildOrder
+from agent.builder.patterns.ignorefile import IGNORE_NAME, parse_rules
 from agent.builder.request import Request
 from agent.errors import Problem, Refused
 

@@ -9,17 +9,17 @@ from copy import copy
 from pathlib import Path
 
 from agent.builder.cache import LayerCache, compute_imported_key, compute_key
-from agent.builder.copier import Copier, Dress, make_working_directory
-from agent.builder.entries import Source
-from agent.builder.placing import Placing
-from agent.builder.steps import CopyStep, DirectoryStep
-from agent.builder.supplies import Supply
+from agent.builder.dockerfile.steps import CopyStep, DirectoryStep
+from agent.builder.files.copier import Copier, Dress, make_working_directory
+from agent.builder.files.entries import Source
+from agent.builder.files.placing import Placing
+from agent.builder.files.supplies import Supply
 from agent.builder.turns import Turns
 from agent.builder.workspace import StepDirectory, step_directory
-from agent.image.commit import Compression, LayerBlob
 from agent.image.errors import translated_storage_errors
 from agent.image.limits import UnpackLimits
 from agent.image.space import check_space
+from agent.image.storage.commit import Compression, LayerBlob
 from agent.image.store import ImageStore
 from agent.oci.digest import Digest
 from agent.runtime.imageview import merged_view, open_inside

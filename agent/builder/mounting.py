@@ -16,20 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.builder.attached import READ_ONLY, WRITABLE, Attached
-from agent.builder.cachemounts import CacheMounts
-from agent.builder.copier import Copier, Dress
-from agent.builder.entries import Source, compute_content
+from agent.builder.dockerfile.mountspec import BindMount, CacheMount, RunMount, SecretMount, SshMount, TmpfsMount
+from agent.builder.dockerfile.origins import Origin
+from agent.builder.dockerfile.rungrammar import SCRIPTS
+from agent.builder.dockerfile.steps import RunStep
+from agent.builder.files.copier import Copier, Dress
+from agent.builder.files.entries import Source, compute_content
+from agent.builder.files.supplies import find_literally
+from agent.builder.files.tree import FileTree
 from agent.builder.layers import Layers, top_of
-from agent.builder.mountspec import BindMount, CacheMount, RunMount, SecretMount, SshMount, TmpfsMount
 from agent.builder.order import BuildOrder, read_secret
-from agent.builder.origins import Origin
 from agent.builder.reading import Reader
-from agent.builder.rungrammar import SCRIPTS
-from agent.builder.sshforward import forwarded
-from agent.builder.steps import RunStep
-from agent.builder.supplies import find_literally
-from agent.builder.tree import FileTree
+from agent.builder.run.attached import READ_ONLY, WRITABLE, Attached
+from agent.builder.run.cachemounts import CacheMounts
+from agent.builder.run.sshforward import forwarded
 from agent.builder.workspace import StepDirectory
 from agent.errors import NotFound, Stalled
 from agent.image.errors import translated_storage_errors

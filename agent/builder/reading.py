@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from agent.builder.bases import Bases
-from agent.builder.contexts import Contexts
+from agent.builder.dockerfile.origins import Origin, OriginKind
+from agent.builder.files.contexts import Contexts
+from agent.builder.files.scan import Keeps
+from agent.builder.files.tree import FileTree
 from agent.builder.layers import Layers
-from agent.builder.origins import Origin, OriginKind
 from agent.builder.request import StageResult, Tools
-from agent.builder.scan import Keeps
-from agent.builder.tree import FileTree
 from agent.oci.gitreference import GitReference
 from agent.runtime.imageview import merged_view
 from agent.values import frozen

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from agent.builder.cachemounts import CacheMounts
-from agent.builder.contexts import Contexts
-from agent.builder.instructions import Dockerfile
+from agent.builder.dockerfile.instructions import Dockerfile
+from agent.builder.dockerfile.stages import BuildPlan
+from agent.builder.files.contexts import Contexts
+from agent.builder.files.stamps import StampCache
 from agent.builder.layers import LayerMaker, Layers
 from agent.builder.order import BuildOrder
-from agent.builder.runner import StepRunner
+from agent.builder.run.cachemounts import CacheMounts
+from agent.builder.run.runner import StepRunner
 from agent.builder.slots import Slots
-from agent.builder.stages import BuildPlan
-from agent.builder.stamps import StampCache
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from agent.oci.platform import Platform

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from agent.builder.dockerfile.stages import PlannedStage
 from agent.builder.faults import BuildCancelled
-from agent.builder.stages import PlannedStage
 from agent.builder.stop import Stop
 
 T = TypeVar("T")

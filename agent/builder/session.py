@@ -6,8 +6,9 @@ import threading
 from dataclasses import replace
 
 from agent.builder.bases import Bases
-from agent.builder.checkrules import CHECK_ARG
-from agent.builder.epoch import EPOCH_ARG, read_epoch
+from agent.builder.dockerfile.checkrules import CHECK_ARG
+from agent.builder.dockerfile.epoch import EPOCH_ARG, read_epoch
+from agent.builder.dockerfile.stages import PROXY_ARGS, PlannedStage
 from agent.builder.findings import Findings, check_request
 from agent.builder.layers import Layers, Terms
 from agent.builder.mounting import compute_scope
@@ -15,7 +16,6 @@ from agent.builder.order import INLINE, BuildProgress, ProgressCallback
 from agent.builder.request import Request, StageResult, Tools
 from agent.builder.schedule import Schedule
 from agent.builder.stagebuild import StageBuild, Surroundings
-from agent.builder.stages import PROXY_ARGS, PlannedStage
 from agent.builder.stop import Stop
 from agent.builder.transfer import KeptLayer, describe_layers
 from agent.errors import Refused

@@ -8,24 +8,24 @@ from typing import NoReturn
 
 from agent.builder.bases import Bases
 from agent.builder.carrying import Carrier, Voice
-from agent.builder.checkrules import Finding
+from agent.builder.dockerfile.checkrules import Finding
+from agent.builder.dockerfile.instructions import Instruction
+from agent.builder.dockerfile.mountspec import SecretMount, SshMount
+from agent.builder.dockerfile.origins import Origin, OriginKind
+from agent.builder.dockerfile.places import fail_at, placed
+from agent.builder.dockerfile.stages import PlannedStage
+from agent.builder.dockerfile.state import StageState, create_scratch_config
+from agent.builder.dockerfile.steps import RunStep, Step
+from agent.builder.dockerfile.triggers import add_triggers
 from agent.builder.faults import BuildFailed
 from agent.builder.findings import Findings
-from agent.builder.instructions import Instruction
 from agent.builder.layers import Layers, Made
-from agent.builder.mountspec import SecretMount, SshMount
 from agent.builder.order import BuildOrder, BuildProgress
-from agent.builder.origins import Origin, OriginKind
-from agent.builder.places import fail_at, placed
 from agent.builder.reading import Reader
 from agent.builder.request import Request, StageResult, Tools
-from agent.builder.runner import StepEnd
-from agent.builder.stages import PlannedStage
-from agent.builder.state import StageState, create_scratch_config
-from agent.builder.steps import RunStep, Step
+from agent.builder.run.runner import StepEnd
 from agent.builder.stop import Stop
 from agent.builder.transfer import KeptLayer
-from agent.builder.triggers import add_triggers
 from agent.oci.manifest import MAX_LAYERS
 from agent.values import frozen
 

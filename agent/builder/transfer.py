@@ -16,9 +16,9 @@ from pathlib import Path
 
 from agent.builder.cache import decode_layer, encode_layer
 from agent.errors import NotFound, Refused, Waiting
-from agent.image.commit import LayerBlob
+from agent.image.archive.layout import INDEX, LAYOUT
 from agent.image.errors import translated_storage_errors
-from agent.image.layout import INDEX, LAYOUT
+from agent.image.storage.commit import LayerBlob
 from agent.image.store import ImageStore
 from agent.kernel.process import read_small_file
 from agent.oci.descriptor import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor, encode_descriptor

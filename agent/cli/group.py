@@ -31,7 +31,7 @@ class LazyGroup(click.Group):
         if place is None:
             return None
         module, _, attribute = place.partition(":")
-        command: Command | click.Command = getattr(importlib.import_module(f"agent.cli.{module}"), attribute)
+        command: Command | click.Command = getattr(importlib.import_module(f"agent.cli.commands.{module}"), attribute)
         return command.make() if isinstance(command, Command) else command
 
     def resolve_command(

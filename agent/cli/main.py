@@ -78,7 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _carry_out(line: Sequence[str]) -> int:
     """Call the command of a plain line, or leave the line to click."""
     module, _, attribute = COMMANDS.get(line[0] if line else "", "").partition(":")
-    command = getattr(importlib.import_module(f"agent.cli.{module}"), attribute) if module else None
+    command = getattr(importlib.import_module(f"agent.cli.commands.{module}"), attribute) if module else None
     values = command.read(line[1:]) if isinstance(command, Command) else None
     if isinstance(command, Command) and values is not None:
         result = command.function(**values)

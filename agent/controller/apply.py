@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from agent.controller.containers import compute_config
+from agent.controller.deploy.origins import find_origin
+from agent.controller.deploy.revisions import Revisions
 from agent.controller.images import KIND as IMAGE_KIND
 from agent.controller.images import AppImages, Resolved
-from agent.controller.origins import find_origin
 from agent.controller.parts import Shared
-from agent.controller.revisions import Revisions
 from agent.engine.model import ContainerConfig, ExitStatus, Owner
 from agent.engine.wedged import ContainerWedged
 from agent.errors import HoldfastError, NotFound

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from agent.controller.admission import Admission, Census
-from agent.controller.deploys import KIND as DEPLOY_KIND
-from agent.controller.deploys import AppDeploys
+from agent.controller.deploy.admission import Admission, Census
+from agent.controller.deploy.deploys import KIND as DEPLOY_KIND
+from agent.controller.deploy.deploys import AppDeploys
+from agent.controller.deploy.revisions import KIND as REVISION_KIND
+from agent.controller.deploy.revisions import Revisions, load_revision_documents
 from agent.controller.images import KIND as IMAGE_KIND
 from agent.controller.images import AppImages, load_image_documents
 from agent.controller.parts import Shared
 from agent.controller.port import RecordsPort
-from agent.controller.revisions import KIND as REVISION_KIND
-from agent.controller.revisions import Revisions, load_revision_documents
 from agent.controller.slots import load_slots
 from agent.controller.worker import AppWorker
 from agent.telemetry.events import APP_GONE

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from agent.controller.conditions import READY, Condition
 from agent.controller.parts import Shared
+from agent.controller.telling.conditions import READY, Condition
 from agent.engine.model import ContainerRecord
 from agent.plan.actions import Hold, Plan
 from agent.plan.crashloop import CRASH_LOOP

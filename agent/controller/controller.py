@@ -7,28 +7,28 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.controller.approvals import Approvals
 from agent.controller.appworkers import AppWorkers
-from agent.controller.callers import Callers
-from agent.controller.checks import Checks
-from agent.controller.commandcheck import CommandChecks
+from agent.controller.deploy.approvals import Approvals
 from agent.controller.deploycommands import DeployCommands
 from agent.controller.enginewatch import EngineWatch
 from agent.controller.explaining import Explainer
 from agent.controller.gate import Gate
+from agent.controller.health.checks import Checks
+from agent.controller.health.commandcheck import CommandChecks
 from agent.controller.inventory import Inventory
 from agent.controller.journal import Journal
 from agent.controller.lastgood import LastGood
 from agent.controller.outcome import compute_failure
 from agent.controller.parts import HostNames, NetworkOwners, Shared, SpecDocuments
 from agent.controller.port import EnginePort, EventsPort, MetricsPort, RecordsPort, RevisionPort, SourcePort
-from agent.controller.publisher import Publisher
 from agent.controller.queries import render_containers, render_plans, render_status
 from agent.controller.speech import Speech
 from agent.controller.suspension import Suspension
 from agent.controller.tampering import TamperWatch
 from agent.controller.targets import compute_targets
-from agent.controller.telling import Teller
+from agent.controller.telling.callers import Callers
+from agent.controller.telling.telling import Teller
+from agent.controller.traffic.publisher import Publisher
 from agent.controller.worker import AppWorker
 from agent.spec.model import NotifyTarget
 

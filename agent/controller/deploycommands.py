@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from agent.controller.approvals import Approvals
-from agent.controller.choices import WHOLE_APP
-from agent.controller.deploys import AppDeploys
-from agent.controller.parts import Shared
-from agent.controller.planhash import compute_plan_hash
-from agent.controller.revisions import AppRevision, short_name
-from agent.controller.revisionviews import (
+from agent.controller.deploy.approvals import Approvals
+from agent.controller.deploy.choices import WHOLE_APP
+from agent.controller.deploy.deploys import AppDeploys
+from agent.controller.deploy.planhash import compute_plan_hash
+from agent.controller.deploy.revisions import AppRevision, short_name
+from agent.controller.deploy.revisionviews import (
     choose_app,
     compare_revisions,
     find_previous,
@@ -20,7 +19,8 @@ from agent.controller.revisionviews import (
     render_history,
     render_revision,
 )
-from agent.controller.shownplans import ShownPlans
+from agent.controller.deploy.shownplans import ShownPlans
+from agent.controller.parts import Shared
 from agent.controller.worker import AppWorker
 from agent.errors import Conflict, NotFound
 from agent.plan.deploy import Stage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.controller.port import MetricsPort
-from agent.controller.telling import Teller
+from agent.controller.telling.telling import Teller
 from agent.plan.actions import (
     Action,
     EnsureImage,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from agent.controller.callers import Callers
-from agent.controller.happenings import Happenings
 from agent.controller.lastlines import LastLines
 from agent.controller.parts import Shared
+from agent.controller.telling.callers import Callers
+from agent.controller.telling.happenings import Happenings
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerEvent
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from agent.controller.deploy.origins import find_origin
 from agent.controller.inventory import Inventory
-from agent.controller.origins import find_origin
-from agent.controller.story import Step, Subject, tell_container, tell_group
+from agent.controller.telling.story import Step, Subject, tell_container, tell_group
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerRecord, ContainerState
 from agent.errors import Conflict, NotFound

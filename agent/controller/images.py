@@ -11,7 +11,7 @@ from typing import Any
 from agent.controller.buildconfig import compute_fields
 from agent.controller.outcome import Failure
 from agent.controller.port import ImagesPort, RecordsPort
-from agent.controller.progress import BuildReporter, PullReporter
+from agent.controller.telling.progress import BuildReporter, PullReporter
 from agent.engine.model import BuildConfig, ImageRecord
 from agent.errors import NotFound, Stalled, Waiting
 from agent.plan.observed import ImageState

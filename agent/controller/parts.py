@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from agent.controller.checks import Checks
 from agent.controller.gate import Gate
+from agent.controller.health.checks import Checks
 from agent.controller.inventory import Inventory
 from agent.controller.journal import Journal
 from agent.controller.port import EnginePort, MetricsPort, RecordsPort
-from agent.controller.publisher import Publisher
 from agent.controller.speech import Speech
-from agent.controller.telling import Teller
+from agent.controller.telling.telling import Teller
+from agent.controller.traffic.publisher import Publisher
 
 SPEC_KIND = "spec"
 NETWORK_KIND = "app_network"

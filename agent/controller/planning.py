@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from agent.controller.aiming import Aiming
-from agent.controller.aims import Aim, is_look
-from agent.controller.deploys import AppDeploys
+from agent.controller.deploy.aiming import Aiming
+from agent.controller.deploy.aims import Aim, is_look
+from agent.controller.deploy.deploys import AppDeploys
+from agent.controller.deploy.revisions import short_name
 from agent.controller.inventory import Pending
 from agent.controller.parts import Shared
-from agent.controller.revisions import short_name
 from agent.plan.actions import EnsureImage, Hold, Plan
 from agent.plan.app_rules import unnetwork_id
 from agent.plan.deploy import Stage

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from agent.controller.checks import Checks
+from agent.controller.health.checks import Checks
 from agent.controller.inventory import NO_READING, Inventory
 from agent.controller.worker import AppWorker
 from agent.engine.model import ContainerRecord, ContainerState

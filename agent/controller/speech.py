@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from agent.builder.redaction import Redaction
+from agent.builder.run.redaction import Redaction
 from agent.controller.gate import Gate
 from agent.controller.port import EnginePort
 from agent.engine.model import ContainerRecord

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from agent.controller.aims import Aim
 from agent.controller.apply import Scene, apply_action
-from agent.controller.deploys import AppDeploys
+from agent.controller.deploy.aims import Aim
+from agent.controller.deploy.deploys import AppDeploys
 from agent.controller.drain import compute_drain, drain
 from agent.controller.drift import Drift
 from agent.controller.faults import Faults
@@ -17,7 +17,7 @@ from agent.controller.inventory import Pending, expect_container
 from agent.controller.outcome import compute_failure
 from agent.controller.parts import Shared
 from agent.controller.slots import AppSlots
-from agent.controller.subjects import describe, kind_of, resource_of
+from agent.controller.telling.subjects import describe, kind_of, resource_of
 from agent.errors import NotFound
 from agent.plan.actions import Action, EnsureImage, Plan, StartContainer, StopContainer
 from agent.plan.history import count_failed_start, ignore_container

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.controller.aims import Aim
-from agent.controller.healthplan import HealthPlan, compute_health_plan
+from agent.controller.deploy.aims import Aim
+from agent.controller.health.healthplan import HealthPlan, compute_health_plan
 from agent.controller.parts import Shared
 from agent.engine.model import ContainerRecord, ContainerState
 from agent.errors import HoldfastError

@@ -12,10 +12,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from agent.controller.aims import Aim
 from agent.controller.alarm import Alarm
 from agent.controller.clockwatch import ClockWatch
-from agent.controller.conditions import (
+from agent.controller.conditiontelling import ConditionTeller
+from agent.controller.deploy.aims import Aim
+from agent.controller.deploy.deploys import WATCHED, AppDeploys
+from agent.controller.drift import Drift
+from agent.controller.faults import Faults
+from agent.controller.images import KIND as IMAGE_KIND
+from agent.controller.images import AppImages
+from agent.controller.outcome import compute_failure
+from agent.controller.parts import Shared
+from agent.controller.planning import AppPlanning, Situation
+from agent.controller.slots import AppSlots
+from agent.controller.telling.conditions import (
     READY,
     STALLED,
     Condition,
@@ -24,17 +34,7 @@ from agent.controller.conditions import (
     compute_conditions,
     is_idle_talk,
 )
-from agent.controller.conditiontelling import ConditionTeller
-from agent.controller.deploys import WATCHED, AppDeploys
-from agent.controller.drift import Drift
-from agent.controller.endpoints import AppEndpoints, compute_endpoints
-from agent.controller.faults import Faults
-from agent.controller.images import KIND as IMAGE_KIND
-from agent.controller.images import AppImages
-from agent.controller.outcome import compute_failure
-from agent.controller.parts import Shared
-from agent.controller.planning import AppPlanning, Situation
-from agent.controller.slots import AppSlots
+from agent.controller.traffic.endpoints import AppEndpoints, compute_endpoints
 from agent.controller.underway import AppParts, Underway
 from agent.controller.watching import watch_containers
 from agent.errors import Problem

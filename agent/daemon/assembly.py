@@ -11,9 +11,9 @@ from pathlib import Path
 
 from agent.builder.builder import Builder, BuilderParts
 from agent.controller.controller import Controller
+from agent.controller.deploy.revisions import KIND as REVISION_KIND
 from agent.controller.lastgood import KIND as APP_KIND
 from agent.controller.parts import SPEC_KIND
-from agent.controller.revisions import KIND as REVISION_KIND
 from agent.daemon.registries import announce_registries, compute_registry_config, open_policy
 from agent.engine.engine import Engine
 from agent.engine.parts import Parts

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.image.config import RegistryConfig
-from agent.image.policy import PolicyFile
 from agent.image.proxies import read_proxies
-from agent.image.unsafe import describe_unsafe
+from agent.image.registry.unsafe import describe_unsafe
+from agent.image.trust.policy import PolicyFile
 from agent.settings import DEFAULT_POLICY, Settings
 from agent.telemetry.logging import get_logger
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.builder.changes import apply_changes
+from agent.builder.dockerfile.changes import apply_changes
 from agent.engine.directories import UPPER
 from agent.engine.images import Images
 from agent.engine.model import ContainerRecord, ImageRecord
 from agent.errors import NotFound, Refused
-from agent.image.archive_load import Naming
-from agent.image.archive_save import FORMATS, Format
+from agent.image.archive.export import stream_tree
+from agent.image.archive.load import Naming
+from agent.image.archive.save import FORMATS, Format
 from agent.image.errors import ImageNotFound
-from agent.image.export import stream_tree
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import HistoryEntry, ImageConfig
 from agent.oci.platform import compute_platform

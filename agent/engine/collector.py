@@ -17,7 +17,7 @@ from agent.engine.ballast import Ballast
 from agent.engine.imagefacts import familiar_names
 from agent.errors import HoldfastError
 from agent.image.collect import NEVER, Keep, PruneReport
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.values import frozen
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.oci.descriptor import Descriptor
 from agent.oci.reference import parse_reference

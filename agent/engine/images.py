@@ -22,7 +22,7 @@ from agent.engine.model import BuildConfig, ImageRecord
 from agent.engine.watermarks import DiskWatch
 from agent.errors import Conflict, Waiting
 from agent.image.errors import ImageNotFound, InsufficientStorage
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.image.verify import Finding, VerifyProgress
 from agent.oci.imageconfig import ImageConfig
@@ -32,7 +32,7 @@ from agent.telemetry.samples import StoreSample
 from agent.values import frozen
 
 if TYPE_CHECKING:
-    from agent.image.pusher import PushReport
+    from agent.image.transfer.pusher import PushReport
 
 Progress = Callable[[Any], None]
 T = TypeVar("T")

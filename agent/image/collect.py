@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
+from agent.image.storage.uses import Uses
 from agent.image.stores import Stores
-from agent.image.uses import Uses
 from agent.oci.digest import Digest
 from agent.values import frozen
 

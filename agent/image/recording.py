@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from agent.image.records import ImageEntry
-from agent.image.snapshots import compute_chain_names
+from agent.image.storage.records import ImageEntry
+from agent.image.storage.snapshots import compute_chain_names
 from agent.image.stores import Stores
 from agent.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST
 from agent.oci.digest import Digest

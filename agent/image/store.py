@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import HoldfastError
-from agent.image.archives import ImageArchives
-from agent.image.assembly import assemble_image
-from agent.image.cargo import CargoLoader
+from agent.image.archive.archives import ImageArchives
+from agent.image.archive.assembly import assemble_image
 from agent.image.collect import NEVER, ImageCollector, Keep, PruneReport
-from agent.image.commit import Compression, LayerBlob, LayerCommitter
 from agent.image.config import RegistryConfig
-from agent.image.content import ContentStore
-from agent.image.documents import ImageDocuments
 from agent.image.errors import ImageNotFound, translated_storage_errors
-from agent.image.fetching import ImageFetcher
 from agent.image.flight import Flights, Leases
-from agent.image.flushing import Flusher
-from agent.image.indexes import IndexRecords
-from agent.image.policy import PolicyFile
-from agent.image.policy_gate import ImageGate
 from agent.image.progress import ProgressCallback, PullTracker
-from agent.image.records import ImageEntry, ImageRecords
-from agent.image.snapshots import Records, SnapshotStore
+from agent.image.storage.commit import Compression, LayerBlob, LayerCommitter
+from agent.image.storage.content import ContentStore
+from agent.image.storage.documents import ImageDocuments
+from agent.image.storage.flushing import Flusher
+from agent.image.storage.indexes import IndexRecords
+from agent.image.storage.records import ImageEntry, ImageRecords
+from agent.image.storage.snapshots import Records, SnapshotStore
+from agent.image.storage.uses import Uses
 from agent.image.stores import Stores
-from agent.image.uses import Uses
+from agent.image.transfer.cargo import CargoLoader
+from agent.image.transfer.fetching import ImageFetcher
+from agent.image.trust.policy import PolicyFile
+from agent.image.trust.policy_gate import ImageGate
 from agent.image.verify import Finding, Means, Verifier, VerifyProgress
 from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.imageconfig import ImageConfig
@@ -37,7 +37,7 @@ from agent.oci.reference import parse_reference
 from agent.store.layout import DataLayout
 
 if TYPE_CHECKING:
-    from agent.image.pusher import PushReport
+    from agent.image.transfer.pusher import PushReport
 
 PRUNE_AGE = 3600.0
 
@@ -107,7 +107,7 @@ class ImageStore:
         cargo, goal = self._cargo.find(image, target, all_platforms=all_platforms)
         tracker = PullTracker(goal.familiar(), progress, cancel, "push")
         with translated_storage_errors():
-            from agent.image.pusher import Push  # with all that only a push needs
+            from agent.image.transfer.pusher import Push  # with all that only a push needs
 
             return Push(self._stores, self._config, cargo, goal, tracker).run()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from agent.image.content import ContentStore
 from agent.image.flight import Flights, Leases
-from agent.image.indexes import IndexRecords
-from agent.image.policy_gate import ImageGate
-from agent.image.records import ImageRecords
-from agent.image.snapshots import SnapshotStore
+from agent.image.storage.content import ContentStore
+from agent.image.storage.indexes import IndexRecords
+from agent.image.storage.records import ImageRecords
+from agent.image.storage.snapshots import SnapshotStore
+from agent.image.trust.policy_gate import ImageGate
 from agent.oci.digest import Digest
 from agent.values import frozen
 

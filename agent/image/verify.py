@@ -14,8 +14,6 @@ from itertools import islice
 from pathlib import Path
 
 from agent.errors import HoldfastError, Waiting
-from agent.image.compare import compare_trees
-from agent.image.content import CHUNK
 from agent.image.errors import (
     DigestMismatch,
     ImageNotFound,
@@ -23,12 +21,14 @@ from agent.image.errors import (
     StorageFailed,
     translated_storage_errors,
 )
-from agent.image.layer import LayerPipeline
+from agent.image.layers.compare import compare_trees
+from agent.image.layers.layer import LayerPipeline
+from agent.image.layers.unpack import Unpacker
 from agent.image.limits import UnpackLimits
-from agent.image.records import ImageEntry
-from agent.image.snapshots import EMPTY_CHAIN, TREE, Snapshot, compute_chain_names
+from agent.image.storage.content import CHUNK
+from agent.image.storage.records import ImageEntry
+from agent.image.storage.snapshots import EMPTY_CHAIN, TREE, Snapshot, compute_chain_names
 from agent.image.stores import Stores
-from agent.image.unpack import Unpacker
 from agent.oci.descriptor import OCI_MANIFEST
 from agent.oci.digest import Digest, compute_chain_ids, digest_of_hex
 from agent.oci.imageconfig import decode_image_config

@@ -42,12 +42,18 @@ def test_client_commands_load_little(name: str, tmp_path: object) -> None:
 
 
 def test_an_unpacking_process_loads_little() -> None:
-    found = loaded_by("import agent.image.unpackprocess")
+    found = loaded_by("import agent.image.unpacking.unpackprocess")
     assert found & (HEAVY - {"hashlib", "pathlib", "urllib", "ipaddress", "platform"}) - BARE == set()
 
 
 def test_an_agent_that_comes_up_loads_no_clients_of_registries_and_no_steps_of_builds() -> None:
-    late = ("urllib3", "agent.image.registry", "agent.image.pusher", "agent.builder.session", "agent.builder.digest")
+    late = (
+        "urllib3",
+        "agent.image.registry.client",
+        "agent.image.transfer.pusher",
+        "agent.builder.session",
+        "agent.builder.digest",
+    )
     program = f"import sys, agent.daemon.main\nprint(*(name for name in {late} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agent.image.archive_load import Naming
+from agent.image.archive.load import Naming
 from agent.image.config import RegistryConfig
 from agent.image.limits import UnpackLimits
 from agent.image.store import ImageStore

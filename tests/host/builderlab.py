@@ -16,7 +16,7 @@ from isal import igzip
 from agent.builder.builder import Builder, BuilderParts
 from agent.builder.order import BuildProgress
 from agent.engine.model import BuildConfig
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.network.stack import NetworkStack
 from agent.oci.digest import Digest

@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADED = ("agent.daemon.main", "agent.cli.agentcommand", "agent.cli.main")
+LOADED = ("agent.daemon.main", "agent.cli.commands.agentcommand", "agent.cli.main")
 BIGGEST = 1 << 18
 COMMAND_LINE_ROOM = " " * 4096
 ARGUMENTS = slice(48 - 3, 50 - 3)  # of /proc/PID/stat, behind the name: where they begin and end

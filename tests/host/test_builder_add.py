@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from agent.builder import archives
 from agent.builder.faults import BuildCancelled, BuildFailed
+from agent.builder.files import archives
 from agent.builder.order import SecretSource
 from agent.builder.remote import DownloadFailed, is_reachable
 from agent.image.limits import UnpackLimits

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.builder.faults import BuildFailed, ContextChanged, InvalidDockerfile
-from agent.builder.tree import FileTree
+from agent.builder.files.tree import FileTree
 from agent.errors import HoldfastError, Stalled
 from tests.host.builderlab import Lab, open_builder_lab
 

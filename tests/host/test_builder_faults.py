@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from agent.builder.faults import BuildFailed, BuildInterrupted
-from agent.builder.network import BuildNetwork
+from agent.builder.run.network import BuildNetwork
 from agent.errors import HoldfastError
 from agent.image.errors import InsufficientStorage
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from tests.host.agents import eventually
 from tests.host.builderlab import FROM_CONTEXT, Lab, open_builder_lab
 

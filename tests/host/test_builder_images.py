@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from agent.builder import stamps
 from agent.builder.faults import BuildCancelled, BuildFailed, InvalidDockerfile
-from agent.builder.tree import FileTree
+from agent.builder.files import stamps
+from agent.builder.files.tree import FileTree
 from agent.errors import NotFound, Refused, Stalled
 from tests.host.builderlab import Lab, open_builder_lab
 from tests.host.registry import Registry, busybox_layer

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from agent.builder.cachemounts import CacheMounts
+from agent.builder.dockerfile.mountspec import Dressing
 from agent.builder.faults import BuildCancelled, BuildFailed
-from agent.builder.mountspec import Dressing
 from agent.builder.order import SecretSource
-from agent.builder.sshforward import forwarded
+from agent.builder.run.cachemounts import CacheMounts
+from agent.builder.run.sshforward import forwarded
 from agent.errors import Stalled
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from tests.host.builderlab import FROM_CONTEXT, Lab, open_builder_lab
 
 pytestmark = pytest.mark.host

@@ -15,7 +15,7 @@ import pytest
 from agent.builder.faults import BuildCancelled, BuildFailed, InvalidDockerfile
 from agent.engine.model import BuildConfig
 from agent.errors import Refused, Unsupported
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from tests.host.agents import eventually
 from tests.host.builderlab import FROM_CONTEXT, Lab, open_builder_lab
 from tests.host.registry import Registry

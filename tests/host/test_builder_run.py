@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.builder.dockerfile.state import DEFAULT_PATH
 from agent.builder.faults import BuildCancelled, BuildFailed
 from agent.builder.order import BuildProgress
-from agent.builder.state import DEFAULT_PATH
-from agent.builder.stepoutput import TAIL_LINES
-from agent.image.records import ImageEntry
+from agent.builder.run.stepoutput import TAIL_LINES
+from agent.image.storage.records import ImageEntry
 from tests.host.agents import eventually
 from tests.host.builderlab import FROM_CONTEXT, FROM_HOST, Lab, open_builder_lab
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from agents import ROOT, Agent
 
-from agent.image.credentials import Credentials, find_credentials, save_credentials
+from agent.image.registry.credentials import Credentials, find_credentials, save_credentials
 from tests.host.registry import HOST_ARCHITECTURE, Registry, busybox_layer, entry, make_tar
 
 pytestmark = pytest.mark.host

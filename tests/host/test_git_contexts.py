@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.builder.checkouts import Checkouts
 from agent.builder.faults import BuildCancelled
-from agent.builder.gitcommand import GitAccess, GitFailed, GitLimits
+from agent.builder.git.checkouts import Checkouts
+from agent.builder.git.gitcommand import GitAccess, GitFailed, GitLimits
 from agent.builder.stop import Stop
 from agent.errors import NotFound, Refused
 from agent.oci.gitreference import parse_git_reference

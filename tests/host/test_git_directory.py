@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.builder import gitcommand
-from agent.builder.checkouts import Checkouts
 from agent.builder.faults import InvalidDockerfile
-from agent.builder.gitcommand import GitAccess, GitLimits
+from agent.builder.git import gitcommand
+from agent.builder.git.checkouts import Checkouts
+from agent.builder.git.gitcommand import GitAccess, GitLimits
 from agent.errors import Refused
 from agent.oci.gitreference import InvalidGitReference, parse_git_reference, with_repository
 from tests.host.builderlab import Lab, open_builder_lab

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.builder import gitcommand
-from agent.builder.checkouts import Checkouts
-from agent.builder.gitcommand import GitAccess, GitLimits
+from agent.builder.git import gitcommand
+from agent.builder.git.checkouts import Checkouts
+from agent.builder.git.gitcommand import GitAccess, GitLimits
 from agent.errors import HoldfastError, Refused
 from agent.oci.gitreference import parse_git_reference
 from tests.host.builderlab import Lab, open_builder_lab

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from agent.errors import HoldfastError, NotFound, Stalled, Waiting
-from agent.image.archive_load import Naming
+from agent.image.archive.load import Naming
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from tests.host.archivelab import (

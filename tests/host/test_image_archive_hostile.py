@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import HoldfastError, Refused, Unsupported
-from agent.image.archive_load import Naming
+from agent.image.archive.load import Naming
 from agent.image.errors import DigestMismatch
 from agent.image.store import ImageStore
 from tests.host.archivelab import (

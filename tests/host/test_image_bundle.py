@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.image.config import RegistryConfig
 from agent.image.errors import ImageRejected
-from agent.image.policy import PolicyFile
 from agent.image.store import ImageStore
+from agent.image.trust.policy import PolicyFile
 from agent.store.database import Database
 from tests.host.bundles import BUNDLE, BundleShelf, ReferrersFront, make_bundle, make_statement
 from tests.host.registry import HOST_ARCHITECTURE, Registry, digest_of, entry, make_tar

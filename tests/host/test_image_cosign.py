@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import serialization
 
 from agent.image.config import RegistryConfig
 from agent.image.errors import ImageRejected
-from agent.image.policy import PolicyFile
 from agent.image.store import ImageStore
+from agent.image.trust.policy import PolicyFile
 from agent.store.database import Database
 from tests.host.bundles import BUNDLE, BundleShelf, make_bundle, make_statement
 from tests.host.cosign import Cosign, Skopeo, have_cosign, have_skopeo

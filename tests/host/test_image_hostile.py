@@ -21,9 +21,9 @@ import zstandard
 from agent.errors import Refused
 from agent.image.config import RegistryConfig
 from agent.image.errors import InsufficientStorage, StorageFailed
+from agent.image.layers.unpack import Unpacker
 from agent.image.limits import UnpackLimits
 from agent.image.store import ImageStore
-from agent.image.unpack import Unpacker
 from agent.store.database import Database
 from tests.host.registry import TYPES, Registry, digest_of, directory, entry, make_tar
 

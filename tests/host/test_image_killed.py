@@ -11,7 +11,7 @@ import pytest
 
 from agent.engine.collector import ImageCollection
 from agent.image.config import RegistryConfig
-from agent.image.records import ImageEntry
+from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from agent.store.database import Database

@@ -15,7 +15,7 @@ import zstandard
 
 from agent.image.config import RegistryConfig
 from agent.image.errors import ImagePullFailed
-from agent.image.room import TOGETHER, WHOLE, Room, compute_share
+from agent.image.layers.room import TOGETHER, WHOLE, Room, compute_share
 from agent.image.store import ImageStore
 from agent.store.database import Database
 from tests.bench.processes import Helpers

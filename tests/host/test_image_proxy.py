@@ -16,10 +16,10 @@ from agents import Agent
 
 from agent.errors import HoldfastError
 from agent.image.config import RegistryConfig
-from agent.image.credentials import Credentials
 from agent.image.errors import RegistryUnreachable
-from agent.image.login import ask_root, check_login
 from agent.image.proxies import NO_PROXIES, Proxies, read_proxies
+from agent.image.registry.credentials import Credentials
+from agent.image.registry.login import ask_root, check_login
 from agent.image.store import ImageStore
 from agent.oci.imageconfig import ImageConfig
 from agent.store.database import Database

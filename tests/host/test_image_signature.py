@@ -14,11 +14,11 @@ from agent.builder.faults import BuildFailed
 from agent.daemon.assembly import assemble
 from agent.engine.model import BuildConfig
 from agent.errors import InvalidSpec, NotFound
-from agent.image.archive_load import Naming
+from agent.image.archive.load import Naming
 from agent.image.config import RegistryConfig
 from agent.image.errors import ImageRejected
-from agent.image.policy import PolicyFile
 from agent.image.store import ImageStore
+from agent.image.trust.policy import PolicyFile
 from agent.oci.source import parse_local_image
 from agent.settings import Settings
 from agent.store.database import Database

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent.image.config import RegistryConfig
-from agent.image.credentials import Credentials, find_credentials, save_credentials
 from agent.image.errors import RegistryUnauthorized
-from agent.image.login import check_login
+from agent.image.registry.credentials import Credentials, find_credentials, save_credentials
+from agent.image.registry.login import check_login
 from agent.image.store import ImageStore
 from agent.store.database import Database
 from tests.host.registry import Registry, entry, make_tar

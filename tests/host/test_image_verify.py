@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.image.compare import compare_trees
 from agent.image.config import RegistryConfig
 from agent.image.errors import PullCancelled
-from agent.image.records import ImageEntry
+from agent.image.layers.compare import compare_trees
+from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.image.verify import Finding, VerifyProgress
 from agent.oci.imageconfig import ImageConfig

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from agent.image import imagefile, imagemetadata
+from agent.image.erofs import file as imagefile
+from agent.image.erofs import metadata as imagemetadata
+from agent.image.erofs.layerimage import ImageWriter
 from agent.image.errors import HostileLayer, NeedsMoreRoom, UnfitForImage
-from agent.image.implied import LowerLayers
-from agent.image.layerimage import ImageWriter
-from agent.image.layerwriter import LayerWriter
+from agent.image.layers.implied import LowerLayers
+from agent.image.layers.layerwriter import LayerWriter
+from agent.image.layers.unpack import Unpacker
 from agent.image.limits import UnpackLimits
-from agent.image.unpack import Unpacker
 from tests.host.registry import directory, entry, make_tar
 
 pytestmark = pytest.mark.host

@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, given, settings
 
 from agent.engine.model import BuildConfig
 from agent.errors import Refused
-from agent.image.compare import compare_trees
 from agent.image.config import RegistryConfig
+from agent.image.erofs.layerimage import MAX_ENTRIES, ImageWriter
+from agent.image.erofs.layermounts import LayerMounts
 from agent.image.errors import HostileLayer, StorageFailed, UnfitForImage
-from agent.image.layerimage import MAX_ENTRIES, ImageWriter
-from agent.image.layermounts import LayerMounts
-from agent.image.layerwriter import LayerWriter
+from agent.image.layers.compare import compare_trees
+from agent.image.layers.layerwriter import LayerWriter
+from agent.image.layers.unpack import Unpacker
 from agent.image.limits import UnpackLimits
 from agent.image.store import ImageStore
-from agent.image.unpack import Unpacker
 from agent.runtime.imageview import merged_view
 from agent.store.database import Database
 from tests.host.registry import Registry, busybox_layer, directory, entry, make_tar

@@ -11,7 +11,7 @@ from apps import BUILD, DOCKERFILE, write_app
 
 from agent.cli.client import Client
 from agent.cli.documents import post_document
-from agent.controller.revisions import KEPT
+from agent.controller.deploy.revisions import KEPT
 
 pytestmark = pytest.mark.host
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from plan_world import APP, World
 
-from agent.controller.deploys import KIND as DEPLOY_KIND
-from agent.controller.deploys import AppDeploys
+from agent.controller.deploy.deploys import KIND as DEPLOY_KIND
+from agent.controller.deploy.deploys import AppDeploys
+from agent.controller.deploy.revisions import KIND as REVISION_KIND
+from agent.controller.deploy.revisions import Revisions, load_revision_documents
 from agent.controller.planning import AppPlanning, Situation
-from agent.controller.revisions import KIND as REVISION_KIND
-from agent.controller.revisions import Revisions, load_revision_documents
 from agent.plan.actions import Action, EnsureImage, Plan, StartContainer, StopContainer
 from agent.plan.history import ContainerExit
 from agent.plan.observed import Health, ImageState, ObservedContainer, Phase

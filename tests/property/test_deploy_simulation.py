@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from plan_world import APP, end_some
 
-from agent.controller.aims import find_changed
+from agent.controller.deploy.aims import find_changed
 from agent.plan.actions import Plan, RemoveContainer, StartContainer, StopContainer
 from agent.plan.deploy import Stage
 from agent.plan.history import ContainerExit

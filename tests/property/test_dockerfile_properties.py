@@ -8,15 +8,15 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.builder.expansion import MAX_RESULT, ExpansionError, expand
+from agent.builder.dockerfile.expansion import MAX_RESULT, ExpansionError, expand
+from agent.builder.dockerfile.parse import decode_dockerfile, parse_dockerfile
+from agent.builder.dockerfile.stages import compute_plan
+from agent.builder.dockerfile.state import StageState, create_scratch_config
+from agent.builder.dockerfile.steps import CopyStep, RunStep
 from agent.builder.faults import InvalidDockerfile
-from agent.builder.globclasses import BadPattern
-from agent.builder.globs import remove_prefix, remove_suffix, replace
-from agent.builder.parse import decode_dockerfile, parse_dockerfile
-from agent.builder.patterns import IgnoreRules, compile_segment
-from agent.builder.stages import compute_plan
-from agent.builder.state import StageState, create_scratch_config
-from agent.builder.steps import CopyStep, RunStep
+from agent.builder.patterns.globclasses import BadPattern
+from agent.builder.patterns.globs import remove_prefix, remove_suffix, replace
+from agent.builder.patterns.patterns import IgnoreRules, compile_segment
 from agent.engine.model import BuildConfig
 from agent.oci.platform import Platform
 

@@ -8,7 +8,7 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.builder.patterns import IgnoreRules
+from agent.builder.patterns.patterns import IgnoreRules
 
 
 def translate(pattern: str) -> re.Pattern[str] | tuple[str, str]:

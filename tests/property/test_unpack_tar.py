@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.image.decompress import decompress
 from agent.image.errors import HostileLayer
-from agent.image.layerwriter import split_path
+from agent.image.layers.decompress import decompress
+from agent.image.layers.layerwriter import split_path
+from agent.image.layers.tarheader import TarEntry, parse_number
+from agent.image.layers.tarreader import TarReader
 from agent.image.limits import UnpackLimits
-from agent.image.tarheader import TarEntry, parse_number
-from agent.image.tarreader import TarReader
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 NAME = st.text("ab/é. -", min_size=1, max_size=150).map(lambda text: text.strip("/ .") or "a")

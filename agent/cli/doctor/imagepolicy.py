@@ -10,7 +10,7 @@ _NAME = "image policy"
 
 def check_policy(host: Host) -> Finding:
     """What the policy file says of images that no rule matches, or all that is wrong with it."""
-    from agent.image.policy import PolicyFile
+    from agent.image.trust.policy import PolicyFile
 
     if host.policy is None or not host.policy.exists():
         return Finding(_NAME, Verdict.OK, "there is none: every image may come in")

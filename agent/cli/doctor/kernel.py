@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent.cli.doctor.attempt import attempt
 from agent.cli.doctor.finding import Check, Host, Outcome, fail, ok, warn
-from agent.image.layermounts import LayerMounts
+from agent.image.erofs.layermounts import LayerMounts
 from agent.kernel import mounts, namespaces
 from agent.kernel.capabilities import NUMBERS, parse_capabilities
 from agent.kernel.openat import RESOLVE_IN_ROOT, openat2

@@ -38,7 +38,7 @@ def check_registries(host: Host) -> tuple[Finding, ...]:
 
 def check_settings(config: RegistryConfig) -> Iterator[Finding]:
     """The registries file and the files with secrets."""
-    from agent.image.unsafe import describe_unsafe
+    from agent.image.registry.unsafe import describe_unsafe
 
     name = "registry settings"
     try:
@@ -71,7 +71,7 @@ def _find_registries(host: Host) -> Iterator[str]:
 
 def check_registry(registry: str, config: RegistryConfig) -> Finding:
     """Ask for the API's root, as a pull would: 200 and 401 both mean that it is there."""
-    from agent.image.login import ask_root
+    from agent.image.registry.login import ask_root
 
     name = f"registry {registry}"
     try:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from agent.api.server import ApiServer
-from agent.controller.callers import Callers
+from agent.controller.telling.callers import Callers
 from agent.engine.execs import ExecHandle, ExecOptions
 from agent.engine.model import (
     ContainerConfig,
@@ -34,7 +34,7 @@ from agent.engine.model import (
 )
 from agent.errors import NotFound, Waiting
 from agent.image.progress import PullProgress
-from agent.image.pusher import PushReport
+from agent.image.transfer.pusher import PushReport
 from agent.oci.digest import compute_digest
 from agent.telemetry.events import EventLog
 from agent.telemetry.metrics import Metrics

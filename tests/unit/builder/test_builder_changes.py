@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.builder.changes import apply_changes
+from agent.builder.dockerfile.changes import apply_changes
 from agent.errors import HoldfastError
 from agent.oci.imageconfig import ImageConfig
 from agent.oci.platform import Platform

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.builder.checkrules import (
+from agent.builder.dockerfile.checkrules import (
     CHECK_ARG,
     RULES,
     CheckOptions,
@@ -10,11 +10,11 @@ from agent.builder.checkrules import (
     find_unknown_rules,
     parse_check_options,
 )
-from agent.builder.checks import find_findings, find_ignored
+from agent.builder.dockerfile.checks import find_findings, find_ignored
+from agent.builder.dockerfile.parse import parse_dockerfile
+from agent.builder.dockerfile.stages import compute_plan
 from agent.builder.order import BuildOrder
-from agent.builder.parse import parse_dockerfile
-from agent.builder.patterns import IgnoreRules
-from agent.builder.stages import compute_plan
+from agent.builder.patterns.patterns import IgnoreRules
 from agent.oci.platform import Platform
 
 HOST = Platform("linux", "amd64")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.builder.expansion import MAX_RESULT, ExpansionError, check_syntax, expand
+from agent.builder.dockerfile.expansion import MAX_RESULT, ExpansionError, check_syntax, expand
 
 VARIABLES = {"A": "one", "E": "", "B_2": "two", "P": "/usr/bin"}
 

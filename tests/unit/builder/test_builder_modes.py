@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.builder.modes import BadMode, parse_mode
+from agent.builder.dockerfile.modes import BadMode, parse_mode
 
 TEXTS = (
     "755", "0644", "4711", "7777", "0", "u=rwX,go=rX", "u=rw,go=", "+x", "-w", "a+rwx", "go-rwx", "u+s,g+s", "+t",

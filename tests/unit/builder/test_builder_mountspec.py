@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
+from agent.builder.dockerfile.mountspec import BindMount, CacheMount, Dressing, SecretMount, SshMount, TmpfsMount
+from agent.builder.dockerfile.origins import CONTEXT, Origin, OriginKind
+from agent.builder.dockerfile.parse import parse_dockerfile
+from agent.builder.dockerfile.stages import compute_plan
+from agent.builder.dockerfile.state import StageState, create_scratch_config
+from agent.builder.dockerfile.steps import RunStep
 from agent.builder.faults import InvalidDockerfile
 from agent.builder.mounting import compute_scope
-from agent.builder.mountspec import BindMount, CacheMount, Dressing, SecretMount, SshMount, TmpfsMount
 from agent.builder.order import BuildOrder
-from agent.builder.origins import CONTEXT, Origin, OriginKind
-from agent.builder.parse import parse_dockerfile
-from agent.builder.stages import compute_plan
-from agent.builder.state import StageState, create_scratch_config
-from agent.builder.steps import RunStep
 from agent.oci.platform import Platform
 
 HOST = Platform("linux", "amd64")

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from agent.builder import instructions as ins
-from agent.builder.faults import InvalidDockerfile
-from agent.builder.instructions import Command, Dockerfile, Instruction
-from agent.builder.parse import (
+from agent.builder.dockerfile import instructions as ins
+from agent.builder.dockerfile.instructions import Command, Dockerfile, Instruction
+from agent.builder.dockerfile.parse import (
     MAX_DOCKERFILE,
     MAX_INSTRUCTIONS,
     decode_dockerfile,
     parse_dockerfile,
     parse_trigger,
 )
+from agent.builder.faults import InvalidDockerfile
 
 
 def parse(text: str) -> Dockerfile:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.builder.globclasses import BadPattern
-from agent.builder.patterns import IgnoreRules, compile_segment
+from agent.builder.patterns.globclasses import BadPattern
+from agent.builder.patterns.patterns import IgnoreRules, compile_segment
 
 
 @pytest.mark.parametrize(

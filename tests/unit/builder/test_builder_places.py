@@ -6,9 +6,9 @@ import errno
 
 import pytest
 
+from agent.builder.dockerfile.instructions import Instruction
+from agent.builder.dockerfile.places import placed
 from agent.builder.faults import BuildFailed, ContextChanged
-from agent.builder.instructions import Instruction
-from agent.builder.places import placed
 from agent.errors import HoldfastError, Stalled
 from agent.image.errors import ImageNotFound, ImagePullFailed, InsufficientStorage, RegistryUnreachable
 

@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from agent.builder.faults import InvalidDockerfile
-from agent.builder.parse import parse_dockerfile
-from agent.builder.stages import BuildPlan, compute_plan
-from agent.builder.state import (
+from agent.builder.dockerfile.parse import parse_dockerfile
+from agent.builder.dockerfile.stages import BuildPlan, compute_plan
+from agent.builder.dockerfile.state import (
     CopyStep,
     DirectoryStep,
     RunStep,
@@ -15,6 +14,7 @@ from agent.builder.state import (
     Step,
     create_scratch_config,
 )
+from agent.builder.faults import InvalidDockerfile
 from agent.engine.model import BuildConfig
 from agent.oci.imageconfig import ImageConfig
 from agent.oci.platform import Platform

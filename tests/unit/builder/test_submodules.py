@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent.builder.gitaccess import find_submodule_access
-from agent.builder.gitcommand import GitAccess
-from agent.builder.submodules import TreeEntry, check_places, read_submodules
+from agent.builder.git.gitaccess import find_submodule_access
+from agent.builder.git.gitcommand import GitAccess
+from agent.builder.git.submodules import TreeEntry, check_places, read_submodules
 from agent.errors import Refused
 from agent.oci.gitreference import parse_git_reference, parse_submodule
 

@@ -24,7 +24,7 @@ web x=y -- - -q -qf -f --json --quie --quiet=1 --host --host=tcp://x -t --tail -
 
 def command_of(name: str) -> Command:
     module, _, attribute = COMMANDS[name].partition(":")
-    found = getattr(importlib.import_module(f"agent.cli.{module}"), attribute)
+    found = getattr(importlib.import_module(f"agent.cli.commands.{module}"), attribute)
     assert isinstance(found, Command)
     return found
 

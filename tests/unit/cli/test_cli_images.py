@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli import imagelist
+from agent.cli.commands import imagelist
 from agent.cli.main import run as run_command
 
 NAMES = {

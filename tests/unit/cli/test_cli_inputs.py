@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from agent.cli.build import _pack
-from agent.cli.tarfiles import read_source
+from agent.cli.commands.build import _pack
+from agent.cli.tars.files import read_source
 from agent.errors import HoldfastError
 
 

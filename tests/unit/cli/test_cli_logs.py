@@ -11,7 +11,7 @@ from test_cli_commands import ROOT
 
 from agent.api.framing import Channel
 from agent.cli.client import AgentError, AgentUnreachable, Client
-from agent.cli.logs import LogPrinter
+from agent.cli.commands.logs import LogPrinter
 from agent.errors import Waiting
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import click
 import pytest
 
-from agent.cli.buildoutput import Output, read_output
-from agent.cli.treefiles import write_tree
+from agent.cli.building.output import Output, read_output
+from agent.cli.tars.tree import write_tree
 from agent.errors import HoldfastError
 
 Entry = tuple[str, bytes, dict[str, Any]]

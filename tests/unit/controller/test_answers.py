@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from agent.controller.answers import Answers
+from agent.controller.health.answers import Answers
 from agent.controller.speech import Speech
 from agent.engine.model import ContainerConfig, ContainerRecord, ContainerState, Owner
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loop_bench import Bench, make_app, running
 
-from agent.controller.revisions import KEPT
+from agent.controller.deploy.revisions import KEPT
 
 
 async def go_through_versions(bench: Bench) -> None:

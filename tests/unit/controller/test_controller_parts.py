@@ -14,18 +14,18 @@ from loop_bench import make_app
 from memory_source import Files, Revision
 
 from agent.controller.apply import describe_stop
-from agent.controller.conditions import Condition, Findings, carry_over, compute_conditions
 from agent.controller.containers import compute_config
-from agent.controller.endpoints import AppEndpoints, compute_published
 from agent.controller.faults import REPEAT_LIMIT, Faults
 from agent.controller.gate import Gate
-from agent.controller.healthplan import HealthPlan, HealthRecord, compute_health_plan, compute_record
+from agent.controller.health.healthplan import HealthPlan, HealthRecord, compute_health_plan, compute_record
 from agent.controller.images import AppImages, Resolved
 from agent.controller.journal import Journal
 from agent.controller.lastgood import LastGood
 from agent.controller.outcome import LONGEST_RETRY, Failure, compute_failure
 from agent.controller.slots import decode_history, encode_history
 from agent.controller.targets import compute_targets
+from agent.controller.telling.conditions import Condition, Findings, carry_over, compute_conditions
+from agent.controller.traffic.endpoints import AppEndpoints, compute_published
 from agent.engine.model import ExitStatus, MountConfig, MountKind, NetworkAttachment
 from agent.errors import HoldfastError, NotFound, Problem, Stalled, Waiting
 from agent.oci.imageconfig import ImageConfig

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from loop_bench import Bench, make_app, running
 
-from agent.controller.answers import Answers
-from agent.controller.commandcheck import CommandChecks
+from agent.controller.health.answers import Answers
+from agent.controller.health.commandcheck import CommandChecks
+from agent.controller.health.probecalls import HEADER_BYTES, encode_request
+from agent.controller.health.probeplan import Kind, ProbeRecord, Streak, adopt, begin, count, judge, merge, resume
+from agent.controller.health.probes import ProbeRunner
 from agent.controller.inventory import HealthReading
-from agent.controller.probecalls import HEADER_BYTES, encode_request
-from agent.controller.probeplan import Kind, ProbeRecord, Streak, adopt, begin, count, judge, merge, resume
-from agent.controller.probes import ProbeRunner
 from agent.engine.model import ContainerConfig, ContainerRecord, ContainerState
 from agent.plan.observed import Health
 from agent.spec.model import HttpCheck, Probe, Probes

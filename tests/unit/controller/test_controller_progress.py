@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 
 from agent.builder.order import BuildProgress
-from agent.controller.progress import PAUSE_SECONDS, BuildReporter, PullReporter
+from agent.controller.telling.progress import PAUSE_SECONDS, BuildReporter, PullReporter
 from agent.image.progress import PullProgress
 from agent.telemetry.logging import configure_logging
 

@@ -13,8 +13,8 @@ from fake_engine import FakeEngine, image_id
 from loop_bench import Bench, make_app, running
 from memory_source import Files, Revision
 
-from agent.controller.deploys import KIND as DEPLOY_KIND
-from agent.controller.revisions import KIND as REVISION_KIND
+from agent.controller.deploy.deploys import KIND as DEPLOY_KIND
+from agent.controller.deploy.revisions import KIND as REVISION_KIND
 from agent.engine.model import ExitStatus
 from agent.errors import Problem, Waiting
 from agent.telemetry.events import APP_GONE

@@ -12,12 +12,12 @@ from deploy_cases import on_bench
 from fake_engine import FakeEngine
 from loop_bench import Bench, make_app, running
 
-from agent.controller.callers import Caller, Callers
 from agent.controller.gate import QUICK_THREADS, Gate
-from agent.controller.happenings import Happenings
 from agent.controller.journal import Journal
 from agent.controller.tampering import TamperWatch
-from agent.controller.telling import Teller
+from agent.controller.telling.callers import Caller, Callers
+from agent.controller.telling.happenings import Happenings
+from agent.controller.telling.telling import Teller
 from agent.engine.model import ExitStatus, Tampering
 from agent.errors import Conflict, NotFound
 from agent.store.database import Database

@@ -13,7 +13,7 @@ from deploy_cases import QUICK, count, images, in_force, on_bench, ready_reason,
 from fake_engine import FakeEngine
 from loop_bench import Bench, make_app, running
 
-from agent.controller.approvals import KEPT, Approvals
+from agent.controller.deploy.approvals import KEPT, Approvals
 from agent.errors import Conflict, NotFound
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from fake_engine import FakeNetworks
 
-from agent.controller.endpoints import AppEndpoints
 from agent.controller.gate import Gate
-from agent.controller.publisher import REFUSED_SECONDS, Publisher
-from agent.controller.telling import Teller
+from agent.controller.telling.telling import Teller
+from agent.controller.traffic.endpoints import AppEndpoints
+from agent.controller.traffic.publisher import REFUSED_SECONDS, Publisher
 from agent.errors import Waiting
 from agent.telemetry.events import EventLog
 

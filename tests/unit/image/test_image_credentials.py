@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import Stalled, Waiting
-from agent.image import keychain
-from agent.image.credentials import Credentials, find_credentials, remove_credentials, save_credentials
-from agent.image.dockerconfig import HUB_KEY
-from agent.image.login import parse_registry
+from agent.image.registry import keychain
+from agent.image.registry.credentials import Credentials, find_credentials, remove_credentials, save_credentials
+from agent.image.registry.dockerconfig import HUB_KEY
+from agent.image.registry.login import parse_registry
 from agent.oci.reference import InvalidReference
 
 HELPER = """#!/bin/sh

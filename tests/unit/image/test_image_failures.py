@@ -15,8 +15,8 @@ import urllib3
 
 from agent.errors import HoldfastError, Stalled
 from agent.image.errors import RegistryUnreachable
-from agent.image.failures import translate_failure
-from agent.image.pools import Tls, make_context
+from agent.image.registry.failures import translate_failure
+from agent.image.registry.pools import Tls, make_context
 from tests.host.certificates import Authority
 from tests.unit.image.stub_registry import StubRegistry
 

@@ -14,20 +14,20 @@ import pytest
 import zstandard
 
 from agent.errors import Conflict, Refused, Stalled
-from agent.image.auth import is_same_party, parse_challenges
-from agent.image.channel import DEPTH, Channel, ChannelBroken
 from agent.image.config import RegistryConfig
-from agent.image.content import ContentStore
-from agent.image.credentials import Credentials, find_credentials
-from agent.image.decompress import decompress
 from agent.image.errors import DigestMismatch, HostileLayer, ImageNotFound, InsufficientStorage, PullCancelled
 from agent.image.flight import Flights, Leases
+from agent.image.layers.channel import DEPTH, Channel, ChannelBroken
+from agent.image.layers.decompress import decompress
 from agent.image.limits import UnpackLimits
 from agent.image.origin import Origin, parse_origin
 from agent.image.progress import PullProgress, PullTracker
-from agent.image.records import ImageEntry, ImageRecords
+from agent.image.registry.auth import is_same_party, parse_challenges
+from agent.image.registry.credentials import Credentials, find_credentials
+from agent.image.registry.transport import Transport
 from agent.image.space import check_space
-from agent.image.transport import Transport
+from agent.image.storage.content import ContentStore
+from agent.image.storage.records import ImageEntry, ImageRecords
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.store.database import Database

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import InvalidSpec
-from agent.image.policy import PolicyFile, Rule, subject_of
+from agent.image.trust.policy import PolicyFile, Rule, subject_of
 from agent.oci.reference import parse_reference
 from agent.oci.source import InvalidSource, LocalImage, parse_local_image
 

@@ -13,7 +13,6 @@ import pytest
 
 from agent.errors import HoldfastError, Refused, Waiting
 from agent.image.config import RegistryConfig
-from agent.image.credentials import Credentials
 from agent.image.errors import (
     DigestMismatch,
     ImageNotFound,
@@ -21,9 +20,10 @@ from agent.image.errors import (
     RegistryUnauthorized,
     RegistryUnreachable,
 )
-from agent.image.login import check_login
 from agent.image.progress import PullTracker
-from agent.image.registry import RegistryClient
+from agent.image.registry.client import RegistryClient
+from agent.image.registry.credentials import Credentials
+from agent.image.registry.login import check_login
 from agent.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from agent.oci.digest import compute_digest
 from agent.oci.reference import parse_reference

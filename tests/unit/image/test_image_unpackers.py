@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.image.budget import ImageBudget
 from agent.image.errors import DigestMismatch, HostileLayer, ImagePullFailed, PullCancelled
-from agent.image.layer import LayerPipeline, Pipeline
+from agent.image.layers.budget import ImageBudget
+from agent.image.layers.layer import LayerPipeline, Pipeline
+from agent.image.layers.unpack import Unpacker
 from agent.image.limits import UnpackLimits
-from agent.image.unpack import Unpacker
-from agent.image.unpackers import Unpackers, Way
+from agent.image.unpacking.unpackers import Unpackers, Way
 from agent.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from agent.oci.digest import compute_digest
 

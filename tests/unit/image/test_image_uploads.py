@@ -14,11 +14,11 @@ import pytest
 
 from agent.errors import HoldfastError, Refused, Waiting
 from agent.image.config import RegistryConfig
-from agent.image.content import ContentStore
 from agent.image.errors import DigestMismatch, ImagePullFailed, PullCancelled, RegistryUnreachable
 from agent.image.progress import PullTracker
-from agent.image.registry import RegistryClient
-from agent.image.uploads import BlobUpload, Outcome
+from agent.image.registry.client import RegistryClient
+from agent.image.storage.content import ContentStore
+from agent.image.transfer.uploads import BlobUpload, Outcome
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest, compute_digest
 from agent.oci.reference import parse_reference

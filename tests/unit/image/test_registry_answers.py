@@ -20,8 +20,8 @@ from agent.image.config import RegistryConfig
 from agent.image.errors import DigestMismatch, ImagePullFailed, RegistryUnreachable
 from agent.image.progress import PullTracker
 from agent.image.proxies import Proxies, parse_proxy
-from agent.image.registry import RegistryClient
-from agent.image.transport import Transport
+from agent.image.registry.client import RegistryClient
+from agent.image.registry.transport import Transport
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import compute_digest
 from agent.oci.reference import parse_reference

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from agent.errors import Stalled
 from agent.image.config import RegistryConfig
-from agent.image.endpoints import Endpoint, Registries, Rewrite, compute_endpoints
 from agent.image.origin import parse_origin
-from agent.image.registryfile import InvalidRegistriesFile, load_registries, parse_registries
-from agent.image.unsafe import describe_unsafe
+from agent.image.registry.endpoints import Endpoint, Registries, Rewrite, compute_endpoints
+from agent.image.registry.registryfile import InvalidRegistriesFile, load_registries, parse_registries
+from agent.image.registry.unsafe import describe_unsafe
 from agent.oci.reference import parse_reference
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "deploy" / "registries.yaml"

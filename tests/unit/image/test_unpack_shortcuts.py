@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from agent.image.errors import HostileLayer
+from agent.image.layers.tarheader import parse_header
+from agent.image.layers.unpack import Unpacker
 from agent.image.limits import UnpackLimits
-from agent.image.snapshots import SnapshotStore
-from agent.image.tarheader import parse_header
-from agent.image.unpack import Unpacker
+from agent.image.storage.snapshots import SnapshotStore
 from agent.store.database import Database
 
 MODES = (0o600, 0o644, 0o666, 0o777, 0o4755, 0o2711, 0o1644, 0)

@@ -13,8 +13,8 @@ from pyrage import encrypt as seal
 from pyrage import x25519
 from spec_loading import FILE, load
 
-from agent.controller.revisions import AppRevision
-from agent.controller.revisionviews import compare_revisions
+from agent.controller.deploy.revisions import AppRevision
+from agent.controller.deploy.revisionviews import compare_revisions
 from agent.errors import InvalidSpec, Problem
 from agent.notify.notifier import Receiver
 from agent.plan.diff import compute_changes

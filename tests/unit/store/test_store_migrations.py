@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.controller.revisions import Revisions, load_revision_documents
+from agent.controller.deploy.revisions import Revisions, load_revision_documents
 from agent.daemon.assembly import WITH_ENVIRONMENTS
 from agent.errors import Stalled, Waiting
 from agent.store.database import SCHEMA_VERSION, Database

@@ -1,0 +1,1 @@
+"""git repositories as contexts: fetched by git as a subprocess that obeys nobody but us."""

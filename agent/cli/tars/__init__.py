@@ -1,0 +1,1 @@
+"""Tars and root file systems between files, terminals and the agent."""

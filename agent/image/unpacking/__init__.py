@@ -1,0 +1,1 @@
+"""Large layers are unpacked by processes of their own: the agent's side, theirs, and what they say to each other."""
