@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,7 @@ class Agent:
         self.environment = {**os.environ, **(environment or {})}
         self.log = self.base / "agent.log"
         self.process: subprocess.Popen[bytes] | Forked | None = None
+        self._last = 0  # the process id of the one before
 
     @property
     def host(self) -> str:
@@ -106,7 +108,10 @@ class Agent:
         if self.process.poll() is not None:
             raise AssertionError(f"the agent ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
         with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.run_root / "holdfast.sock")) == 0
+            if probe.connect_ex(str(self.run_root / "holdfast.sock")):
+                return False
+            # A child that the last agent was about to start when it was killed holds its sockets for a moment longer.
+            return struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0] != self._last
 
     def stop(self) -> None:
         """SIGTERM, as systemd would; containers go on."""
@@ -120,6 +125,7 @@ class Agent:
         if self.process is not None:
             self.process.send_signal(number)
             self.process.wait(60)
+            self._last = self.process.pid
             self.process = None
 
     def write(self, name: str, text: str) -> Path:

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -134,12 +136,20 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="drops privileges")
-def test_no_root_is_needed_and_what_cannot_be_read_is_said(tmp_path: Path) -> None:
-    put(tmp_path / "state/a.yaml", GOOD)
-    put(tmp_path / "state/b.yaml", GOOD)
-    (tmp_path / "state/b.yaml").chmod(0)
-    put(tmp_path / "state/closed/compose.yaml", GOOD)
-    (tmp_path / "state/closed").chmod(0)
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that anybody may enter; other runs of pytest close the parents of ``tmp_path`` at any time."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+def test_no_root_is_needed_and_what_cannot_be_read_is_said(open_place: Path) -> None:
+    put(open_place / "state/a.yaml", GOOD)
+    put(open_place / "state/b.yaml", GOOD)
+    (open_place / "state/b.yaml").chmod(0)
+    put(open_place / "state/closed/compose.yaml", GOOD)
+    (open_place / "state/closed").chmod(0)
     code = (
         "import os, pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
         "from agent.source.directory import scan_directory\n"
@@ -147,22 +157,14 @@ def test_no_root_is_needed_and_what_cannot_be_read_is_said(tmp_path: Path) -> No
         "for key, app in scan_directory(pathlib.Path('state'), None).apps.items():\n"
         "    print(key, [str(problem) for problem in app.problems])"
     )
-    parents = [path for path in tmp_path.parents if path.stat().st_uid == 0 and path != Path("/")]
-    modes = {path: path.stat().st_mode for path in (tmp_path, *parents)}
-    try:
-        for path in modes:
-            path.chmod(modes[path] | 0o055)
-        run = subprocess.run(
-            [sys.executable, "-c", code, str(ROOT), str(tmp_path)], capture_output=True, text=True, check=False
-        )
-    finally:
-        for path, mode in modes.items():
-            path.chmod(mode & 0o7777)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), str(open_place)], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == [
         "a []",
-        f"b ['{tmp_path}/state/b.yaml: Permission denied']",
-        f"closed ['{tmp_path}/state/closed: cannot be read: Permission denied']",
+        f"b ['{open_place}/state/b.yaml: Permission denied']",
+        f"closed ['{open_place}/state/closed: cannot be read: Permission denied']",
     ]
 
 
