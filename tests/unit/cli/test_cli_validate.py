@@ -135,7 +135,6 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
     assert len(run.stdout.splitlines()) == 2
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="drops privileges")
 @pytest.fixture
 def open_place() -> Iterator[Path]:
     """A directory that anybody may enter; other runs of pytest close the parents of ``tmp_path`` at any time."""
@@ -144,6 +143,7 @@ def open_place() -> Iterator[Path]:
         yield Path(made)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="drops privileges")
 def test_no_root_is_needed_and_what_cannot_be_read_is_said(open_place: Path) -> None:
     put(open_place / "state/a.yaml", GOOD)
     put(open_place / "state/b.yaml", GOOD)
