@@ -22,11 +22,14 @@ web:
   stop_grace_period: 1s
   deploy:
     replicas: {replicas}
-    update_config: {{monitor: 1s, parallelism: 0, {config}}}
+    update_config: {{monitor: 100ms, parallelism: 0, {config}}}
     rollback_config: {{monitor: 100ms, parallelism: 0}}
-  x-holdfast: {{drain: 0s}}
+  x-holdfast:
+    drain: 0s
+    probes: {{startup: {{exec: {{command: [test, -e, /up]}}, period: 100ms, timeout: 5s, failure_threshold: 999}}}}
 """
-TAKE = "while read l; do mkdir /licences/$$l && exec sleep 86400; done < /licences/all; echo no licence left; exit 5"
+RUN = "touch /up; exec sleep 86400"
+TAKE = f"while read l; do mkdir /licences/$$l && {{ {RUN}; }}; done < /licences/all; echo no licence left; exit 5"
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +49,16 @@ def give(agent: Agent, licences: int) -> None:
 def deploy(agent: Agent, app: str, licences: int, config: str) -> None:
     """Version 1, which needs no licence, then version 2."""
     give(agent, licences)
-    for version, command in ((1, "exec sleep 86400"), (2, TAKE)):
+    for version, command in ((1, RUN), (2, TAKE)):
         fields = {"licences": agent.base / "licences", "replicas": REPLICAS, "config": config}
         write_app(agent, app, SERVICE.format(version=version, command=command, **fields))
         if version == 1:
-            eventually(lambda: in_force(agent, app) == 1, 40, "the first revision")
+            eventually(lambda: in_force(agent, app) == 1, what="the first revision")
 
 
 def drop(agent: Agent, app: str) -> None:
     shutil.rmtree(agent.state / app)
-    eventually(lambda: app not in {row["app"] for row in agent.ps()}, 40, "the end of the app")
+    eventually(lambda: app not in {row["app"] for row in agent.ps()}, what="the end of the app")
 
 
 @pytest.mark.parametrize(("config", "licences"), [("max_failure_ratio: 0.2", 8), ("failure_action: continue", 7)])
@@ -63,7 +66,7 @@ def test_a_rollout_goes_on_and_what_failed_is_tried_again(agent: Agent, config: 
     """The old containers of the slots that fail serve until there is something better."""
     app = f"spare{licences}"
     deploy(agent, app, licences, config)
-    eventually(lambda: in_force(agent, app) == 2, 40, "the second revision")
+    eventually(lambda: in_force(agent, app) == 2, what="the second revision")
     failed = REPLICAS - licences
     assert f"{failed} of 10 of web failed, which is put up with: " in history(agent, app)[1]["message"]
     assert "which is put up with" in events(agent, app, "DeploySucceeded")[1]["message"]
@@ -71,13 +74,13 @@ def test_a_rollout_goes_on_and_what_failed_is_tried_again(agent: Agent, config: 
 
     def waiting() -> bool:
         message = str(conditions(agent, app)["Ready"]["message"])
-        return message.count("exited with code 5") == message.count("the one before it serves on") == failed
+        told = message.count("exited with code 5") == message.count("the one before it serves on") == failed
+        return told and sorted(versions(agent, app)) == ["1"] * failed + ["2"] * licences
 
     eventually(waiting, what="all that failed wait for their next start")
-    assert sorted(versions(agent, app)) == ["1"] * failed + ["2"] * licences
     place = agent.base / "licences"
     place.joinpath("all").write_text("".join(f"{number}\n" for number in range(REPLICAS)))
-    eventually(lambda: sorted(versions(agent, app)) == ["2"] * REPLICAS, 40, "the others, once they can run")
+    eventually(lambda: sorted(versions(agent, app)) == ["2"] * REPLICAS, 90, "the others, once they can run")
     drop(agent, app)
 
 

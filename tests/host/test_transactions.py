@@ -57,7 +57,7 @@ def in_force(agent: Agent, app: str) -> int:
 
 def await_force(agent: Agent, number: int, *apps: str) -> None:
     for app in apps:
-        eventually(lambda app=app: in_force(agent, app) == number, 40, f"revision {number} of {app}")
+        eventually(lambda app=app: in_force(agent, app) == number, what=f"revision {number} of {app}")
 
 
 def conditions(agent: Agent, app: str) -> dict[str, dict[str, Any]]:
@@ -66,13 +66,17 @@ def conditions(agent: Agent, app: str) -> dict[str, dict[str, Any]]:
 
 
 def await_reason(agent: Agent, app: str, kind: str, reason: str) -> str:
-    """Wait for a condition's reason; returns its message."""
-    eventually(lambda: conditions(agent, app).get(kind, {}).get("reason") == reason, 40, f"{reason} of {app}")
-    return str(conditions(agent, app)[kind]["message"])
+    """Wait for a condition's reason; returns its message at that moment."""
+
+    def look() -> str:
+        found = conditions(agent, app).get(kind, {})
+        return str(found["message"]) if found.get("reason") == reason else ""
+
+    return eventually(look, what=f"{reason} of {app}")
 
 
 def await_message(agent: Agent, app: str, part: str) -> None:
-    eventually(lambda: part in str(conditions(agent, app).get("Reconciling")), 40, f"{part!r} of {app}")
+    eventually(lambda: part in str(conditions(agent, app).get("Reconciling")), what=f"{part!r} of {app}")
 
 
 def versions(agent: Agent, app: str) -> list[str]:
