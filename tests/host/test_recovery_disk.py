@@ -126,7 +126,7 @@ def test_room_that_ends_in_the_middle_of_a_rollout(agent: Agent) -> None:
     eventually(lambda: len(alive(agent, "steady")) == 3, what="an old and a new one in one slot")
     fill(agent)
     (gate / "open").touch()
-    _, told = await_condition(agent, "steady", "RollingBack", "InsufficientStorage")  # in turns, as it tries again
+    _, told = await_condition(agent, "steady", "RollingBack", "InsufficientStorage")  # recorded or not
     assert "disk is full" in told
     assert len(alive(agent, "steady")) >= 2
     release(agent)

@@ -10,6 +10,7 @@ from agent.controller.deploy.aims import Aim, find_changed, merge
 from agent.controller.deploy.choices import WHOLE_APP
 from agent.controller.deploy.deploys import WATCHED, AppDeploys, find_configs
 from agent.controller.deploy.revisions import AppRevision, Find, short_name
+from agent.controller.telling.conditions import ROLLING_BACK
 from agent.plan.actions import Hold
 from agent.plan.course import Course
 from agent.plan.deploy import Deploy, Stage, compute_watch_end
@@ -125,7 +126,7 @@ class Aiming:
         if base is None:
             return Aim(wanted.desired, states, holds=holds)
         if deploy.stage is Stage.REVERTING:
-            hold = Hold("RollingBack", f"back to revision {short_name(base)}: {deploy.message}", failing=True)
+            hold = Hold(ROLLING_BACK, f"back to revision {short_name(base)}: {deploy.message}", failing=True)
             course = self._course(frozenset())
             return Aim(base.desired, base.states(self._find, states), course, older=wanted.desired, holds=(hold,))
         if deploy.stage is Stage.PAUSED:

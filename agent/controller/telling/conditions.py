@@ -14,6 +14,8 @@ from agent.values import frozen
 
 MESSAGE_LIMIT = 4096
 SLOTS_TOLD = 5
+ROLLING_BACK = "RollingBack"
+_FIRST = (CRASH_LOOP, ROLLING_BACK)  # reasons of a whole app: they stay while single tries fail and begin again
 READY, RECONCILING, STALLED, HEALTHY = "Ready", "Reconciling", "Stalled", "Healthy"
 
 
@@ -63,7 +65,7 @@ class Findings:
 def compute_conditions(findings: Findings) -> tuple[Condition, ...]:
     """Ready, Reconciling, Stalled and Healthy of one app."""
     faults = [hold for hold in findings.plan.holds if hold.failing]
-    faults.sort(key=lambda hold: hold.reason != CRASH_LOOP)
+    faults.sort(key=lambda hold: _FIRST.index(hold.reason) if hold.reason in _FIRST else len(_FIRST))
     stalled = _stalled(findings, faults)
     return (
         _ready(findings, faults, stalled),

@@ -188,6 +188,17 @@ def test_conditions_change_their_time_only_with_their_status() -> None:
     assert {condition.type for condition in changed} == {"Ready", "Reconciling"}
 
 
+def test_a_rollback_that_cannot_go_on_stays_a_rollback() -> None:
+    """Its reason does not change with every try: each change would be an event and, of some, a notice."""
+    back = Hold("RollingBack", "back to revision 1: web-2: no room", failing=True)
+    full = Hold("InsufficientStorage", "web-1: the disk is full", failing=True)
+    trying, stuck = (compute_conditions(Findings(Plan("shop", holds=holds)))[0] for holds in ((back,), (full, back)))
+    assert trying.reason == stuck.reason == "RollingBack"
+    assert full.message in stuck.message
+    found, _ = carry_over({}, (trying,), 1, 10.0)
+    assert carry_over(found, (stuck,), 1, 20.0)[1] == []
+
+
 @pytest.mark.parametrize(
     ("status", "waited", "told"),
     [
