@@ -213,8 +213,8 @@ class Builder:
         self._tidying.wait()
 
     def sweep(self) -> None:
-        """Remove what builds of an earlier process left: containers, directories, cgroups, the network; and forget
-        cached layers that were not used for a month. To be called when the keeper and the networks are there."""
+        """Remove what builds of an earlier process left: containers, directories, cgroups, the network; and what was
+        not used for a month. To be called when the keeper and the networks are there."""
         left = {state.id for state in self._parts.keeper.states() if state.id.startswith(STEP_PREFIX)}
         directories = self._list_directories()
         left |= {path.name for path in directories}
@@ -222,10 +222,17 @@ class Builder:
         self._network.sweep(sorted(left))
         for path in directories:
             discard_directory(path)
-        self._caches.forget(CACHE_SECONDS)
+        self._caches.sweep()
         self._checkouts.sweep()
         self._received.sweep()
+        self.forget_unused()
+
+    def forget_unused(self) -> None:
+        """Remove caches that no build used for a month, and forget such layers, whose files are the image store's to
+        remove; and repositories that were fetched and not used for a while. What a build under way uses stays."""
+        self._caches.forget(CACHE_SECONDS)
         self._cache.forget(CACHE_SECONDS)
+        self._checkouts.forget()
 
     def _list_directories(self) -> list[Path]:
         try:

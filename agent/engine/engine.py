@@ -38,7 +38,7 @@ class Engine:
         self.containers = Containers(parts, self._notify)
         self.execs = Execs(parts.keeper, ExecResolver(parts.run))
         collection = ImageCollection(parts.images, self._image_users, parts.builder.kept_by_cache)
-        watch = DiskWatch(parts.images, collection, parts.watermarks)
+        watch = DiskWatch(parts.images, collection, parts.watermarks, parts.builder.forget_unused)
         self.images = Images(parts.images, parts.builder, collection, watch, self._image_users)
         self.build_cache = BuildCache(parts, collection)
         self.archives = Archives(parts.images, parts.layout, self.images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from agent.telemetry.logging import get_logger
 from agent.values import frozen
 
 CHECK_SECONDS = 300.0
+FORGET_SECONDS = 3600.0
 URGENT_PERCENT = 10.0
 
 
@@ -40,12 +42,21 @@ class Tally:
 
 
 class DiskWatch:
-    """Thread-safe; ``relieve`` blocks."""
+    """Thread-safe; ``relieve`` blocks. ``forget_unused`` is called now and then, to give up what only age makes
+    useless."""
 
-    def __init__(self, store: ImageStore, collection: ImageCollection, watermarks: Watermarks) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        collection: ImageCollection,
+        watermarks: Watermarks,
+        forget_unused: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
         self._collection = collection
         self._marks = watermarks
+        self._forget_unused = forget_unused
+        self._forgotten = time.monotonic()
         self._tell_of: Callable[[str, str], object] = lambda _reason, _message: None
         self._wake = threading.Event()
         self._closed = False
@@ -116,9 +127,15 @@ class DiskWatch:
                 return
             try:
                 self._store.flush_uses()
+                self._forget()
                 self.relieve()
             except (HoldfastError, OSError) as error:
                 self._log.warning("images could not be removed; will try again", error=str(error))
+
+    def _forget(self) -> None:
+        if time.monotonic() - self._forgotten >= FORGET_SECONDS:
+            self._forgotten = time.monotonic()
+            self._forget_unused()
 
     def close(self) -> None:
         """Stop watching; waits for a collection under way."""

@@ -109,7 +109,9 @@ def test_how_caches_are_shared(tmp_path: Path) -> None:
         order.append("released")
     waiting.join(30)
     assert order == ["released", "locked", "0"]
-    with caches.held("s", "i", "locked", fill, check):
+    with caches.held("s", "i", "locked", fill, check) as path:
+        caches.forget(-1)
+        assert path.exists(), "it is in use"
         never.set()
         with pytest.raises(BuildCancelled), caches.held("s", "i", "shared", fill, check):
             pass

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from agents import eventually
 
+from agent.engine import watermarks
 from agent.engine.collector import TICK, ImageCollection
 from agent.engine.images import Images
 from agent.engine.watermarks import DiskWatch, Watermarks
@@ -245,6 +246,18 @@ def test_the_watch_removes_what_is_too_much_after_a_pull(registry: Registry) -> 
         watch.close()
         store.close()
         database.close()
+
+
+def test_the_watch_forgets_what_is_not_used(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in an agent that goes on for months."""
+    calls: list[float] = []
+    watch = DiskWatch(store, collect(store), Watermarks(high=100.0), lambda: calls.append(time.monotonic()))
+    watch.start()
+    watch.check_soon()
+    monkeypatch.setattr(watermarks, "FORGET_SECONDS", 0.2)
+    eventually(lambda: (watch.check_soon(), len(calls) > 1)[1], what="it is called again and again")
+    watch.close()
+    assert calls[1] - calls[0] >= 0.2
 
 
 def test_uses_outlive_the_process(registry: Registry, tmp_path: Path) -> None:

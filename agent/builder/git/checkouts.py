@@ -59,7 +59,7 @@ class Checkouts:
         finally:
             with self._lock:
                 kept.users -= 1
-            self._forget()
+            self.forget()
 
     def _find_or_fetch(self, reference: GitReference, access: GitAccess, check: Callable[[], None]) -> _Kept:
         with translated_storage_errors():
@@ -94,7 +94,7 @@ class Checkouts:
             kept = self._kept[key] = _Kept(place / "tree", 1, time.monotonic())
             return kept
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Remove the oldest ones nobody uses, beyond a few, and those not used for a while."""
         with self._lock:
             idle = sorted((kept.used, key) for key, kept in self._kept.items() if not kept.users)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import field
 from pathlib import Path
 
@@ -109,8 +109,7 @@ class Git:
 
         Raises GitFailed, Refused beyond a limit, Stalled when the host has no git.
         """
-        with self._started(arguments) as process:
-            streams = _Streams(process, output)
+        with self._started(arguments) as process, closing(_Streams(process, output)) as streams:
             begun = measured = time.monotonic()
             while streams.read(_POLL_SECONDS) or (not streams.overflow and _runs(process)):
                 check()
@@ -187,6 +186,9 @@ class _Streams:
             else:
                 self._selector.unregister(key.fileobj)
         return True
+
+    def close(self) -> None:
+        self._selector.close()
 
     def _take_output(self, data: bytes) -> None:
         self.output += data

@@ -143,12 +143,12 @@ class CacheMounts:
             discard_tree(path)
 
     def forget(self, unused: float) -> None:
-        """Remove caches that were not used for so many seconds, and what was left half made. For a time without
-        builds."""
+        """Remove caches that were not used for so many seconds."""
         oldest = time.time() - unused
+        self.remove([cache.name for cache in self.idle() if cache.used < oldest])
+
+    def sweep(self) -> None:
+        """Remove what was left half made or half removed. For a time without builds."""
         for cache in self._root.iterdir() if self._root.is_dir() else ():
-            if cache.name.startswith(_GONE) or cache.stat().st_mtime < oldest:
-                discard_tree(cache)
-                continue
-            for left in cache.glob(f"{_NEW}*"):
+            for left in (cache,) if cache.name.startswith(_GONE) else cache.glob(f"{_NEW}*"):
                 discard_tree(left)
