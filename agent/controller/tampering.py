@@ -8,6 +8,7 @@ from collections.abc import Callable
 from agent.controller.parts import Shared
 from agent.engine.model import ContainerRecord, ContainerState, Tampering
 from agent.errors import HoldfastError
+from agent.telemetry.logging import get_logger
 
 CHECK_SECONDS = 30.0
 
@@ -20,6 +21,7 @@ class TamperWatch:
         self._engine, self._inventory, self._gate = shared.engine, shared.inventory, shared.gate
         self._teller, self._metrics = shared.events, shared.metrics
         self._claim = claim
+        self._log = get_logger("controller")
 
     async def run(self, seconds: float = CHECK_SECONDS) -> None:
         """Look, and look again after ``seconds``, until cancelled."""
@@ -41,6 +43,8 @@ class TamperWatch:
                     await self._tell(record, found)
             except (HoldfastError, OSError):  # it has ended meanwhile, or another look will show more
                 continue
+            except Exception as error:  # a fault of ours, which must not end the look at all others
+                self._log.warning("limits could not be looked at", container=record.name, exc_info=error)
 
     async def _tell(self, record: ContainerRecord, found: Tampering) -> None:
         owner = record.config.owner

@@ -74,10 +74,11 @@ class Endings:
         try:
             self._table.persist(container_id)
             self._cleaner.release(container_id)
-        except HoldfastError as error:
+        except (HoldfastError, OSError) as error:
             self._untidied.add(container_id)
             self._log.warning("an ended container is not tidied up yet", container=container_id[:12], error=str(error))
-            self.deadlines.call_later(error.retry_after or _RETRY_SECONDS, lambda: self._submit(container_id))
+            wait = error.retry_after if isinstance(error, HoldfastError) else None
+            self.deadlines.call_later(wait or _RETRY_SECONDS, lambda: self._submit(container_id))
 
     def close(self) -> None:
         """Write what waits, tidy up no more."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from agent.engine.model import ExitStatus
+from agent.telemetry.logging import get_logger
 
 
 class ExitWaits:
@@ -54,7 +55,7 @@ class Deadlines:
         self._thread: threading.Thread | None = None
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Run ``callback`` after ``seconds`` of the monotonic clock; it must not raise and not block."""
+        """Run ``callback`` after ``seconds`` of the monotonic clock; it must not block."""
         with self._condition:
             entry = (time.monotonic() + seconds, next(self._numbers), callback)
             heapq.heappush(self._heap, entry)
@@ -73,7 +74,10 @@ class Deadlines:
 
     def _run(self) -> None:
         while (callback := self._next()) is not None:
-            callback()
+            try:
+                callback()
+            except Exception as error:  # a fault of ours, which must not keep other containers from being killed
+                get_logger("engine").warning("something that was due was not done", exc_info=error)
 
     def _next(self) -> Callable[[], None] | None:
         with self._condition:

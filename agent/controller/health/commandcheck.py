@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from agent.controller.gate import Gate
 from agent.controller.port import EnginePort, RunningExec
 from agent.engine.model import ExitStatus
-from agent.errors import HoldfastError
 
 OUTPUT_LIMIT = 4096
 _KILL = 9
@@ -28,8 +27,8 @@ class CommandChecks:
         """Whether it ended with code 0 within ``timeout`` seconds, and what it said (at most 4 KiB)."""
         try:
             running = await self._gate.run(self._engine.exec_start, container_id, args)
-        except (HoldfastError, OSError) as error:
-            return False, str(error)
+        except Exception as error:  # whatever it is, a check that cannot be asked has not passed
+            return False, str(error) or type(error).__name__
         reader = _OutputReader(running)
         try:
             status = await self._wait(running, timeout)

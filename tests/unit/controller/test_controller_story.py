@@ -263,6 +263,20 @@ def test_fifty_services_start_in_order_and_few_at_a_time(tmp_path: Path) -> None
 
 
 @on_bench
+async def test_a_fault_of_the_look_at_limits_does_not_end_it(bench: Bench) -> None:
+    await in_force(bench, shop(1, memory=64 << 20, replicas=2))
+    looked: list[str] = []
+
+    def put_right(container_id: str) -> None:
+        looked.append(bench.engine.containers.get(container_id).name)
+        raise ValueError(looked[-1])
+
+    bench.engine.containers.put_right = put_right  # type: ignore[assignment]
+    await TamperWatch(bench.controller._shared, bench.controller._claim).look()
+    assert sorted(looked) == ["shop-web-1", "shop-web-2"]
+
+
+@on_bench
 async def test_limits_that_others_change_are_put_right_and_lost_cgroups_replaced(bench: Bench) -> None:
     await in_force(bench, shop(1, memory=64 << 20))
     victim = bench.engine.containers.named("shop-web-1").id
