@@ -222,7 +222,8 @@ def check_calm(agent: Agent) -> None:
     assert all(row["state"] == "running" for row in rows), rows
     names = [row["name"] for row in rows]
     assert len(names) == len(set(names))
-    eventually(lambda: agent.on_disk() == {row["id"] for row in rows}, what="no bundle of a container that is gone")
+    ids = {row["id"] for row in rows}
+    eventually(lambda: agent.on_disk() == ids, what="no bundle of a container that is gone")
     with closing(sqlite3.connect(f"file:{agent.data_root}/holdfast.db?mode=ro", uri=True)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     log = agent.log.read_text()

@@ -53,12 +53,12 @@ services:
     build: {{context: ., additional_contexts: {{host: /bin}}}}
     command: [httpserver, '80', 'version {version}']
     ports: ["{port}:80"]
-    stop_grace_period: 3s
+    stop_grace_period: 20s
     deploy: {{replicas: 3, update_config: {{monitor: 100ms}}}}
     x-holdfast:
       drain: 1200ms
       probes:
-        readiness: {{http: {{port: 80}}, period: 50ms, timeout: 2s}}
+        readiness: {{http: {{port: 80}}, period: 50ms, timeout: 5s}}
 {extra}""",
     )
 
@@ -67,7 +67,7 @@ class Load:
     """wrk, from now until ``end``."""
 
     def __init__(self, port: int, *options: str) -> None:
-        command = ["wrk", "-t1", "-c8", "-d120s", "--timeout", "2s", *options, f"http://127.0.0.1:{port}/"]
+        command = ["wrk", "-t1", "-c8", "-d240s", "--timeout", "5s", *options, f"http://127.0.0.1:{port}/"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def end(self) -> tuple[int, int, str]:
@@ -116,13 +116,18 @@ services:
 
 
 def gate(agent: Agent) -> dict[str, object]:
-    rows = [row for row in agent.ps() if row["app"] == "gates" and row["state"] == "running"]
-    return max(rows, key=lambda row: row["created"])
+    """The newest that runs; there may be none while one takes the place of another."""
+
+    def look() -> dict[str, object]:
+        rows = [row for row in agent.ps() if row["app"] == "gates" and row["state"] == "running"]
+        return max(rows, key=lambda row: row["created"], default={})
+
+    return eventually(look, what="a container")
 
 
 def test_probes_of_every_kind_on_a_real_container(agent: Agent) -> None:
     """A change of probes changes what is asked of the container that runs; only liveness replaces it."""
-    fast = "period: 50ms, timeout: 2s"
+    fast = "period: 50ms, timeout: 5s"
     write_gates(
         agent,
         f"startup: {{tcp: {{port: 80}}, {fast}, failure_threshold: 100}}, readiness: {{http: {{port: 80}}, {fast}}}, "

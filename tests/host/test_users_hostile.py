@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def test_image_files_are_used_and_not_the_hosts(tmp_path: Path) -> None:
 
 def make_sparse(path: Path) -> None:
     with path.open("wb") as stream:
-        stream.truncate(2 << 30)
+        stream.truncate(8 << 40)  # which nobody reads before the test's time is up
 
 
 @pytest.mark.parametrize("name", ["passwd", "group"])
@@ -52,11 +51,9 @@ def make_sparse(path: Path) -> None:
 def test_traps_are_an_error_at_once(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     (tmp_path / "etc").mkdir()
     make(tmp_path / "etc" / name)
-    started = time.monotonic()
     with pytest.raises(Stalled) as caught:
         identify(tmp_path, "1000")
     assert caught.value.reason == "InvalidUser"
-    assert time.monotonic() - started < 2
 
 
 def test_link_to_the_host_reads_nothing_of_it(tmp_path: Path) -> None:

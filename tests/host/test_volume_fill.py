@@ -237,15 +237,16 @@ def test_a_container_that_writes_meanwhile_wins(bench: Bench) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        for _ in range(100):
+        rounds = 0
+        while rounds < 100 or written <= 10:
             bench.fill()
             bench.assert_decoy_untouched()
             bench.store.remove("v")
             bench.store.ensure("v", {})
+            rounds += 1
     finally:
         stop.set()
         writer.join()
-    assert written > 10
 
 
 def test_a_crash_at_any_line_loses_and_doubles_nothing(bench: Bench) -> None:
@@ -333,7 +334,7 @@ def test_a_mount_point_is_not_filled_half(bench: Bench) -> None:
 
 
 def test_subpath_survives_a_swap_race(bench: Bench) -> None:
-    """A container exchanges the directory and a link to the host while its subpath is opened, 2,000 times."""
+    """A container exchanges the directory and a link to the host while its subpath is opened, 2,000 times at least."""
     (bench.data / "sub").mkdir()
     (bench.data / "sub/inner").mkdir()
     (bench.data / "evil").symlink_to(bench.base)
@@ -351,7 +352,7 @@ def test_subpath_survives_a_swap_race(bench: Bench) -> None:
     swapper.start()
     opened = refused = 0
     try:
-        for _ in range(2000):
+        while opened + refused < 2000 or not (opened and refused):
             try:
                 descriptor = bench.store.open_subpath("v", "sub/inner")
             except HoldfastError:
@@ -363,5 +364,3 @@ def test_subpath_survives_a_swap_race(bench: Bench) -> None:
     finally:
         stop.set()
         swapper.join()
-    assert opened > 0
-    assert refused > 0
