@@ -289,7 +289,7 @@ class FakeAgent:
         self.server: ApiServer | None = None
 
     def run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
 
     def add(self, name: str, **owner: Any) -> ContainerRecord:
         record = make_record(name, **owner)

@@ -39,7 +39,7 @@ class Peer:
 
     def __init__(self, agent: FakeAgent, *command: str, **document: Any) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.socket.connect(str(agent.socket))
         body = json.dumps({"target": "shop-web-1", "command": command, **document}).encode()
         self.socket.sendall(

@@ -166,7 +166,7 @@ def test_sync_waits_for_an_agent_that_is_starting() -> None:
             run.wait(1.0)
         with agent:
             agent.controller.told.set()
-            assert run.wait(20) == 0
+            assert run.wait(60) == 0
 
 
 def test_logs_prefix_only_when_there_are_several(agent: FakeAgent) -> None:
@@ -195,7 +195,7 @@ def test_logs_follow_ends_with_the_reader(agent: FakeAgent) -> None:
     record = agent.add("shop-web-1")
     agent.engine.containers.lines[record.id] = [Line(1, float(n), b"%d\n" % n) for n in range(100_000)]
     command = f"{sys.executable} -m agent logs --host {agent.host} web | head -n 2"
-    run = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    run = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert run.stdout == "0\n1\n"
     assert run.stderr == ""
 

@@ -178,5 +178,5 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_as_a_process(agent: FakeAgent, commands: Commands) -> None:
     commands.answers["history"] = ROWS
     command = [sys.executable, "-m", "agent", "history", "--host", agent.host]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "good, in force, pinned" in done.stdout

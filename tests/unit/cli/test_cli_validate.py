@@ -21,7 +21,7 @@ def validate(*arguments: str, environment: dict[str, str] | None = None) -> subp
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         env={**os.environ, **(environment or {})},
     )

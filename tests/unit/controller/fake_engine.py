@@ -66,7 +66,7 @@ class FakeContainers:
     def create_start(self, config: ContainerConfig) -> ContainerRecord:
         self.calls.append(f"start {config.name}")
         if config.name in self.holdups:
-            self.holdups[config.name].wait(10)
+            self.holdups[config.name].wait(60)
         if config.name in self.failures:
             raise self.failures[config.name]
         number = next(self._numbers)
@@ -202,7 +202,7 @@ class FakeImages:
         reference = f"{reference}@{platform}" if platform else reference
         self.calls.append(f"pull {reference} {policy}")
         if reference in self.holdups:
-            self.holdups[reference].wait(10)
+            self.holdups[reference].wait(60)
         if failure := self.failures.get(reference) or self.pull_failures.get(reference):
             raise failure
         self.local[reference] = self.remote.get(reference, image_id(reference))

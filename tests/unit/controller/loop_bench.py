@@ -51,11 +51,11 @@ class Bench:
     async def want(self, *apps: Any) -> None:
         """Change the desired state and wait until it is reached."""
         self.source.put(*apps)
-        assert await self.controller.wait_converged(10), self.controller.status()
+        assert await self.controller.wait_converged(60), self.controller.status()
 
     async def until(self, probe: Callable[[], Any]) -> Any:
         """Wait, on the controller's own changes, until something is so."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not probe():
                 with contextlib.suppress(TimeoutError):  # the fake engine's own facts are announced by nobody
                     await asyncio.wait_for(self.controller.wait_change(), 0.05)

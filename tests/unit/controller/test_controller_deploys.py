@@ -94,7 +94,7 @@ async def test_nothing_changes_before_all_images_are_there(bench: Bench) -> None
     assert {record.id for record in bench.engine.containers.running()} == before
     bench.engine.images.failures.clear()
     await bench.controller.sync()
-    assert await bench.controller.wait_converged(10)
+    assert await bench.controller.wait_converged(60)
     assert images(bench) == ["example/api:2", "example/web:2"]
 
 
@@ -126,7 +126,7 @@ async def test_a_first_revision_is_not_converged_before_it_is_final(bench: Bench
     assert bench.condition("shop", "Reconciling")["status"] == "True"
     assert [hold["reason"] for hold in bench.controller.pending_plan()["apps"][0]["holds"]] == ["Baking"]
     assert reasons(bench) == ["DeployStarted"]
-    assert await bench.controller.wait_converged(10)
+    assert await bench.controller.wait_converged(60)
     assert bench.controller.status()["network"] == ""
     assert reasons(bench) == ["DeployStarted", "DeploySucceeded"]
 
@@ -139,7 +139,7 @@ async def test_what_down_stops_is_no_failure_of_a_deploy(bench: Bench) -> None:
     await bench.controller.down()
     await bench.until(lambda: not bench.names())
     await bench.controller.sync()
-    assert await bench.controller.wait_converged(10), bench.condition("shop", "Ready")
+    assert await bench.controller.wait_converged(60), bench.condition("shop", "Ready")
     assert images(bench) == ["example/web:2"] * 3
     assert "DeployFailed" not in reasons(bench)
 
@@ -188,7 +188,7 @@ async def test_the_first_revision_has_nothing_to_go_back_to(bench: Bench) -> Non
     await bench.until(lambda: bench.engine.containers.calls.count("start shop-web-1") >= 1)
     bench.engine.containers.doomed.clear()
     await bench.until(lambda: bench.engine.containers.calls.count("start shop-web-1") >= 2)
-    assert await bench.controller.wait_converged(20), "two failures in a row are watched for 10 s"
+    assert await bench.controller.wait_converged(60), "two failures in a row are watched for 10 s"
     await bench.until(lambda: reasons(bench) == ["DeployStarted", "DeploySucceeded"])
 
 
@@ -210,7 +210,7 @@ async def test_a_first_revision_is_final_though_its_tag_is_looked_up_again_and_a
     """Each look at the registry once began the time anew that the revision is watched for: it never ended."""
     often = {"pull_policy": "every_1s", "update": {"monitor": 1.2}}
     bench.source.put(make_app(services={"web": {"image": "example/web:1", **often}}))
-    assert await bench.controller.wait_converged(10), bench.controller.status()
+    assert await bench.controller.wait_converged(60), bench.controller.status()
 
 
 @pytest.mark.parametrize("fate", ["good", "bad"])

@@ -22,7 +22,7 @@ from agent.engine.model import ContainerConfig, ContainerRecord, ContainerState
 from agent.plan.observed import Health
 from agent.spec.model import HttpCheck, Probe, Probes
 
-FAST = {"period": 0.01, "timeout": 0.5}
+FAST = {"period": 0.01, "timeout": 30}
 COMMAND = {"command": ("true",), **FAST}
 ALL = Probes(readiness=Probe(), liveness=Probe(), startup=Probe())
 
@@ -123,7 +123,7 @@ async def ask(check: dict[str, Any], address: str = "127.0.0.1") -> tuple[bool, 
     record = ContainerRecord("0" * 64, ContainerConfig("a", "b"), ContainerState.RUNNING, ip=address)
     nothing: Any = None
     runner = ProbeRunner(CommandChecks(nothing, nothing), nothing, lambda: 0.0, nothing, Answers(nothing))
-    return await runner._ask(record, Probe.model_validate({"timeout": 0.5, **check}))
+    return await runner._ask(record, Probe.model_validate({"timeout": 30, **check}))
 
 
 @pytest.mark.parametrize(("answer", "passed", "said"), ANSWERS)
@@ -147,7 +147,8 @@ def test_an_answer_is_bounded_in_bytes_and_time(answer: bytes | None, passed: bo
     async def whole() -> tuple[bool, str]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:
-            result = await ask({"http": {"port": server.sockets[0].getsockname()[1]}})
+            seconds = 30 if answer is not None else 0.5
+            result = await ask({"http": {"port": server.sockets[0].getsockname()[1]}, "timeout": seconds})
             server.close()
         return result
 

@@ -137,7 +137,7 @@ def test_a_sync_that_changes_nothing_tells_nothing(tmp_path: Path) -> None:
             assert bench.condition("shop", "Reconciling")["status"] == "True"
             assert not bench.controller.converged
             held.set()
-            assert await bench.controller.wait_converged(10)
+            assert await bench.controller.wait_converged(60)
             assert bench.condition("shop", "Ready")["since"] == since
             assert not bench.events.recent()[before:]
 
@@ -210,7 +210,7 @@ async def test_a_change_while_down_is_under_way_is_taken_down_too(bench: Bench) 
 
     def slowly() -> None:
         begun.set()
-        may_end.wait(10)
+        may_end.wait(60)
         down()
 
     bench.engine.down = slowly  # type: ignore[method-assign]
@@ -224,7 +224,7 @@ async def test_a_change_while_down_is_under_way_is_taken_down_too(bench: Bench) 
     assert bench.names() == []
     assert bench.condition("other", "Ready")["reason"] in ("", "Suspended")
     await bench.controller.sync()
-    assert await bench.controller.wait_converged(10)
+    assert await bench.controller.wait_converged(60)
     assert bench.names() == ["other-web-1", "shop-web-1"]
 
 
@@ -243,14 +243,14 @@ def test_down_that_was_killed_is_seen_through_by_the_next_agent(tmp_path: Path, 
             bench.source.put(make_app(services={"a": {}, **({} if changed else {"b": {}})}))
             if changed:
                 bench.source.put(make_app(services={"a": {}}))
-                assert await bench.controller.wait_converged(10)
+                assert await bench.controller.wait_converged(60)
                 assert bench.names() == ["shop-a-1"]
                 assert "stop shop-a-1" not in engine.containers.calls
                 return
             await bench.until(lambda: not bench.names())
             await bench.until(lambda: bench.condition("shop", "Ready")["reason"] == "Suspended")
             await bench.controller.sync()
-            assert await bench.controller.wait_converged(10)
+            assert await bench.controller.wait_converged(60)
 
     asyncio.run(first())
     asyncio.run(second())

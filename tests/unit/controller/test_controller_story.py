@@ -227,7 +227,7 @@ async def test_a_container_that_does_not_die_is_reported_and_not_waited_for(benc
     assert reasons(bench).count("ContainerWedged") == 2, "the container's event and the condition's"
     assert "remove shop-web-1" not in bench.engine.containers.calls
     bench.engine.containers.end(old, ExitStatus(None, 9))
-    assert await bench.controller.wait_converged(10)
+    assert await bench.controller.wait_converged(60)
     assert not reasons(bench, "Drift")
 
 
@@ -251,7 +251,7 @@ def test_fifty_services_start_in_order_and_few_at_a_time(tmp_path: Path) -> None
 
             bench.engine.containers.create_start = create_start  # type: ignore[method-assign]
             bench.source.put(make_app(services=services))
-            assert await bench.controller.wait_converged(20), bench.controller.status()
+            assert await bench.controller.wait_converged(60), bench.controller.status()
             starts = [call.split("-")[1] for call in bench.engine.containers.calls if call.startswith("start")]
             assert sorted(starts) == sorted(services)
             place = {name: index for index, name in enumerate(starts)}

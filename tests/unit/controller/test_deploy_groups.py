@@ -38,7 +38,7 @@ async def test_none_begins_before_all_are_prepared(bench: Bench) -> None:
     bench.engine.images.failures.clear()
     await bench.controller.sync()
     await bench.until(lambda: versions(bench) == (["2"], ["3"]))
-    assert await bench.controller.wait_converged(10)
+    assert await bench.controller.wait_converged(60)
 
 
 @on_bench
@@ -53,7 +53,7 @@ async def test_when_one_fails_all_that_changed_go_back_and_wait_for_a_change(ben
     assert count(bench, "DeploySucceeded", "front") == 1
     await in_force(bench, *pair(2, 4), shop(2, name="other"))
     await bench.until(lambda: versions(bench) == (["2"], ["4"]))
-    assert await bench.controller.wait_converged(10), "what was taken back for the other's sake is tried again with it"
+    assert await bench.controller.wait_converged(60), "what was taken back for the other's sake is tried again with it"
 
 
 @on_bench
@@ -73,7 +73,7 @@ async def test_apps_of_one_group_swap_their_ports(bench: Bench) -> None:
     bench.engine.capacity.ports |= dict.fromkeys((80, 81), "port 0.0.0.0:80/tcp is in use by holdfast")
     await in_force(bench, *ported(81, 80, 2))
     assert versions(bench) == (["2"], ["2"])
-    assert await bench.controller.wait_converged(10)
+    assert await bench.controller.wait_converged(60)
     await bench.until(lambda: leads_to_front(81))
     bench.engine.containers.doomed["example/web:3"] = 0.02
     bench.source.put(*ported(80, 81, 3))
@@ -92,7 +92,7 @@ async def test_one_is_final_when_the_last_one_is(bench: Bench) -> None:
     assert count(bench, "DeploySucceeded", "front") == 1
     bench.engine.containers.holdups.pop("back-web-1").set()
     await bench.until(lambda: count(bench, "DeploySucceeded", "front") == count(bench, "DeploySucceeded", "back") == 2)
-    assert await bench.controller.wait_converged(10)
+    assert await bench.controller.wait_converged(60)
 
 
 @pytest.mark.parametrize("fate", ["good", "bad"])
@@ -156,7 +156,7 @@ async def test_retry_is_of_the_whole_group(bench: Bench) -> None:
     bench.engine.containers.doomed.clear()
     assert await bench.controller.deploys.retry("front") == {"retried": ["front", "back"]}
     await bench.until(lambda: versions(bench) == (["2"], ["3"]))
-    assert await bench.controller.wait_converged(10)
+    assert await bench.controller.wait_converged(60)
 
 
 @on_bench

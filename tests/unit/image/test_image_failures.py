@@ -18,11 +18,12 @@ from agent.image.errors import RegistryUnreachable
 from agent.image.registry.failures import translate_failure
 from agent.image.registry.pools import Tls, make_context
 from tests.host.certificates import Authority
+from tests.ports import reserve_port
 from tests.unit.image.stub_registry import StubRegistry
 
 
-def fail(url: str, registry: str) -> HoldfastError:
-    pool = urllib3.PoolManager(retries=False, timeout=0.3)
+def fail(url: str, registry: str, seconds: float = 60.0) -> HoldfastError:
+    pool = urllib3.PoolManager(retries=False, timeout=seconds)
     try:
         pool.request("GET", url)
     except urllib3.exceptions.HTTPError as error:
@@ -45,18 +46,17 @@ def listening(serve: Callable[[socket.socket], None] | None = None) -> Iterator[
             with suppress(OSError):
                 connection, _ = server.accept()
                 with connection, suppress(OSError):
-                    connection.settimeout(5)
+                    connection.settimeout(60)
                     serve(connection)
 
         thread = threading.Thread(target=accept)
         thread.start()
         yield address
-        thread.join(5)
+        thread.join(60)
 
 
 def closed_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"127.0.0.1:{server.getsockname()[1]}"
+    return f"127.0.0.1:{reserve_port()}"
 
 
 def test_nobody_listens() -> None:
@@ -84,7 +84,7 @@ def test_an_unknown_name() -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_no_answer(scheme: str) -> None:
     with listening() as address:
-        error = fail(f"{scheme}://{address}/v2/", address)
+        error = fail(f"{scheme}://{address}/v2/", address, 0.3)
     assert error.message == f"registry {address} cannot be reached: no answer in time"
     assert "firewall" in str(error.hint)
 

@@ -181,7 +181,7 @@ def test_broken_channel_wakes_both_ends() -> None:
     producer.start()
     next(iter(channel))
     channel.break_off()
-    producer.join(10)
+    producer.join(60)
     assert outcome == ["broken"]
     with pytest.raises(ChannelBroken):
         next(iter(channel))
@@ -208,7 +208,7 @@ def test_flights_exclude_each_other_and_notice_cancel() -> None:
         entered.wait()
         cancel.set()
         flights.wake()
-        follower.join(10)
+        follower.join(60)
     assert outcome == ["cancelled"]
     cancel.clear()
     follow()

@@ -50,9 +50,9 @@ def upload(
         backoff=0.001,
         backoff_limit=0.01,
         attempts=3,
-        connect_timeout=2,
-        read_timeout=2,
-        upload_timeout=2,
+        connect_timeout=30,
+        read_timeout=30,
+        upload_timeout=30,
         upload_chunk=chunk,
     )
     tracker = PullTracker("app", None, None, "push")
@@ -237,7 +237,7 @@ def test_cancel_while_the_registry_says_nothing(tmp_path: Path) -> None:
                         head = connection.recv(65536)
                         if head.startswith(b"HEAD"):
                             waiting.set()
-                            stop.wait(30)
+                            stop.wait(60)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -258,12 +258,12 @@ def test_cancel_while_the_registry_says_nothing(tmp_path: Path) -> None:
 
         pushing = threading.Thread(target=push)
         pushing.start()
-        assert waiting.wait(10)
+        assert waiting.wait(60)
         tracker.abandon()
         client.transport.abort()
-        pushing.join(10)
+        pushing.join(60)
         assert not pushing.is_alive()
         assert isinstance(failed[0], PullCancelled)
         stop.set()
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)

@@ -106,7 +106,7 @@ def test_reactor_calls_timers_in_order_and_survives_errors(reactor: Reactor) -> 
         reactor.call_later(0.001, lambda: called.append(1 // 0))
 
     reactor.call_soon(plan)
-    assert done.wait(5)
+    assert done.wait(60)
     assert called == [1, 2]
 
 
@@ -123,4 +123,4 @@ def test_reactor_watches_and_forgets(reactor: Reactor) -> None:
     with one, two:
         reactor.call_soon(lambda: reactor.watch(one, hear))
         two.send(b"x")
-        assert heard.wait(5)
+        assert heard.wait(60)

@@ -31,7 +31,7 @@ class Inbox:
     arrived: queue.Queue[Received] = field(default_factory=queue.Queue)
     held: threading.Event = field(default_factory=threading.Event)
 
-    def next(self, seconds: float = 10.0) -> Received:
+    def next(self, seconds: float = 60.0) -> Received:
         return self.arrived.get(timeout=seconds)
 
 
@@ -44,7 +44,7 @@ def receiving(address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             inbox.arrived.put(Received(self.path, dict(self.headers), body))
-            inbox.held.wait(20)
+            inbox.held.wait(60)
             status = inbox.answers.pop(0) if len(inbox.answers) > 1 else inbox.answers[0]
             self.send_response(status)
             if 300 <= status < 400:

@@ -65,7 +65,7 @@ class Following:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 10) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
         try:
             async with asyncio.timeout(seconds):
                 while not holds():
@@ -104,7 +104,7 @@ def play(state: Path, scene: Scene) -> Following:
 
     before = count_resources()
     watcher = asyncio.run(run())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(now > then for now, then in zip(count_resources(), before, strict=True)):
         assert time.monotonic() < deadline, (count_resources(), before)
         time.sleep(0.01)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from state_files import Following, compose, play, put, quiet
 
+from agent.source import follower
+
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
@@ -77,7 +79,9 @@ def test_the_directory_is_replaced_by_renames(state: Path) -> None:
     assert watcher.history == [{"web": "one", "other": "other"}, {"web": "two"}, {"web": "three"}]
 
 
-def test_the_directory_vanishes_and_comes_back(state: Path) -> None:
+def test_the_directory_vanishes_and_comes_back(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "STEADY_SECONDS", 1.0)  # the copy may take longer than one is believed for
+
     async def scene(state: Path, watcher: Following) -> None:
         state.rename(state.parent / "away")
         await watcher.until(lambda: bool(watcher.faults))

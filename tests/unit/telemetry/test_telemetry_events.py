@@ -110,7 +110,7 @@ def test_full_disk_delays_but_does_not_lose(database: Database) -> None:
     store = FullDisk(database)
     log = EventLog(store)
     log.record("agent", message="one")
-    assert store.refused.wait(10)
+    assert store.refused.wait(60)
     log.record("agent", message="two")
     store.full = False
     log.close()
