@@ -207,6 +207,29 @@ class ImagesPort(Protocol):
     ) -> Any:
         """Bring a local image to a registry (blocking); returns ``image.pusher.PushReport``."""
 
+    def pull_all(
+        self,
+        repository: str,
+        *,
+        policy: str = "always",
+        platform: str | None = None,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Any:
+        """Fetch every tag of a repository (blocking); returns ``engine.alltags.AllTagsReport``, and ``progress`` also
+        gets ``engine.alltags.TagOutcome``, with the records of images."""
+
+    def push_all(
+        self,
+        repository: str,
+        target: str | None = None,
+        *,
+        all_platforms: bool = False,
+        progress: Callable[[Any], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Any:
+        """Bring every local tag of a repository to a registry (blocking), likewise, with push reports."""
+
 
 class ArchivesPort(Protocol):
     """Images and containers to and from tars; see ``engine.archives``."""

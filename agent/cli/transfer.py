@@ -91,7 +91,8 @@ def _show_bars(stream: Iterator[dict[str, Any]], title: str) -> Iterator[dict[st
             if report is not None:
                 layers = f"{report['layers_done']}/{report['layers_total']} layers, " if report["layers_total"] else ""
                 total = report["bytes_total"] or None
-                progress.update(whole, completed=report["bytes_done"], total=total, text=layers + _amount(report))
+                name, text = escape(safe(report["reference"])), layers + _amount(report)
+                progress.update(whole, description=name, completed=report["bytes_done"], total=total, text=text)
                 bars.update(report.get("layers", ()))
             yield document
 

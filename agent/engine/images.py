@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.builder.builder import Builder
+from agent.engine.alltags import AllTags, AllTagsReport
 from agent.engine.collector import ImageCollection, PruneOutcome
 from agent.engine.imagefacts import (
     ImageDetails,
@@ -26,7 +27,7 @@ from agent.image.storage.records import ImageEntry
 from agent.image.store import ImageStore
 from agent.image.verify import Finding, VerifyProgress
 from agent.oci.imageconfig import ImageConfig
-from agent.oci.reference import InvalidReference, parse_reference
+from agent.oci.reference import InvalidReference, parse_reference, parse_repository
 from agent.oci.source import parse_local_image
 from agent.telemetry.samples import StoreSample
 from agent.values import frozen
@@ -138,6 +139,45 @@ class Images:
         """Bring a local image to a registry, by its own name or as ``target``; with ``all_platforms`` all that is local
         of the name. Raises HoldfastError."""
         return self._store.push(image, target, all_platforms=all_platforms, progress=progress, cancel=cancel)
+
+    def pull_all(
+        self,
+        repository: str,
+        *,
+        policy: str = "always",
+        platform: str | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> AllTagsReport:
+        """Make every tag local that the registry has of a repository; ``progress`` also gets each ``TagOutcome``, with
+        an ImageRecord. Raises HoldfastError when the registry does not say which tags there are."""
+        found = self._store.list_tags(repository, progress=progress, cancel=cancel)
+
+        def pull(tag: str) -> ImageRecord:
+            name = f"{repository}:{tag}"
+            return self.pull(name, policy=policy, platform=platform, progress=progress, cancel=cancel)
+
+        return AllTags(repository, progress, cancel, found.left_out).run(found.tags, pull)
+
+    def push_all(
+        self,
+        repository: str,
+        target: str | None = None,
+        *,
+        all_platforms: bool = False,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> AllTagsReport:
+        """Push every tag that is local of a repository, to the same one or to that of ``target``; ``progress`` also
+        gets each ``TagOutcome``, with a PushReport. Raises HoldfastError when there are none."""
+        place = str(parse_repository(target or repository)).rpartition(":")[0]
+        tags = self._store.local_tags(repository, all_platforms=all_platforms)
+
+        def push(tag: str) -> PushReport:
+            goal = f"{place}:{tag}"
+            return self.push(f"{repository}:{tag}", goal, all_platforms=all_platforms, progress=progress, cancel=cancel)
+
+        return AllTags(target or repository, progress, cancel).run(tags, push)
 
     def build(
         self,

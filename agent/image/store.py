@@ -28,6 +28,7 @@ from agent.image.storage.uses import Uses
 from agent.image.stores import Stores
 from agent.image.transfer.cargo import CargoLoader
 from agent.image.transfer.fetching import ImageFetcher
+from agent.image.transfer.taglist import TagList
 from agent.image.trust.policy import PolicyFile
 from agent.image.trust.policy_gate import ImageGate
 from agent.image.verify import Finding, Means, Verifier, VerifyProgress
@@ -110,6 +111,20 @@ class ImageStore:
             from agent.image.transfer.pusher import Push  # with all that only a push needs
 
             return Push(self._stores, self._config, cargo, goal, tracker).run()
+
+    def list_tags(
+        self, repository: str, *, progress: ProgressCallback | None = None, cancel: threading.Event | None = None
+    ) -> TagList:
+        """The tags of a repository's images, as its registry has them.
+
+        Raises InvalidReference for a tag or digest, ImageNotFound when there are none, ImageRejected, and what a pull
+        raises when the registry fails.
+        """
+        return self._fetcher.list_tags(repository, progress, cancel)
+
+    def local_tags(self, repository: str, *, all_platforms: bool = False) -> tuple[str, ...]:
+        """The tags of what is local of a repository; see ``cargo``. Raises InvalidReference, ImageNotFound."""
+        return self._cargo.tags(repository, all_platforms=all_platforms)
 
     def close(self) -> None:
         """Wait until what was pulled and committed is on the disk, and unmount layers. Never needed for consistency."""

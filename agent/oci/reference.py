@@ -83,6 +83,24 @@ def parse_reference(text: str) -> Reference:
     return Reference(registry, repository, tag, digest)
 
 
+def is_tag(text: str) -> bool:
+    """Whether a text can be a tag."""
+    return _TAG.match(text) is not None
+
+
+def parse_repository(text: str) -> Reference:
+    """Parse a reference that names a repository and neither tag nor digest; it gets the tag ``latest``.
+
+    Raises InvalidReference.
+    """
+    reference = parse_reference(text)
+    if reference.digest is not None or ":" in text.rpartition("/")[2]:
+        raise InvalidReference(
+            f"{render_shortened(text)} names more than a repository", hint="leave tag and digest out"
+        )
+    return reference
+
+
 def _split_digest(text: str) -> tuple[str, Digest | None]:
     name, at, digest = text.partition("@")
     if not at:

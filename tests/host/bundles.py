@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import urllib.error
-import urllib.request
 from typing import Any
 
+from tests.host.fronts import Front
 from tests.host.registry import digest_of
 from tests.host.signing import MANIFEST, SignatureShelf, Signer
-from tests.unit.image.stub_registry import Answer, StubRegistry
+from tests.unit.image.stub_registry import Answer
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -76,17 +75,16 @@ class BundleShelf(SignatureShelf):
         assert put.status == 201, put.data
 
 
-class ReferrersFront(StubRegistry):
+class ReferrersFront(Front):
     """A registry with the referrers API before one that has none: lists of one entry each, the rest is passed on."""
 
     def __init__(self, behind: str) -> None:
-        super().__init__()
-        self._behind = behind
+        super().__init__(behind)
         self.entries: list[dict[str, Any]] = []
 
     def find(self, path: str) -> Any:
         place, referrers, rest = path.partition("/referrers/")
-        return self._list(f"{place}{referrers}", rest) if referrers else lambda headers: self._pass_on(path, headers)
+        return self._list(f"{place}{referrers}", rest) if referrers else super().find(path)
 
     def _list(self, place: str, rest: str) -> Answer:
         digest, _, number = rest.partition("/")
@@ -94,11 +92,3 @@ class ReferrersFront(StubRegistry):
         document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": self.entries[page : page + 1]}
         more = {"Link": f'<{place}{digest}/{page + 1}>; rel="next"'} if page + 1 < len(self.entries) else {}
         return 200, {"Content-Type": INDEX, **more}, json.dumps(document).encode()
-
-    def _pass_on(self, path: str, headers: Any) -> Answer:
-        request = urllib.request.Request(f"http://{self._behind}{path}", headers={"Accept": headers.get("accept", "")})
-        try:
-            with urllib.request.urlopen(request) as answer:
-                return answer.status, {"Content-Type": answer.headers["Content-Type"]}, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, {}, b""

@@ -228,6 +228,8 @@ def test_reject_asks_no_registry(lab: Lab) -> None:
     store = lab.open()
     with pytest.raises(ImageRejected, match="refused by"):
         store.pull(f"{lab.registry.address}/shop/absent:1")
+    with pytest.raises(ImageRejected, match="refused by"):
+        store.list_tags(f"{lab.registry.address}/shop/absent")
     with pytest.raises(ImageRejected) as refused:
         store.pull("127.0.0.1:9/elsewhere:1")
     assert f"{lab.policy}:1" in str(refused.value)

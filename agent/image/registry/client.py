@@ -42,6 +42,8 @@ _RANGED = frozenset({200, 206, 416})
 _NEXT = re.compile(r"\s*<([^<>\s]+)>\s*;\s*rel=\"?next\"?\s*\Z", re.ASCII)
 MAX_PAGES = 8
 """How many lists of referrers are read of one image."""
+MAX_TAG_PAGES = 100
+TAGS_A_PAGE = 1000
 T = TypeVar("T")
 
 
@@ -122,24 +124,38 @@ class RegistryClient:
         Raises as ``fetch_manifest`` does, ImageNotFound when there are none.
         """
         try:
-            data, kind, link = self._fetch_page(f"referrers/{digest}")
+            first = self._fetch_page(f"referrers/{digest}")
         except (ImageNotFound, UnexpectedAnswer):
-            data, kind, link = self._fetch_page(f"manifests/{digest.replace(':', '-')}")
+            first = self._fetch_page(f"manifests/{digest.replace(':', '-')}")
+        yield from self._follow(first, MAX_PAGES, f"what refers to {digest}")
+
+    def fetch_tags(self) -> Iterator[bytes]:
+        """The lists of the repository's tags (distribution spec, "Listing Tags").
+
+        Raises as ``fetch_manifest`` does, ImageNotFound when there is no such repository.
+        """
+        first = self._fetch_page(f"tags/list?n={TAGS_A_PAGE}")
+        for data, _ in self._follow(first, MAX_TAG_PAGES, "tags"):
+            yield data
+
+    def _follow(self, page: tuple[bytes, str, str], most: int, what: str) -> Iterator[tuple[bytes, str]]:
+        """A list and those that come after it, ``most`` in all."""
+        data, kind, link = page
         yield data, kind
-        for _ in range(MAX_PAGES - 1):
+        for _ in range(most - 1):
             if not link:
                 return
             data, kind, link = self._fetch_page(link)
             yield data, kind
         if link:
-            raise InvalidDocument(f"more than {MAX_PAGES} lists of what refers to {digest}")
+            raise InvalidDocument(f"more than {most} lists of {what}")
 
     def _fetch_page(self, path: str) -> tuple[bytes, str, str]:
         """A list, its media type, and where the next one is."""
         return self.retried(lambda: self._first(None, lambda source: self._fetch_list(path, source)))
 
     def _fetch_list(self, path: str, source: RegistrySession) -> tuple[bytes, str, str]:
-        response = source.send(Request("GET", path, {"Accept": OCI_INDEX}))
+        response = source.send(Request("GET", path, {"Accept": f"{OCI_INDEX}, application/json"}))
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         link = _NEXT.match(response.headers.get("Link", "")[:2048])
         data = self.transport.read(response, MAX_DOCUMENT)
@@ -148,7 +164,7 @@ class RegistryClient:
         base = source.base()
         found = urljoin(f"{base}/v2/{source.endpoint.repository}/{path}", link[1])
         if parse_origin(found) != parse_origin(base):
-            raise InvalidDocument("the list of referrers goes on at another host")
+            raise InvalidDocument("a list of the registry goes on at another host")
         return data, kind, found
 
     def fetch_blob(self, descriptor: Descriptor) -> bytes:

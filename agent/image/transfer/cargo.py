@@ -17,7 +17,7 @@ from agent.oci.document import decode_document, take_text
 from agent.oci.imageconfig import decode_image_config
 from agent.oci.manifest import Index, encode_manifest
 from agent.oci.platform import Platform
-from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.oci.reference import InvalidReference, Reference, parse_reference, parse_repository
 from agent.values import frozen
 
 _UNKNOWN = Platform("unknown", "unknown")
@@ -56,6 +56,21 @@ class CargoLoader:
             return self.load(image), parse_reference(target or image)
         entry = self._images.require(image)
         return Cargo((entry,)), parse_reference(target) if target else own_name(entry, image)
+
+    def tags(self, repository: str, *, all_platforms: bool) -> tuple[str, ...]:
+        """The tags of what is local of a repository, sorted; with ``all_platforms`` also those that only images for
+        other platforms have. Raises InvalidReference, ImageNotFound when there are none."""
+        wanted = parse_repository(repository)
+        found = {
+            named.tag
+            for entry in self._images.all()
+            for named in map(parse_reference, entry.names)
+            if (named.registry, named.repository) == (wanted.registry, wanted.repository)
+            if named.tag is not None and (named.digest is None or all_platforms)
+        }
+        if not found:
+            raise ImageNotFound(f"no image with a tag of {repository} is local", hint="holdfast image ls lists all")
+        return tuple(sorted(found))
 
     def load(self, name: str) -> Cargo:
         """All platforms of an image: the index as it came, if all its images are local, else one that is made now.

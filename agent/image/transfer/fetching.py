@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 from agent.errors import HoldfastError, InvalidSpec, Stalled, Unsupported, Waiting
 from agent.image.config import RegistryConfig
 from agent.image.errors import ImageNotFound, translated_storage_errors
 from agent.image.progress import ProgressCallback, PullTracker
+from agent.image.registry.opening import open_registry
 from agent.image.storage.documents import ImageDocuments
 from agent.image.storage.platforms import find_platform, require_platform
 from agent.image.storage.records import ImageEntry
 from agent.image.storage.uses import Uses
 from agent.image.stores import Stores
+from agent.image.transfer.apart import run_apart
 from agent.image.transfer.puller import Pull
+from agent.image.transfer.taglist import TagList, decode_tags
 from agent.image.trust.policy_gate import ImageGate
 from agent.oci.platform import Platform
-from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.oci.reference import DEFAULT_TAG, InvalidReference, Reference, parse_reference, parse_repository
 
 POLICIES = ("always", "missing", "never")
 
@@ -67,6 +71,20 @@ class ImageFetcher:
         self._uses.note(entry.id)
         self._flush()
         return entry
+
+    def list_tags(self, repository: str, progress: ProgressCallback | None, cancel: threading.Event | None) -> TagList:
+        """The tags that a repository has in its registry; what it raises says ``ImageStore.list_tags``."""
+        parsed = parse_repository(repository)
+        name = parsed.familiar().removesuffix(f":{DEFAULT_TAG}")
+        self._gate.check(parsed)
+        tracker = PullTracker(name, progress, cancel)
+        tracker.report("resolving")
+        client = open_registry(parsed, self._config, tracker)
+        with closing(client.transport):
+            try:
+                return run_apart(lambda: decode_tags(client.fetch_tags(), name), tracker, client.transport.abort)
+            except ImageNotFound as error:
+                raise ImageNotFound(f"{parsed.registry} has no images of {name}", hint=error.hint) from error
 
     def _find_complete(
         self, reference: Reference, platform: Platform | None, tracker: PullTracker

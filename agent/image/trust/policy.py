@@ -27,7 +27,7 @@ import yaml
 
 from agent.errors import InvalidSpec, Problem, Refused
 from agent.image.trust.signature import PublicKey, load_public_key
-from agent.oci.reference import InvalidReference, Reference, parse_reference
+from agent.oci.reference import InvalidReference, Reference, parse_repository
 from agent.store.ownfiles import FileStamp, read_bounded, stamp_file
 from agent.values import frozen
 
@@ -241,13 +241,10 @@ class _Parser:
     def _identity(self, node: yaml.Node | None) -> Reference | None:
         text = self._text(node, "identity")
         try:
-            named = parse_reference(text) if text else None
+            return parse_repository(text) if text else None
         except InvalidReference as error:
-            self._complain(node, f"identity: {error.message}")
+            self._complain(node, f"identity: {error}")
             return None
-        if named is not None and (":" in text.rpartition("/")[2] or named.digest is not None):
-            self._complain(node, "identity: name the repository, without a tag or digest")
-        return named
 
     def _key(self, node: yaml.Node) -> PublicKey | None:
         text = self._text(node, "keys")

@@ -24,7 +24,6 @@ SAID = [
     ("build -o - --json .", "cannot be the tar and the progress"),
     ("build -o type=oci,dest=x .", "holdfast save --format oci"),
     ("image build --rm .", "leave it out"),
-    ("pull -a alpine", "one tag after the other"),
     ("pull a b", "one image at a time"),
     ("load web.tar", "holdfast load -i FILE"),
     ("login -u me -p secret", "--password-stdin"),

@@ -69,7 +69,7 @@ def test_the_first_rule_decides(tmp_path: Path) -> None:
             "signers: must be 1 to 1",
         ),
         ("default: accept\nrules: [{match: r.io/a, policy: require, keys: [k], identity: A//b}]", "identity: "),
-        ("default: accept\nrules: [{match: r.io/a, policy: require, keys: [k], identity: 'r.io/b:1'}]", "without"),
+        ("default: accept\nrules: [{match: r.io/a, policy: require, keys: [k], identity: 'r.io/b:1'}]", "more than a"),
         ("default: accept\nrules: [{match: r.io/a, policy: accept, bundles: true}]", "means nothing"),
         ("default: accept\nrules: [{match: r.io/a, policy: require, keys: [k], bundles: 1}]", "true or false"),
         (
