@@ -77,7 +77,7 @@ def agent(receivers: Receivers) -> Iterator[Agent]:
 
 def deploy(agent: Agent, name: str, version: int, extra: str = "") -> None:
     write_app(agent, name, sleeper(1, f"environment: {{VERSION: '{version}'}}\nx-holdfast: {{drain: 0s}}\n"), extra)
-    eventually(lambda: in_force(agent, name) == version, 40, f"deploy {version} of {name}")
+    eventually(lambda: in_force(agent, name) == version, what=f"deploy {version} of {name}")
 
 
 def in_force(agent: Agent, name: str) -> int:
@@ -102,8 +102,12 @@ def test_no_receiver_holds_up_a_deploy(agent: Agent, receivers: Receivers) -> No
     for version in range(3, 3 + DEPLOYS):
         deploy(agent, "shop", version)
     assert (receivers.hanging.most, receivers.dripping.most) == (1, 1)
-    assert all(now <= then + 3 for now, then in zip(holdings(agent), before, strict=True)), "threads and open files"
-    refused = [receivers.redirecting.next() for _ in range(2 + DEPLOYS)]
+
+    def is_small() -> bool:
+        return all(now <= then + 3 for now, then in zip(holdings(agent), before, strict=True))
+
+    eventually(is_small, what="no more threads and open files than before")
+    refused = [receivers.redirecting.next(60) for _ in range(2 + DEPLOYS)]
     assert {got.path for got in refused} == {"/x"}
     assert receivers.redirecting.arrived.empty()
     assert receivers.inside.arrived.empty()
@@ -123,14 +127,14 @@ def test_an_apps_webhook_does_not_lead_to_this_host(agent: Agent, receivers: Rec
         urls = [f"{inbox.url}/app", f"http://{address}/app", inbox.url.replace(gateway, f"[::ffff:{gateway}]")]
         hooks = ", ".join(f"{{webhook: '{url}'}}" for url in urls)
         deploy(agent, "teller", 2, f"x-holdfast: {{notify: [{hooks}]}}\n")
-        assert inbox.next().path == "/agent"
+        assert inbox.next(60).path == "/agent"
         refusal = "must not lead to this host itself or to a container of it"
         eventually(lambda: agent.log.read_text().count(refusal) == len(urls), what="the refusals")
         assert inbox.arrived.empty()
 
 
 def test_what_failed_is_delivered_later_and_once(agent: Agent, receivers: Receivers) -> None:
-    got = [receivers.good.next(20) for _ in range(3 + DEPLOYS)]
+    got = [receivers.good.next(60) for _ in range(3 + DEPLOYS)]
     deliveries = [received.headers["X-Holdfast-Delivery"] for received in got]
     assert deliveries[0] == deliveries[1], "the one that was answered with 500"
     assert len(set(deliveries)) == len(deliveries) - 1
