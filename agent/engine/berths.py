@@ -86,11 +86,16 @@ class Berths:
         self._ready: deque[Berth] = deque()
         self._taken = 0.0
         self._closed = True
+        self._resting = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to make them ahead."""
-        self._closed = False
+        with self._condition:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._closed = self._resting = False
         self._thread = threading.Thread(target=self._refill, name="berths", daemon=True)
         self._thread.start()
 
@@ -101,6 +106,8 @@ class Berths:
         """
         with self._condition:
             self._taken = time.monotonic()
+            if self._resting:
+                self._begin()
             if self._ready:
                 return self._ready.popleft()
         return self._maker.make(reserve=False)
@@ -115,10 +122,16 @@ class Berths:
         with self._condition:
             return frozenset(berth.id for berth in self._ready)
 
+    def rest(self) -> None:
+        """Take away what is ready, and make no more until one is taken again."""
+        self.close()
+        with self._condition:
+            self._resting = True
+
     def close(self) -> None:
         """Take away what is ready, and make no more."""
         with self._condition:
-            self._closed = True
+            self._closed, self._resting = True, False
             self._condition.notify_all()
         if self._thread is not None:
             self._thread.join()

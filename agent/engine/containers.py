@@ -178,7 +178,7 @@ class Containers:
     def remove_all(self) -> None:
         """Stop and remove every container, all at the same time. Raises HoldfastError for the first that stays, when
         all others are gone."""
-        self._launcher.close()
+        self._launcher.rest()
         ends = [(record.id, self.stop(record.id)) for record in self._table.all()]
         faults = [error for _, end in ends if (error := end.exception()) is not None]
         for container_id, end in ends:

@@ -59,6 +59,10 @@ class Launcher:
         """Begin to make ahead what can be."""
         self._berths.start()
 
+    def rest(self) -> None:
+        """Take away what waits; make nothing ahead before the next launch."""
+        self._berths.rest()
+
     def close(self) -> None:
         """Make nothing ahead any more, and take away what waits."""
         self._berths.close()

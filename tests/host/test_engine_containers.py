@@ -248,6 +248,10 @@ def test_down_keeps_no_log() -> None:
         assert [path.name for path in kept.iterdir()] == ["twice"]
         lab.engine.down()
         assert not list(kept.iterdir())
+        assert not list((lab.root / "data/containers").iterdir())
+        lab.engine.networks.ensure(lab.network)
+        assert lab.run("again", "echo well") == "well\n"
+        assert lab.on_disk() == [], "and what the next ones need is made ahead again"
 
 
 def test_state_directories_are_closed_to_others(lab: EngineLab) -> None:
