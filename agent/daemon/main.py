@@ -34,6 +34,7 @@ def run(settings: Settings) -> int:
     runtime.create()
     hold_lock(runtime.lock, "the run root")
     hold_lock(data.lock, "the data root")
+    data.sweep()
     log = get_logger("agent")
     log.info("holdfast begins", version=__version__, state=str(settings.state), data_root=str(settings.data_root))
     with contextlib.ExitStack() as owned:

@@ -25,7 +25,7 @@ from agent.settings import IDENTITY_NAME
 from agent.store.atomic import sync_directory, write_atomic
 from agent.store.database import RECORD_TABLE, SCHEMA_VERSION, Database
 from agent.store.identities import FILE_LIMIT, bring_identities
-from agent.store.layout import DataLayout
+from agent.store.layout import RESTORING, DataLayout
 from agent.store.migrations import copy_database, read_version
 from agent.store.sealing import Seal, load_key
 from agent.values import frozen
@@ -92,7 +92,8 @@ def restore_backup(layout: DataLayout, source: Path, *, force: bool) -> Summary:
     if layout.database.exists() and not force:
         hint = "--force replaces it; containers, images and volumes of this host stay"
         raise Conflict(f"{layout.root} holds the state of an agent", reason="StateExists", hint=hint)
-    with tempfile.TemporaryDirectory(prefix=".restore.", dir=layout.root) as scratch:
+    layout.sweep()
+    with tempfile.TemporaryDirectory(prefix=RESTORING, dir=layout.root) as scratch:
         manifest = _unpack(source, Path(scratch))
         copy = Path(scratch) / _DATABASE
         records, schema = _inspect(copy)

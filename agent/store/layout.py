@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from agent.settings import IDENTITY_NAME
 from agent.values import frozen
+
+RESTORING = ".restore."
 
 
 @frozen
@@ -80,6 +83,11 @@ class DataLayout:
     def create(self) -> None:
         """Make the directories, closed to everybody but root (attack row 34). Idempotent."""
         _make_private(self.root, self.containers, self.logs, self.volumes, self.seccomp)
+
+    def sweep(self) -> None:
+        """Remove what a restore left that was killed, which is a database and its key. For whoever holds the lock."""
+        for left in self.root.glob(f"{RESTORING}*"):
+            shutil.rmtree(left)
 
 
 @frozen

@@ -84,6 +84,16 @@ def test_force_replaces_decisions_and_keeps_what_is_of_the_host(layout: DataLayo
         assert list(database.all("container")) == ["c2"]
 
 
+def test_a_restore_that_was_killed_leaves_nothing_for_long(layout: DataLayout, tmp_path: Path) -> None:
+    write_backup(layout, tmp_path / "a.tar", "1.2")
+    for finish in (DataLayout.sweep, lambda layout: restore_backup(layout, tmp_path / "a.tar", force=True)):
+        (layout.root / ".restore.x1").mkdir()
+        (layout.root / ".restore.x1" / "holdfast.key").write_bytes(b"key")
+        finish(layout)
+        assert not list(layout.root.glob(".restore*"))
+        assert layout.database.exists()
+
+
 def test_backups_of_a_database_that_is_being_written(layout: DataLayout, tmp_path: Path) -> None:
     """Each is of one moment: of two records that always change together, both are the same."""
     ended = threading.Event()
