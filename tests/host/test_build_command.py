@@ -71,15 +71,13 @@ def list_layer(agent: Agent, *arguments: str, data: bytes = b"", **fields: Any) 
 
 def fetch(agent: Agent) -> str:
     with urllib.request.urlopen(f"http://{agent.metrics}/metrics", timeout=60) as answer:
-        text: bytes = answer.read()
-    return text.decode()
+        return str(answer.read(), "utf-8")
 
 
 def left_by_builds(agent: Agent) -> list[str]:
     """Directories of steps, received contexts, checkouts."""
     place = agent.data_root / "builds"
-    steps = [path.name for path in place.glob("build-*")]
-    return sorted(steps + [str(path.relative_to(place)) for path in place.glob("[gr]*/*")])
+    return sorted(str(path.relative_to(place)) for kind in ("build-*", "[gr]*/*") for path in place.glob(kind))
 
 
 def test_an_image_from_a_directory(agent: Agent, context: Path) -> None:
@@ -356,15 +354,12 @@ def test_what_docker_users_say_beside(agent: Agent, context: Path) -> None:
     assert checked.stdout.decode() == "warning: CopyIgnoredFile: token is left out by .dockerignore (line 7)\n"
 
 
-def test_a_service_that_says_all_of_its_build(agent: Agent, tmp_path: Path) -> None:
+def test_a_service_that_says_all_of_its_build(agent: Agent, context: Path, tmp_path: Path) -> None:
     """A git context, a Dockerfile in the Compose file, a secret of the state directory: built, run, and built again
     when the branch moves and somebody asks."""
     with open_git_server(tmp_path / "served") as server:
         repository = server.create("web")
         repository.commit(repository.tree(("100644", "page", "first\n")))
-        tools = tmp_path / "tools"
-        tools.mkdir()
-        shutil.copy2(BUSYBOX, tools / "busybox")
         agent.write("built/token", "a-secret-of-the-state")
         agent.write(
             "built/compose.yaml",
@@ -375,7 +370,7 @@ services:
   web:
     build:
       context: {server.url("web")}
-      additional_contexts: {{tools: {tools}}}
+      additional_contexts: {{tools: {context}}}
       dockerfile_inline: |
         FROM scratch
         COPY --from=tools busybox /bin/busybox
