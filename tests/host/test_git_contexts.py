@@ -18,6 +18,7 @@ from agent.builder.git.gitcommand import GitAccess, GitFailed, GitLimits
 from agent.builder.stop import Stop
 from agent.errors import NotFound, Refused
 from agent.oci.gitreference import parse_git_reference
+from tests.host.agents import eventually
 from tests.host.builderlab import Lab, open_builder_lab
 from tests.host.gitserver import GitServer, open_git_server
 
@@ -263,6 +264,12 @@ def test_tokens_go_by_https_only(server: GitServer, tmp_path: Path, app: dict[st
     assert not any(server.seen)
 
 
+def find_processes(pattern: str) -> list[str]:
+    """The command lines of all processes, where it occurs."""
+    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if re.search(pattern, line)]
+
+
 def test_cancelling_leaves_nothing(server: GitServer, tmp_path: Path, app: dict[str, str]) -> None:
     """Over ssh to a server that never answers: git, and the ssh it started, are gone."""
     with socket.socket() as silent:
@@ -273,11 +280,18 @@ def test_cancelling_leaves_nothing(server: GitServer, tmp_path: Path, app: dict[
         stop = Stop(cancel)
         checkouts = Checkouts(tmp_path / "checkouts")
         reference = parse_git_reference(f"ssh://git@127.0.0.1:{port}/a.git")
-        threading.Thread(target=lambda: (silent.accept(), cancel.set())).start()
+        found: list[list[str]] = []
+
+        def cancel_it() -> None:
+            with silent.accept()[0]:
+                found.append(find_processes(rf"(git|ssh) .*\b{port}\b"))
+                cancel.set()
+
+        threading.Thread(target=cancel_it).start()
         with pytest.raises(BuildCancelled), checkouts.held(reference, ANYONE, stop.check):
             pass
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert not re.search(rf"(git|ssh) .*127\.0\.0\.1:{port}", listed)
+    eventually(lambda: not find_processes(rf"(git|ssh) .*\b{port}\b"), what="the end of what was killed")
+    assert len(found[0]) > 1
     assert list((tmp_path / "checkouts").iterdir()) == []
 
 

@@ -172,7 +172,7 @@ def test_endless_cuts_end_in_a_typed_error_and_the_next_pull_goes_on(
 
 def test_registry_dies_mid_pull(registry: Registry, proxy: Proxy, store: ImageStore) -> None:
     running = store.pull(registry.push_layers("running:1", [make_tar([entry("f", b"runs")])]))
-    name, content = push_random(registry, "dies:1", 4 << 20)
+    name, content = push_random(registry, "dies:1", 8 << 20)  # more than a dead one has sent
     proxy.gate = threading.Event()
     failed: list[BaseException] = []
 
