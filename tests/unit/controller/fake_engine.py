@@ -85,8 +85,15 @@ class FakeContainers:
         self.put(record)
         self._notify(ContainerEvent("started", record.id, now))
         if config.image_name in self.doomed:
-            threading.Timer(self.doomed[config.image_name], self._crash, (record.id,)).start()
+            self._doom(record.id, self.doomed[config.image_name])
         return record
+
+    def _doom(self, container_id: str, seconds: float) -> None:
+        """At once means before anybody can have seen it run: no busy host may take it for one that lives."""
+        if seconds:
+            threading.Timer(seconds, self._crash, (container_id,)).start()
+        else:
+            self._crash(container_id)
 
     def _crash(self, container_id: str) -> None:
         """The end of a container whose image is ``doomed``: that many seconds after its start."""

@@ -86,7 +86,7 @@ async def wait_for_end(bench: MortalBench, fate: Fate) -> None:
         await bench.until(lambda: bench.condition("shop", "Stalled")["reason"] == "RolledBack")
     await bench.until(lambda: is_over(bench, fate))
     if fate == "good":
-        assert await bench.controller.wait_converged(30)
+        assert await bench.controller.wait_converged(60)
     await bench.until(lambda: not pending(bench))
     names = [record.name for record in bench.engine.containers.running()]
     assert len(names) == len(set(names))

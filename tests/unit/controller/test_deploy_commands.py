@@ -77,7 +77,7 @@ async def test_rollback_pins_the_good_revision_before_until_resume(bench: Bench)
         await in_force(bench, shop(version))
     commands = bench.controller.deploys
     assert (await commands.rollback(None, None))["revision"]["number"] == 2
-    assert (await commands.wait_settled("shop", 10))["settled"]
+    assert (await commands.wait_settled("shop", 60))["settled"]
     assert images(bench) == ["2"]
     assert "holdfast resume" in await ready_reason(bench, "Pinned")
     bench.source.put(shop(4))
@@ -85,7 +85,7 @@ async def test_rollback_pins_the_good_revision_before_until_resume(bench: Bench)
     assert images(bench) == ["2"], "what is pinned stays, whatever the files say"
     assert (await commands.rollback("shop", None))["revision"]["number"] == 1, "once more goes further back"
     await bench.until(lambda: images(bench) == ["1"])
-    await commands.wait_settled("shop", 10)
+    await commands.wait_settled("shop", 60)
     assert next(row for row in commands.history("shop") if row["pinned"])["in_force"]
     assert await commands.resume(None) == {"resumed": ["shop"]}
     await bench.until(lambda: images(bench) == ["4"])

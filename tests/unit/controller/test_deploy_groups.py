@@ -44,7 +44,7 @@ async def test_none_begins_before_all_are_prepared(bench: Bench) -> None:
 @on_bench
 async def test_when_one_fails_all_that_changed_go_back_and_wait_for_a_change(bench: Bench) -> None:
     await in_force(bench, *pair(1, 1), shop(1, name="other"))
-    bench.engine.containers.doomed["example/web:3"] = 0.02
+    bench.engine.containers.doomed["example/web:3"] = 0.0
     bench.source.put(*pair(2, 3), shop(2, name="other"))
     await bench.until(lambda: count(bench, "DeployRolledBack", "front") and count(bench, "DeployRolledBack", "back"))
     await bench.until(lambda: versions(bench) == (["1"], ["1"]))
@@ -75,7 +75,7 @@ async def test_apps_of_one_group_swap_their_ports(bench: Bench) -> None:
     assert versions(bench) == (["2"], ["2"])
     assert await bench.controller.wait_converged(60)
     await bench.until(lambda: leads_to_front(81))
-    bench.engine.containers.doomed["example/web:3"] = 0.02
+    bench.engine.containers.doomed["example/web:3"] = 0.0
     bench.source.put(*ported(80, 81, 3))
     await ready_reason(bench, "RolledBack", "front")
     await ready_reason(bench, "RolledBack", "back")
