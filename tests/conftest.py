@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,7 +20,7 @@ from tests.stallwatch import PATIENCE_SECONDS, StallWatch
 
 OURS = ("agent.runtime.keeper", "agent.network.nameserver", "-m agent agent", "docker-registry", "holdfast-test-")
 PLACES = tuple(map(Path, ("/tmp", "/run", "/var/lib", "/etc")))
-SETTLE_SECONDS = 10.0  # for what has been told to end
+SETTLE_SECONDS = 20.0  # for what has been told to end
 BEFORE = pytest.StashKey[dict[str, frozenset[str]]]()
 WATCH = StallWatch(PATIENCE_SECONDS + float(os.environ.get("CHAOS_SECONDS", "0")))
 
@@ -36,6 +37,8 @@ if PROFILE == "repeatable":
 
 # Whoever starts the run in the background has SIGINT ignored, and so would every command that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Modes of files that tests make are compared with what Holdfast makes of them.
+os.umask(0o022)
 
 
 def observe_host() -> dict[str, frozenset[str]]:
@@ -61,7 +64,9 @@ def find_left(before: dict[str, frozenset[str]]) -> dict[str, list[str]]:
 
 
 def ask(*command: str) -> set[str]:
-    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+    """The lines that a command prints, but for how long an announced route is still good: that changes by itself."""
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(re.sub(r" expires \d+sec", "", said).splitlines())
 
 
 def observe_processes() -> list[str]:
