@@ -17,6 +17,7 @@ from agent.runtime.wire import MAX_FDS, MAX_PACKET, SOCKET_NAME, decode, encode
 
 _ATTEMPTS = 100
 _PAUSE_SECONDS = 0.05
+_SPAWN_AGAIN = 10
 _SEND_SECONDS = 60
 _GREETING_SECONDS = 20
 
@@ -115,9 +116,11 @@ def open_connection(run_root: Path, *, spawn: bool) -> Connection:
     stream = _connect(run_root)
     if stream is None and spawn and spawn_keeper(run_root):
         stream = _connect(run_root)
-    for _ in range(_ATTEMPTS if stream is None else 0):
+    for attempt in range(1, _ATTEMPTS + 1 if stream is None else 1):
         time.sleep(_PAUSE_SECONDS)
         stream = _connect(run_root)
+        if stream is None and spawn and attempt % _SPAWN_AGAIN == 0 and spawn_keeper(run_root):
+            stream = _connect(run_root)  # the one that held the lock was on its way out
         if stream is not None:
             break
     if stream is None:

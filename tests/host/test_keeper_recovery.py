@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ from agent.runtime import connection, line
 from agent.runtime.client import KeeperClient
 from agent.runtime.connection import _connect
 from agent.runtime.protocol import ExecRequest
+from agent.runtime.spawn import spawn_keeper
+from agent.runtime.wire import LOCK_NAME
 
 pytestmark = pytest.mark.host
 
@@ -245,8 +248,6 @@ def test_slow_subscriber_is_dropped_and_hurts_nobody(lab: Lab) -> None:
 
 
 def test_second_keeper_of_the_same_root_gives_way(lab: Lab) -> None:
-    from agent.runtime.spawn import spawn_keeper
-
     pid = lab.keeper_pid
     assert spawn_keeper(lab.run_root) is False
     assert lab.keeper_pid == pid
@@ -270,6 +271,25 @@ def test_a_keeper_that_is_stopped_stops_no_client(lab: Lab, monkeypatch: pytest.
     assert [state.id for state in second.states()] == ["lives"]
     second.close()
     assert lab.keeper_pid == keeper
+
+
+def test_a_keeper_that_dies_as_the_next_one_looks_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the lock of its run root until the kernel has taken it down."""
+    (tmp_path / "run").mkdir(mode=0o700)
+    lock = os.open(tmp_path / "run" / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    tried: list[bool] = []
+
+    def spawn(run_root: Path) -> bool:
+        tried.append(spawn_keeper(run_root))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        return tried[-1]
+
+    monkeypatch.setattr(connection, "spawn_keeper", spawn)
+    with open_lab(tmp_path) as lab:
+        assert lab.client.states() == ()
+    os.close(lock)
+    assert tried == [False, True]
 
 
 def test_shutdown_is_refused_while_a_container_runs(lab: Lab) -> None:
