@@ -20,7 +20,7 @@ NAME = "registry.behind.test"
 
 def await_port(process: subprocess.Popen[bytes], port: int) -> None:
     """Until a proxy takes connections on loopback."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return

@@ -251,7 +251,7 @@ class Registry:
         self._await()
 
     def _await(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             assert self.process is not None
             with socket.socket() as probe:

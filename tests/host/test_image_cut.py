@@ -113,7 +113,7 @@ def proxy(registry: Registry) -> Iterator[Proxy]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ImageStore]:
-    opened = open_store(tmp_path / "data")
+    opened = open_store(tmp_path / "data", read_timeout=240.0)
     yield opened
     opened.close()
 
@@ -184,7 +184,7 @@ def test_registry_dies_mid_pull(registry: Registry, proxy: Proxy, store: ImageSt
 
     thread = threading.Thread(target=pull)
     thread.start()
-    assert proxy.held.wait(20)
+    assert proxy.held.wait(60)
     registry.kill()
     proxy.gate.set()
     thread.join()
@@ -214,9 +214,9 @@ def test_cancel_in_the_middle_keeps_what_came(registry: Registry, proxy: Proxy, 
 
     thread = threading.Thread(target=pull)
     thread.start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     cancel.set()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive(), "cancel must not wait for a registry that says nothing"
     assert isinstance(failed[0], PullCancelled)
     assert list(store.snapshots.root.iterdir()) == []
@@ -245,7 +245,7 @@ def test_cancel_while_the_registry_says_nothing(store: ImageStore) -> None:
             probe.sendall(b"no TLS here")
         with silent.accept()[0]:
             cancel.set()
-            thread.join(20)
+            thread.join(60)
         assert not thread.is_alive()
         assert isinstance(failed[0], PullCancelled)
 
@@ -260,7 +260,7 @@ def test_one_download_serves_all(registry: Registry, proxy: Proxy, store: ImageS
     threads = [threading.Thread(target=store.pull, args=(f"{proxy.address}/{name}",)) for name in names]
     for thread in threads:
         thread.start()
-    assert proxy.held.wait(20)
+    assert proxy.held.wait(60)
     proxy.gate.set()
     for thread in threads:
         thread.join()

@@ -42,7 +42,7 @@ def test_layers_are_fetched_at_the_same_time(tmp_path: Path) -> None:
         for kind, data in zip(kinds, [config, *blobs], strict=True)
     ]
     manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": first, "layers": layers}).encode()
-    asked = threading.Barrier(LAYERS, timeout=30)
+    asked = threading.Barrier(LAYERS, timeout=60)
 
     def give(data: bytes) -> Answer:
         asked.wait()

@@ -77,8 +77,8 @@ class Host:
             backoff=0.01,
             backoff_limit=0.02,
             attempts=2,
-            connect_timeout=5,
-            read_timeout=10,
+            connect_timeout=60,
+            read_timeout=60,
         )
         self.store = ImageStore(path / "data", Database(path / "data" / "db"), self.config)
 

@@ -40,7 +40,7 @@ class TokenServer(StubRegistry):
         return {"realm": realm, "service": "service", "issuer": "issuer", "rootcertbundle": str(self.certificate)}
 
     def answer(self, headers: Any) -> Answer:
-        method, path, _, body = self.requests[-1]
+        method, path, _, body = next(asked for asked in reversed(self.requests) if asked[2] is headers)
         query = parse_qs(urlsplit(path).query if method == "GET" else body.decode())
         if headers.get("authorization") != GOOD and query.get("refresh_token") != ["refresh-me"]:
             return 401, {}, b"{}"
