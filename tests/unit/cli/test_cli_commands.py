@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -194,7 +195,7 @@ def test_logs_prefix_only_when_there_are_several(agent: FakeAgent) -> None:
 def test_logs_follow_ends_with_the_reader(agent: FakeAgent) -> None:
     record = agent.add("shop-web-1")
     agent.engine.containers.lines[record.id] = [Line(1, float(n), b"%d\n" % n) for n in range(100_000)]
-    command = f"{sys.executable} -m agent logs --host {agent.host} web | head -n 2"
+    command = f"{shlex.quote(sys.executable)} -m agent logs --host {agent.host} web | head -n 2"
     run = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert run.stdout == "0\n1\n"
     assert run.stderr == ""
