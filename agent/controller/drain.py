@@ -62,7 +62,8 @@ async def drain(shared: Shared, container_id: str, seconds: float, hurry: asynci
         if left <= 0:
             return False
         try:
-            await asyncio.wait_for(hurry.wait(), min(wait, left))
+            async with asyncio.timeout(min(wait, left)):
+                await hurry.wait()
         except TimeoutError:
             wait = min(wait * 1.5, _LONGEST_SECONDS) if not quiet else _FIRST_SECONDS
         else:

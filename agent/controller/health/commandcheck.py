@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -26,7 +27,7 @@ class CommandChecks:
     async def run(self, container_id: str, args: Sequence[str], timeout: float) -> tuple[bool, str]:
         """Whether it ended with code 0 within ``timeout`` seconds, and what it said (at most 4 KiB)."""
         try:
-            running = await self._gate.run(self._engine.exec_start, container_id, args)
+            running = await self._start(container_id, args)
         except Exception as error:  # whatever it is, a check that cannot be asked has not passed
             return False, str(error) or type(error).__name__
         reader = _OutputReader(running)
@@ -38,21 +39,35 @@ class CommandChecks:
             return False, f"no result in {timeout:g} s. {output}"
         return status.code == 0, output
 
+    async def _start(self, container_id: str, args: Sequence[str]) -> RunningExec:
+        """Whoever is cancelled meanwhile will not have it: its streams are closed as soon as it is there."""
+        starting = asyncio.ensure_future(self._gate.run(self._engine.exec_start, container_id, args))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_let_go)
+            raise
+
     async def _wait(self, running: RunningExec, timeout: float) -> ExitStatus | None:
         """How the exec ended, or None when it had to be killed because it took too long."""
         try:
-            return await asyncio.wait_for(_ended(running.ended), timeout)
+            return await _ended(running.ended, timeout)
         except TimeoutError:
             await self._gate.run(self._engine.exec_kill, running.id, _KILL)
-            try:
-                await asyncio.wait_for(_ended(running.ended), _KILL_SECONDS)
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):
+                await _ended(running.ended, _KILL_SECONDS)
             return None
 
 
-async def _ended(future: Future[ExitStatus]) -> ExitStatus:
-    return await asyncio.shield(asyncio.wrap_future(future))
+async def _ended(future: Future[ExitStatus], seconds: float) -> ExitStatus:
+    """Not by ``wait_for``: that of Python 3.11 forgets to be cancelled when the future is done at the same moment."""
+    async with asyncio.timeout(seconds):
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+
+def _let_go(starting: asyncio.Future[RunningExec]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().close()
 
 
 class _OutputReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 
 from agent.controller.alarm import Alarm
@@ -60,10 +61,9 @@ class Publisher:
 
     async def settle(self) -> None:
         """Wait, but not for long, until everything said so far is in force."""
-        try:
-            await asyncio.wait_for(self._settled.wait(), SETTLE_SECONDS)
-        except TimeoutError:
-            pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._settled.wait()
 
     @property
     def settled(self) -> bool:
