@@ -132,6 +132,8 @@ class Underway:
             if isinstance(error, NotFound):
                 parts.images.lose(action.image)
         else:
+            if isinstance(action, StopContainer):
+                self._shared.health.wake(action.container)
             failure = parts.faults.fail(action, error, now)
         self._shared.events.fail(kind_of(action), failure, error, app=parts.name, what=describe(action))
 

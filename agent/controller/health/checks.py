@@ -84,6 +84,10 @@ class Checks:
         """Probe a container no more, because it is to end: nobody acts on it, and what probes it is a connection."""
         self._probes.rest(container_id)
 
+    def wake(self, container_id: str) -> None:
+        """Have a container that could not be ended probed again."""
+        self._probes.wake(container_id)
+
     def keep(self, living: Callable[[str], ContainerRecord | None]) -> None:
         """End the checks of containers that do not run any more, forget those that are gone."""
         self._health.keep(living)

@@ -113,6 +113,11 @@ class ProbeRunner:
         if watched is not None:
             watched.cancel()
 
+    def wake(self, container_id: str) -> None:
+        """It does not end after all: the next ``watch`` probes it again."""
+        self.rest(container_id)
+        self._watched.pop(container_id, None)
+
     def keep(self, living: Callable[[str], ContainerRecord | None]) -> None:
         """Probe no containers that do not run any more, forget those that are gone."""
         for container_id, watched in tuple(self._watched.items()):

@@ -19,6 +19,7 @@ from agent.controller.health.probeplan import Kind, ProbeRecord, Streak, adopt, 
 from agent.controller.health.probes import ProbeRunner
 from agent.controller.inventory import HealthReading
 from agent.engine.model import ContainerConfig, ContainerRecord, ContainerState
+from agent.errors import Waiting
 from agent.plan.observed import Health
 from agent.spec.model import HttpCheck, Probe, Probes
 
@@ -287,6 +288,20 @@ async def test_connections_finish_before_the_stop_and_nothing_waits_behind_them(
     assert old[1] in serving()
     await bench.controller.down()
     assert not serving()
+
+
+@on_bench
+async def test_a_container_that_could_not_be_stopped_is_probed_again(bench: Bench) -> None:
+    def stop(container_id: str) -> None:
+        raise Waiting("the keeper does not answer", retry_after=60.0)
+
+    await bench.want(app({"readiness": COMMAND}))
+    old = bench.engine.containers.named("shop-web-1").id
+    bench.engine.containers.stop = stop  # type: ignore[assignment, method-assign]
+    bench.source.put(app({"readiness": COMMAND}, image="example/web:2", update={"order": "stop-first"}))
+    await bench.until(lambda: "the keeper does not answer" in str(bench.condition("shop", "Ready")))
+    bench.engine.verdicts["shop-web-1"] = 1
+    await bench.until(lambda: not bench.controller._shared.health.reading(old).accepting)
 
 
 @on_bench
