@@ -210,9 +210,11 @@ def describe_stop(status: ExitStatus, waited: float, grace: float) -> str:
 
 
 async def _remove(action: RemoveContainer, scene: Scene) -> None:
-    """Delete it, once what it taught about its slot is on disk; a full disk is no reason to keep it."""
+    """Delete it, once what it taught about its slot is on disk, and its last words are read; a full disk is no reason
+    to keep it."""
     with contextlib.suppress(HoldfastError):
         await scene.shared.journal.flush()
+    await scene.shared.speech.finish(action.container)
     try:
         await scene.shared.gate.run(scene.shared.engine.containers.remove, action.container)
     except NotFound:

@@ -11,7 +11,7 @@ LOG_LINES = 5
 
 
 class LastLines:
-    """Lives on the loop. Nothing waits for the lines to be read; of a container that is gone by then there are none."""
+    """Lives on the loop. Only the removal of the container waits until the lines have been read."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared

@@ -86,6 +86,33 @@ async def test_a_restart_is_explained_by_how_the_one_before_ended(bench: Bench) 
 
 
 @on_bench
+async def test_what_a_container_said_in_the_end_is_read_before_it_is_removed(bench: Bench) -> None:
+    """However long that takes a host that is busy."""
+    containers, begun, may_read = bench.engine.containers, threading.Event(), threading.Event()
+    read_end = containers.read_end
+
+    def slowly(container_id: str, lines: int) -> str:
+        begun.set()
+        may_read.wait(60)
+        return read_end(container_id, lines)
+
+    await in_force(bench, shop(1))
+    containers.read_end = slowly  # type: ignore[method-assign]
+    containers.doomed["example/web:2"] = 0.0
+    bench.source.put(shop(2))
+    await bench.until(begun.is_set)
+    for _ in range(20):
+        bench.controller._workers["shop"].poke()
+        await asyncio.sleep(0.005)
+    assert "remove shop-web-1" not in containers.calls
+    may_read.set()
+    await bench.until(lambda: reasons(bench).count("DeployRolledBack"))
+    assert "remove shop-web-1" in containers.calls
+    (event,) = [event for event in bench.events.recent() if event.reason == "LastLines"]
+    assert "last words of shop-web-1" in event.message
+
+
+@on_bench
 async def test_a_signal_from_elsewhere_is_drift_and_a_crash_is_not(bench: Bench) -> None:
     await in_force(bench, shop(1))
     bench.engine.containers.end(bench.engine.containers.named("shop-web-1").id, ExitStatus(3))
