@@ -62,7 +62,7 @@ def client(address: str, tmp_path: Path, auths: Mapping[str, Any] | None = None,
     config.write_text(json.dumps({"auths": auths or {}}))
     reference = parse_reference(f"{address}/team/app:1")
     quick: dict[str, Any] = {"backoff": 0.001, "backoff_limit": 0.01, "attempts": 3}
-    quick |= {"connect_timeout": 2, "read_timeout": 2, **options}
+    quick |= {"connect_timeout": 30, "read_timeout": 30, **options}
     settings = RegistryConfig(docker_config=config, **quick)
     return RegistryClient(reference, settings, PullTracker("app", None, None))
 
