@@ -67,6 +67,12 @@ class NeedsMoreRoom(HoldfastError):
     reason = "NeedsMoreRoom"
 
 
+class ComesTooSlowly(HoldfastError):
+    """The layer is to be on the disk before it is unpacked: others can use the memory better that it needs."""
+
+    reason = "ComesTooSlowly"
+
+
 class DigestMismatch(Refused):
     """Content is not what its digest says."""
 

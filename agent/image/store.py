@@ -31,6 +31,7 @@ from agent.image.transfer.fetching import ImageFetcher
 from agent.image.transfer.taglist import TagList
 from agent.image.trust.policy import PolicyFile
 from agent.image.trust.policy_gate import ImageGate
+from agent.image.unpacking.unpackers import Unpackers
 from agent.image.verify import Finding, Means, Verifier, VerifyProgress
 from agent.oci.digest import Digest, compute_chain_ids
 from agent.oci.imageconfig import ImageConfig
@@ -63,7 +64,8 @@ class ImageStore:
         indexes = self._indexes = IndexRecords(database)
         indexes.forget(self._images.all())
         self._cargo = CargoLoader(self._images, self.content, indexes)
-        self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), gate, indexes)
+        unpackers = Unpackers(self._config.limits, self._config.apart_from)
+        self._stores = Stores(self.content, self.snapshots, self._images, Flights(), Leases(), unpackers, gate, indexes)
         self._uses = Uses(self._images)
         self._documents = ImageDocuments(self.content, self._images, self._uses)
         self._flusher = Flusher(self.snapshots)

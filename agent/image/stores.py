@@ -10,6 +10,7 @@ from agent.image.storage.indexes import IndexRecords
 from agent.image.storage.records import ImageRecords
 from agent.image.storage.snapshots import SnapshotStore
 from agent.image.trust.policy_gate import ImageGate
+from agent.image.unpacking.unpackers import Unpackers
 from agent.oci.digest import Digest
 from agent.values import frozen
 
@@ -24,6 +25,7 @@ class Stores:
     images: ImageRecords
     flights: Flights
     leases: Leases
+    unpackers: Unpackers
     gate: ImageGate | None = None
     indexes: IndexRecords | None = None
     unpacked: set[tuple[Digest, Digest]] = field(default_factory=set)

@@ -6,20 +6,23 @@ import os
 import re
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
 from agent.image.config import RegistryConfig
-from agent.image.errors import ImagePullFailed
-from agent.image.layers.room import TOGETHER, WHOLE, Room, compute_share
+from agent.image.errors import ComesTooSlowly, ImagePullFailed
+from agent.image.layers.room import SMALL, TOGETHER, WHOLE, Room, Share, compute_share, compute_small_share
 from agent.image.store import ImageStore
 from agent.store.database import Database
 from tests.bench.processes import Helpers
 from tests.host import registry as registries
+from tests.host.fronts import Front
 from tests.host.registry import Registry, entry, make_tar
 
 pytestmark = pytest.mark.host
@@ -100,12 +103,162 @@ def test_layers_take_what_their_first_bytes_tell() -> None:
     assert TOGETHER // compute_share(b"\x1f\x8b\x08").bytes == 3
 
 
+def test_small_layers_take_little() -> None:
+    assert compute_small_share(zstandard.compress(bytes(9 << 20))) is not None
+    assert compute_small_share(compress_far(bytes(9 << 20), "")) is None
+    gzip = compute_small_share(b"\x1f\x8b\x08")
+    assert gzip is not None
+    assert SMALL // gzip.bytes >= 6
+
+
+PULLS = 3
+
+
+def make_some(number: int) -> bytes:
+    return make_tar([entry(f"{number}-{file}", os.urandom(FILE_BYTES)) for file in range(2)])
+
+
+def test_memory_of_pulls_at_once_is_bounded(tmp_path: Path) -> None:
+    """All of them together take no more than one may."""
+    with Registry(base=tmp_path) as registry:
+        makers = (make_tree, make_some, make_some)
+        references = [
+            registry.push_layers(f"image{pull}:1", [make(10 * pull + number) for number, make in enumerate(makers)])
+            for pull in range(PULLS)
+        ]
+        store = ImageStore(tmp_path / "data", Database(tmp_path / "db"), RegistryConfig(docker_config=tmp_path / "no"))
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            before = read_status("VmRSS")
+            with Helpers([os.getpid()]) as helpers, ThreadPoolExecutor(PULLS) as pool:
+                images = list(pool.map(store.pull, references))
+            assert len({image.id for image in images}) == PULLS
+            assert helpers.peak > 0
+            assert read_status("VmHWM") - before + helpers.peak * 2**20 < LIMIT
+        finally:
+            store.close()
+
+
+class Trickle(Front):
+    """A registry whose large blobs come a little at a time, until it is let go on."""
+
+    def __init__(self, behind: str) -> None:
+        super().__init__(behind)
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Event()
+
+    def find(self, path: str) -> Any:
+        return self._trickle(path) if "/blobs/" in path else super().find(path)
+
+    def _trickle(self, path: str) -> Any:
+        def answer(headers: Any) -> Any:
+            status, reply, data = self._pass_on(path, headers)
+            if len(data) < APART:
+                return status, reply, data
+            return status, {**reply, "Content-Length": str(len(data))}, self._pieces(data)
+
+        return answer
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        self.begun.release()
+        sent = 0
+        while sent < len(data):
+            piece = data[sent:] if self.go.wait(0.02) else data[sent : sent + 1000]
+            yield piece
+            sent += len(piece)
+
+
+def test_a_slow_registry_holds_up_nobody(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many layers as there is room for come slowly; other images come in meanwhile, and then those do, too."""
+    monkeypatch.setattr("agent.image.layers.room.PATIENCE", 0.2)
+    slow = registry.push_layers("slow:1", [make_far(number) for number in range(LAYERS)])
+    fast = registry.push_layers("fast:1", [make_far(number) for number in range(LAYERS, 2 * LAYERS)])
+    store = ImageStore(tmp_path / "data", Database(tmp_path / "db"), RegistryConfig(docker_config=tmp_path / "no"))
+    with Trickle(registry.address) as front, ThreadPoolExecutor(1) as pool:
+        try:
+            coming = pool.submit(store.pull, slow.replace(registry.address, front.address))
+            for _ in range(LAYERS):
+                assert front.begun.acquire(timeout=30)
+            assert store.pull(fast).size > LAYERS * APART
+            assert not coming.done()
+            front.go.set()
+            assert coming.result(60).size > LAYERS * APART
+        finally:
+            front.go.set()
+            store.close()
+
+
 def test_whoever_waits_for_room_is_let_go() -> None:
-    room = Room()
+    room, ended = Room(TOGETHER), threading.Event()
+
+    def give_up() -> None:
+        ended.set()
+        room.wake()
+
     with ExitStack() as held:
-        held.enter_context(room.held(WHOLE))
-        timer = threading.Timer(0.05, room.close)
+        held.enter_context(room.held(WHOLE, ended.is_set, wait=True))
+        timer = threading.Timer(0.05, give_up)
         timer.start()
         with pytest.raises(ImagePullFailed, match="given up"):
-            held.enter_context(room.held(WHOLE))
+            held.enter_context(room.held(WHOLE, ended.is_set, wait=True))
         timer.join()
+
+
+def never() -> bool:
+    return False
+
+
+def share(size: int) -> Share:
+    return Share(size, 0, 0)
+
+
+def test_room_is_given_in_the_order_of_coming() -> None:
+    """A large share is not passed over for ever by small ones; who cannot wait is told so."""
+    room, order = Room(10), list[int]()
+    inside = threading.Semaphore(0)
+
+    def take(size: int) -> None:
+        with room.held(share(size), never, wait=True):
+            order.append(size)
+            inside.release()
+
+    with ExitStack() as held:
+        first = ExitStack()
+        first.enter_context(room.held(share(6), never, wait=True))
+        held.push(first)
+        waiting = []
+        for size in (8, 2, 3):
+            waiting.append(threading.Thread(target=take, args=(size,)))
+            waiting[-1].start()
+            while len(room._waiting) < len(waiting):
+                threading.Event().wait(0.001)
+        with pytest.raises(ComesTooSlowly), room.held(share(1), never, wait=False):
+            pass
+        first.close()
+        for _ in waiting:
+            assert inside.acquire(timeout=10)
+        for thread in waiting:
+            thread.join()
+    assert order[0] == 8
+    assert sorted(order[1:]) == [2, 3]
+
+
+def test_only_what_is_needed_is_wanted_back() -> None:
+    room, ended = Room(9), threading.Event()
+    with ExitStack() as held:
+        leases = [held.enter_context(room.held(share(3), never, wait=True)) for _ in range(3)]
+        assert not any(map(room.wants_back, leases))
+        waiting = threading.Thread(target=lambda: _wait(room, ended))
+        waiting.start()
+        while not room._waiting:
+            threading.Event().wait(0.001)
+        assert [room.wants_back(lease) for lease in leases] == [True, True, False]
+        assert room.wants_back(leases[0])
+        ended.set()
+        room.wake()
+        waiting.join()
+
+
+def _wait(room: Room, ended: threading.Event) -> None:
+    with pytest.raises(ImagePullFailed), room.held(share(5), ended.is_set, wait=True):
+        pass

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from agent.image.errors import DigestMismatch, NeedsMoreRoom, translated_storage_errors
+from agent.image.errors import ComesTooSlowly, DigestMismatch, NeedsMoreRoom, translated_storage_errors
 from agent.image.layers.channel import Channel, ChannelBroken
 from agent.image.layers.decompress import decompress
 from agent.image.layers.layerwriter import LayerWriter
@@ -87,7 +87,7 @@ class LayerPipeline:
                 self._run_alone(head)
             else:
                 self._run_together(prepend(head, source))
-        except NeedsMoreRoom:
+        except (NeedsMoreRoom, ComesTooSlowly):
             if self._budget is not None:
                 self._budget.count(-self._counted)  # it comes again
             raise

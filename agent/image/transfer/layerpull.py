@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import Refused
 from agent.image.config import RegistryConfig
-from agent.image.errors import DigestMismatch, NeedsMoreRoom, UnfitForImage, translated_storage_errors
+from agent.image.errors import ComesTooSlowly, DigestMismatch, NeedsMoreRoom, UnfitForImage, translated_storage_errors
 from agent.image.layers.budget import ImageBudget
 from agent.image.layers.layer import Pipeline
 from agent.image.progress import LayerMeter, PullTracker
@@ -20,7 +20,7 @@ from agent.image.storage.snapshots import IMAGE, TREE
 from agent.image.stores import Stores
 from agent.image.transfer.apart import await_all
 from agent.image.transfer.download import BlobDownload
-from agent.image.unpacking.unpackers import Unpackers, Way
+from agent.image.unpacking.unpackers import Crew, Way
 from agent.oci.descriptor import Descriptor
 from agent.oci.digest import Digest
 from agent.values import frozen
@@ -51,7 +51,6 @@ class LayerPull:
         self._tracker = tracker
         self._image = image
         self._budget = ImageBudget(config.limits, image.manifest.layers)
-        self._unpackers = Unpackers(config.limits, config.apart_from)
 
     def run(self) -> None:
         """Bring in what is not here yet. Raises what goes wrong; nothing is being done any more then."""
@@ -61,7 +60,8 @@ class LayerPull:
         missing = [layer for part in parts if not self._is_local(layer := WantedLayer(*part))]
         self._check_room([layer.descriptor for layer in missing])
         if missing:
-            self._bring_all(missing)
+            with self._stores.unpackers.crew() as crew:
+                self._bring_all(missing, crew)
 
     def _is_local(self, layer: WantedLayer) -> bool:
         content, snapshots = self._stores.content, self._stores.snapshots
@@ -84,7 +84,7 @@ class LayerPull:
         sizes = {layer.digest: layer.size for layer in layers if content.size(layer.digest) is None}
         check_space(content.root, sum(sizes.values()), self._config.limits)
 
-    def _bring_all(self, layers: Sequence[WantedLayer]) -> None:
+    def _bring_all(self, layers: Sequence[WantedLayer], crew: Crew) -> None:
         """Unpack in parallel; each waits for the layer below it only to be given its number."""
         pool = ThreadPoolExecutor(self._config.parallel_layers, thread_name_prefix="layer-fetch")
         chains = self._image.chains
@@ -93,20 +93,19 @@ class LayerPull:
         try:
             for layer in layers:
                 lower = chains[: chains.index(layer.chain)]
-                below = pool.submit(self._bring, layer, lower, below)
+                below = pool.submit(self._bring, layer, lower, below, crew)
                 futures.append(below)
             await_all(futures, self._tracker, "pulling")
         except BaseException:
             self._tracker.abandon()
             self._client.transport.abort()
-            self._unpackers.abort()
+            crew.abort()
             self._stores.flights.wake()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            self._unpackers.close()
 
-    def _bring(self, layer: WantedLayer, below: Sequence[Digest], earlier: Future[None] | None) -> None:
+    def _bring(self, layer: WantedLayer, below: Sequence[Digest], earlier: Future[None] | None, crew: Crew) -> None:
         """Hold the chain to the end, the blob only while it is fetched: so no two pulls wait in a ring."""
         flights, snapshots = self._stores.flights, self._stores.snapshots
         with flights.alone({f"chain {layer.chain}"}, self._tracker):
@@ -115,7 +114,7 @@ class LayerPull:
             path = snapshots.prepare()
             try:
                 with flights.alone({f"blob {layer.descriptor.digest}"}, self._tracker):
-                    pipeline = self._unpack(path, layer)
+                    pipeline = self._unpack(path, layer, crew)
                 if earlier is not None:
                     earlier.result()
                 lower = [snapshots.require(chain) for chain in reversed(below)]
@@ -128,23 +127,27 @@ class LayerPull:
                 raise
             layer.meter.finish()
 
-    def _unpack(self, path: Path, layer: WantedLayer) -> Pipeline:
+    def _unpack(self, path: Path, layer: WantedLayer, crew: Crew) -> Pipeline:
         """Fill a prepared snapshot. Fetched again from the start, once each, when it is refused and what was left from
         before may be damaged, or a mirror sent of it; unpacked to a tree when an image cannot hold it, with more room
-        when it needs that."""
+        when it needs that, and not before it is here when others need the room."""
         content, digest = self._stores.content, layer.descriptor.digest
         left_over = content.size(digest) is not None or content.has_ingest(digest)
         image = path / IMAGE if self._stores.snapshots.mounts.supported else None
-        way = self._unpackers.find_way(layer.descriptor.size)
+        way, first = crew.owner.find_way(layer.descriptor.size), False
         while True:
-            pipeline = self._unpackers.pipeline(path / TREE, way, self._budget, image)
             try:
+                if first and not self._is_here(layer):
+                    self._fetch(layer)
+                pipeline = crew.pipeline(path / TREE, way, self._budget, image, local=self._is_here(layer))
                 pipeline.run(self._source(layer), layer.diff_id)
                 return pipeline
             except UnfitForImage:
                 image = None
             except NeedsMoreRoom:
                 way = Way(way + 1)
+            except ComesTooSlowly:
+                first = True
             except Refused:
                 distrusted = self._client.distrust(digest)
                 if not (left_over or distrusted) or self._is_sound(digest):
@@ -163,9 +166,19 @@ class LayerPull:
             return False
         return True
 
+    def _is_here(self, layer: WantedLayer) -> bool:
+        return self._stores.content.size(layer.descriptor.digest) == layer.descriptor.size
+
+    def _fetch(self, layer: WantedLayer) -> None:
+        """Bring the blob to the disk, and no further."""
+        with closing(self._source(layer)) as source:
+            for _ in source:
+                pass
+        layer.meter.restart()
+
     def _source(self, layer: WantedLayer) -> Generator[bytes, None, None]:
         content, descriptor = self._stores.content, layer.descriptor
-        if content.size(descriptor.digest) != descriptor.size:
+        if not self._is_here(layer):
             return BlobDownload(content, self._client, descriptor, self._config, layer.meter).stream()
         return self._counted(content.stream(descriptor.digest), layer.meter)
 

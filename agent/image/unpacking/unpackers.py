@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from agent.errors import HoldfastError
 from agent.image.erofs.metadata import settle_image
 from agent.image.errors import (
+    ComesTooSlowly,
     DigestMismatch,
     HostileLayer,
     ImagePullFailed,
@@ -29,7 +30,7 @@ from agent.image.errors import (
 )
 from agent.image.layers.implied import adopt_attributes
 from agent.image.layers.layer import Budget, LayerPipeline, Pipeline, check_diff_id, prepend
-from agent.image.layers.room import HERE, USUAL, WHOLE, Room, Share, compute_share
+from agent.image.layers.room import SMALL, TOGETHER, USUAL, WHOLE, Room, Share, compute_share, compute_small_share
 from agent.image.layers.undescribed import name_undescribed, read_undescribed
 from agent.image.layers.unpack import Unpacker
 from agent.image.limits import UnpackLimits
@@ -56,54 +57,44 @@ class Way(IntEnum):
 
 
 class Unpackers:
-    """The processes of one pull, started when they are needed. Thread-safe."""
+    """The processes of an agent, started when they are needed, and the memory that its pulls share. Thread-safe."""
 
     def __init__(self, limits: UnpackLimits, apart_from: int) -> None:
-        self._limits = limits
+        self.limits = limits
+        self.room = Room(TOGETHER)
+        self.small = Room(SMALL)
         self._apart_from = apart_from
         self._lock = threading.Lock()
-        self._aborted = False
-        self._all: list[_Unpacker] = []
+        self._crews = 0
         self._idle: list[_Unpacker] = []
-        self.room = Room()
 
     def find_way(self, packed: int) -> Way:
         """Where to begin with a layer of ``packed`` bytes."""
         return Way.HERE if packed < self._apart_from else Way.APART
 
-    def pipeline(self, root: Path, way: Way, budget: Budget | None, image: Path | None = None) -> Pipeline:
-        """The way of a layer to ``root``, which must exist and be empty; not HERE to the file ``image`` instead, where
-        that is given. It raises NeedsMoreRoom, but for ALONE."""
-        if way is Way.HERE:
-            return LayerPipeline(Unpacker(root, HERE.limit(self._limits)), budget)
-        job = _Job(root, image, self._limits)
-        return _PipelineApart(self, job, budget, WHOLE if way is Way.ALONE else None)
-
-    def abort(self) -> None:
-        """Make all that is under way fail at once, from any thread."""
-        self.room.close()
+    @contextmanager
+    def crew(self) -> Iterator[Crew]:
+        """For the length of one pull. Processes end with the last one."""
         with self._lock:
-            self._aborted = True
-            for unpacker in self._all:
-                unpacker.kill()
-
-    def close(self) -> None:
-        """End the processes; none may have a job."""
-        for unpacker in self._all:
-            unpacker.close()
+            self._crews += 1
+        try:
+            yield Crew(self)
+        finally:
+            with self._lock:
+                self._crews -= 1
+                last = self._crews == 0
+            if last:
+                self.end_idle()
 
     def take(self) -> _Unpacker:
-        """A process that waits for a job. Raises ImagePullFailed after ``abort``, or when none can be started."""
+        """A process that waits for a job. Raises ImagePullFailed when none can be started."""
         with self._lock:
-            if self._aborted:
-                raise ImagePullFailed("the pull was given up")
             if self._idle:
                 return self._idle.pop()
-            try:
-                self._all.append(_Unpacker())
-            except OSError as error:
-                raise ImagePullFailed(f"no process for unpacking can be started: {error.strerror}") from error
-            return self._all[-1]
+        try:
+            return _Unpacker()
+        except OSError as error:
+            raise ImagePullFailed(f"no process for unpacking can be started: {error.strerror}") from error
 
     def give_back(self, unpacker: _Unpacker) -> None:
         """It has done its job, and waits for another."""
@@ -116,6 +107,64 @@ class Unpackers:
             idle, self._idle = self._idle, []
         for unpacker in idle:
             unpacker.close()
+
+
+class Crew:
+    """What one pull uses of it. Thread-safe."""
+
+    def __init__(self, owner: Unpackers) -> None:
+        self.owner = owner
+        self._lock = threading.Lock()
+        self._aborted = False
+        self._working: set[_Unpacker] = set()
+
+    def pipeline(
+        self, root: Path, way: Way, budget: Budget | None, image: Path | None = None, *, local: bool = True
+    ) -> Pipeline:
+        """The way of a layer to ``root``, which must exist and be empty; not HERE to the file ``image`` instead, where
+        that is given. It raises NeedsMoreRoom, but for ALONE, and ComesTooSlowly, but for a source that is ``local``.
+        """
+        if way is Way.HERE:
+            return _PipelineHere(self, root, budget, local=local)
+        job = _Job(root, image, self.owner.limits)
+        return _PipelineApart(self, job, budget, WHOLE if way is Way.ALONE else None, local=local)
+
+    def abort(self) -> None:
+        """Make all that is under way fail at once, from any thread."""
+        with self._lock:
+            self._aborted = True
+            for unpacker in self._working:
+                unpacker.kill()
+        self.owner.room.wake()
+        self.owner.small.wake()
+
+    def is_aborted(self) -> bool:
+        """Whether the pull was given up."""
+        return self._aborted
+
+    @contextmanager
+    def process(self, *, alone: bool) -> Iterator[_Unpacker]:
+        """A process for one job; ``alone``: others should not keep memory that they do not use, and neither this one
+        afterwards. Raises ImagePullFailed after ``abort``, or when none can be started."""
+        if alone:
+            self.owner.end_idle()
+        unpacker = self.owner.take()
+        try:
+            with self._lock:
+                if self._aborted:
+                    raise ImagePullFailed("the pull was given up")
+                self._working.add(unpacker)
+            yield unpacker
+        except BaseException:
+            unpacker.close()
+            raise
+        finally:
+            with self._lock:
+                self._working.discard(unpacker)
+        if alone or self._aborted:
+            unpacker.close()
+        else:
+            self.owner.give_back(unpacker)
 
 
 class _Unpacker:
@@ -168,14 +217,46 @@ class _Job(NamedTuple):
         return json.dumps({"root": str(self.root), "image": image, "limits": limits}).encode()
 
 
+class _PipelineHere:
+    """A short layer within the agent."""
+
+    def __init__(self, crew: Crew, root: Path, budget: Budget | None, *, local: bool) -> None:
+        self._crew = crew
+        self._root = root
+        self._budget = budget
+        self._local = local
+        self._inner: LayerPipeline | None = None
+
+    @property
+    def size(self) -> int:
+        return self._inner.size if self._inner is not None else 0
+
+    def settle(self, lower: Sequence[Path]) -> None:
+        if self._inner is not None:
+            self._inner.settle(lower)
+
+    def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
+        small = self._crew.owner.small
+        with closing(source):
+            head = next(source, b"")
+            share = compute_small_share(head)
+            if share is None:
+                raise NeedsMoreRoom("the layer's zstd stream needs a large window")
+            with small.held(share, self._crew.is_aborted, wait=self._local) as lease:
+                self._inner = LayerPipeline(Unpacker(self._root, share.limit(self._crew.owner.limits)), self._budget)
+                whole = prepend([head], source)
+                return self._inner.run(whole if self._local else small.watched(whole, lease), diff_id)
+
+
 class _PipelineApart:
     """Feeds one layer to a process."""
 
-    def __init__(self, owner: Unpackers, job: _Job, budget: Budget | None, share: Share | None) -> None:
-        self._owner = owner
+    def __init__(self, crew: Crew, job: _Job, budget: Budget | None, share: Share | None, *, local: bool) -> None:
+        self._crew = crew
         self._job = job
         self._budget = budget
         self._share = share
+        self._local = local
         self._counted = 0
         self.size = 0
 
@@ -188,31 +269,28 @@ class _PipelineApart:
         undescribed.unlink(missing_ok=True)
 
     def run(self, source: Generator[bytes, None, None], diff_id: Digest | None) -> Digest:
+        room = self._crew.owner.room
         with closing(source):
             head = next(source, b"")
             share = self._share or compute_share(head)
-            with self._owner.room.held(share), closing(prepend([head], source)) as whole:
-                return check_diff_id(self._run(whole, share), diff_id)
+            with room.held(share, self._crew.is_aborted, wait=self._local) as lease:
+                whole = prepend([head], source)
+                with closing(whole if self._local else room.watched(whole, lease)) as watched:
+                    return check_diff_id(self._run(watched, share), diff_id)
 
     def _run(self, source: Generator[bytes, None, None], share: Share) -> Digest:
-        if share.bytes > USUAL:
-            self._owner.end_idle()
-        unpacker = self._owner.take()
         try:
-            actual = self._feed(unpacker.connection, source, share)
-        except Disconnected as error:
-            status = unpacker.close(_PATIENCE)
-            raise ImagePullFailed(f"the process that unpacks the layer ended early, with status {status}") from error
-        except BaseException as error:
-            unpacker.close()
-            if isinstance(error, UnfitForImage | NeedsMoreRoom):
-                self._count(-self._counted)  # it comes again
+            with self._crew.process(alone=share.bytes > USUAL) as unpacker:
+                try:
+                    return self._feed(unpacker.connection, source, share)
+                except Disconnected as error:
+                    status = unpacker.close(_PATIENCE)
+                    raise ImagePullFailed(
+                        f"the process that unpacks the layer ended early, with status {status}"
+                    ) from error
+        except (UnfitForImage, NeedsMoreRoom, ComesTooSlowly):
+            self._count(-self._counted)  # it comes again
             raise
-        if share.bytes > USUAL:
-            unpacker.close()  # it would keep what it took
-        else:
-            self._owner.give_back(unpacker)
-        return actual
 
     def _count(self, size: int) -> None:
         self._counted += size

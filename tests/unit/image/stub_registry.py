@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler
 
 from tests.unit.image.loopback import LoopbackServer
 
-Answer = tuple[int, Mapping[str, str], bytes]
+Answer = tuple[int, Mapping[str, str], bytes | Iterable[bytes]]
 
 
 class StubRegistry(LoopbackServer):
@@ -33,10 +33,12 @@ class StubRegistry(LoopbackServer):
                 answer = stub.find(self.path.partition("?")[0])
                 status, reply, data = answer(headers) if callable(answer) else answer
                 self.send_response(status)
-                for key, value in {"Content-Length": str(len(data)), **reply}.items():
+                length = {"Content-Length": str(len(data))} if isinstance(data, bytes) else {}
+                for key, value in {**length, **reply}.items():
                     self.send_header(key, value)
                 self.end_headers()
-                self.wfile.write(data)
+                for piece in (data,) if isinstance(data, bytes) else data:
+                    self.wfile.write(piece)
 
             def do_POST(self) -> None:
                 self.do_GET()

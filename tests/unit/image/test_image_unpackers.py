@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from agent.image.layers.budget import ImageBudget
 from agent.image.layers.layer import LayerPipeline, Pipeline
 from agent.image.layers.unpack import Unpacker
 from agent.image.limits import UnpackLimits
-from agent.image.unpacking.unpackers import Unpackers, Way
+from agent.image.unpacking.unpackers import Crew, Unpackers, Way
 from agent.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from agent.oci.digest import compute_digest
 
@@ -63,13 +64,30 @@ def look(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+class Watched(Unpackers):
+    """Keeps all processes there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__(LIMITS, 0)
+        self.all: list[Any] = []
+
+    def take(self) -> Any:
+        taken = super().take()
+        self.all += [] if taken in self.all else [taken]
+        return taken
+
+
 @pytest.fixture
-def unpackers() -> Iterator[Unpackers]:
+def unpackers() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def crew(unpackers: Watched) -> Iterator[Crew]:
     """Whose processes are all gone in the end."""
-    made = Unpackers(LIMITS, 0)
-    yield made
-    made.close()
-    for unpacker in made._all:
+    with unpackers.crew() as made:
+        yield made
+    for unpacker in unpackers.all:
         assert unpacker._process.returncode is not None
 
 
@@ -79,40 +97,43 @@ def run(pipeline: Pipeline, data: bytes) -> tuple[object, ...]:
     return digest, pipeline.size
 
 
-def test_both_ways_make_the_same(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_both_ways_make_the_same(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     for seed in range(2):
         data = make_layer(seed)
         here, there = tmp_path / f"here{seed}", tmp_path / f"there{seed}"
         here.mkdir()
         there.mkdir()
-        assert run(LayerPipeline(Unpacker(here, LIMITS)), data) == run(unpackers.pipeline(there, Way.APART, None), data)
+        assert run(LayerPipeline(Unpacker(here, LIMITS)), data) == run(crew.pipeline(there, Way.APART, None), data)
         assert look(here) == look(there)
-    assert len(unpackers._all) == 1, "one after the other, one process does"
+    assert len(unpackers.all) == 1, "one after the other, one process does"
 
 
 def test_a_short_layer_needs_no_process(tmp_path: Path) -> None:
+    unpackers = Watched()
     assert Unpackers(LIMITS, 1000).find_way(999) is Way.HERE
-    assert isinstance(Unpackers(LIMITS, 1000).pipeline(tmp_path, Way.HERE, None), LayerPipeline)
+    with unpackers.crew() as crew:
+        run(crew.pipeline(tmp_path, Way.HERE, None), make_layer(0))
+    assert unpackers.all == []
 
 
-def test_a_hostile_layer_is_refused_in_the_same_words(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_a_hostile_layer_is_refused_in_the_same_words(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     said = []
-    for pipeline in (LayerPipeline(Unpacker(tmp_path, LIMITS)), unpackers.pipeline(tmp_path, Way.APART, None)):
+    for pipeline in (LayerPipeline(Unpacker(tmp_path, LIMITS)), crew.pipeline(tmp_path, Way.APART, None)):
         with pytest.raises(HostileLayer) as refused:
             run(pipeline, make_layer(0, hostile=True))
         said.append(str(refused.value))
     assert said[0] == said[1]
     assert not (tmp_path.parent / "escape").exists()
     (tmp_path / "next").mkdir()
-    run(unpackers.pipeline(tmp_path / "next", Way.APART, None), make_layer(1))
+    run(crew.pipeline(tmp_path / "next", Way.APART, None), make_layer(1))
 
 
-def test_the_digest_must_be_right(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_the_digest_must_be_right(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     with pytest.raises(DigestMismatch):
-        unpackers.pipeline(tmp_path, Way.APART, None).run(stream(make_layer(0)), compute_digest(b"other"))
+        crew.pipeline(tmp_path, Way.APART, None).run(stream(make_layer(0)), compute_digest(b"other"))
 
 
-def test_the_budget_of_the_image_bounds_it(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_the_budget_of_the_image_bounds_it(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     limits = UnpackLimits(ratio=1, image_floor=20 << 20)
     budget = ImageBudget(limits, [Descriptor(OCI_LAYER_GZIP, compute_digest(b""), 1)])
     zeros = io.BytesIO()
@@ -121,68 +142,89 @@ def test_the_budget_of_the_image_bounds_it(tmp_path: Path, unpackers: Unpackers)
         member.size = 64 << 20
         archive.addfile(member, io.BytesIO(bytes(64 << 20)))
     with pytest.raises(HostileLayer, match="the image unpacks to more than 20 MiB"):
-        unpackers.pipeline(tmp_path, Way.APART, budget).run(stream(gzip.compress(zeros.getvalue(), 1)), None)
+        crew.pipeline(tmp_path, Way.APART, budget).run(stream(gzip.compress(zeros.getvalue(), 1)), None)
     before = (tmp_path / "zeros").stat()
     time.sleep(0.05)
     after = (tmp_path / "zeros").stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns), "it has ended"
 
 
-def test_an_error_of_the_source_ends_it(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_an_error_of_the_source_ends_it(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     def source() -> Generator[bytes, None, None]:
         yield make_layer(0)[:100_000]
         raise PullCancelled("enough")
 
     with pytest.raises(PullCancelled):
-        unpackers.pipeline(tmp_path, Way.APART, None).run(source(), None)
+        crew.pipeline(tmp_path, Way.APART, None).run(source(), None)
 
 
-def test_a_killed_process_is_an_error_of_the_pull(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_a_killed_process_is_an_error_of_the_pull(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     def source() -> Generator[bytes, None, None]:
         yield b"\x1f\x8b"
-        unpackers._all[0].kill()
+        unpackers.all[0].kill()
         while True:
             yield os.urandom(100_000)
 
     with pytest.raises(ImagePullFailed, match="ended early, with status -9"):
-        unpackers.pipeline(tmp_path, Way.APART, None).run(source(), None)
+        crew.pipeline(tmp_path, Way.APART, None).run(source(), None)
 
 
-def test_a_process_ends_when_its_agent_does(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_a_process_ends_when_its_agent_does(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     def source() -> Generator[bytes, None, None]:
         yield make_layer(0)[:100_000]
-        unpackers._all[0].connection.close()
-        assert unpackers._all[0]._process.wait(60) == 0
+        unpackers.all[0].connection.close()
+        assert unpackers.all[0]._process.wait(60) == 0
         yield b""
 
     with pytest.raises(ImagePullFailed):
-        unpackers.pipeline(tmp_path, Way.APART, None).run(source(), None)
+        crew.pipeline(tmp_path, Way.APART, None).run(source(), None)
 
 
-def test_a_cut_stream_is_refused(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_a_cut_stream_is_refused(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     with pytest.raises(HostileLayer, match="cut short"):
-        run(unpackers.pipeline(tmp_path, Way.APART, None), make_layer(0)[:-1000])
+        run(crew.pipeline(tmp_path, Way.APART, None), make_layer(0)[:-1000])
 
 
-def test_abort_frees_whoever_waits_for_a_process(tmp_path: Path, unpackers: Unpackers) -> None:
+def test_abort_frees_whoever_waits_for_a_process(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
     """Also when the process does not read: it is stopped here."""
     fed = threading.Event()
 
     def source() -> Generator[bytes, None, None]:
         yield bytes(100_000)
-        unpackers._all[0]._process.send_signal(19)
+        unpackers.all[0]._process.send_signal(19)
         while True:
             fed.set()
             yield bytes(100_000)
 
     def wait_and_abort() -> None:
         fed.wait()
-        unpackers.abort()
+        crew.abort()
 
     waiting = threading.Thread(target=wait_and_abort)
     waiting.start()
     with pytest.raises(ImagePullFailed):
-        unpackers.pipeline(tmp_path, Way.APART, None).run(source(), None)
+        crew.pipeline(tmp_path, Way.APART, None).run(source(), None)
     waiting.join()
     with pytest.raises(ImagePullFailed, match="given up"):
-        unpackers.pipeline(tmp_path, Way.APART, None).run(stream(b""), None)
+        crew.pipeline(tmp_path, Way.APART, None).run(stream(b""), None)
+
+
+def test_pulls_share_processes_and_not_their_end(tmp_path: Path, unpackers: Watched, crew: Crew) -> None:
+    """What one pull has done with is the next one's; one that is given up takes nothing from the others."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    with unpackers.crew() as other:
+        run(other.pipeline(tmp_path / "a", Way.APART, None), make_layer(0))
+        other.abort()
+    run(crew.pipeline(tmp_path / "b", Way.APART, None), make_layer(0))
+    assert len(unpackers.all) == 1
+
+    def source() -> Generator[bytes, None, None]:
+        yield make_layer(0)[:100_000]
+        crew.abort()
+        yield bytes(1_000_000)
+
+    with unpackers.crew() as third:
+        with pytest.raises(ImagePullFailed):
+            crew.pipeline(tmp_path / "b", Way.APART, None).run(source(), None)
+        run(third.pipeline(tmp_path / "c", Way.APART, None), make_layer(0))
