@@ -113,7 +113,7 @@ class Execs:
                 self._early[event.exec_id] = status
                 while len(self._early) > _EARLY_LIMIT:
                     del self._early[next(iter(self._early))]
-        if future is not None:
+        if future is not None and future.set_running_or_notify_cancel():
             future.set_result(status)
 
     def _register(self, exec_id: str) -> Future[ExitStatus]:

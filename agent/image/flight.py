@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from agent.image.progress import PullTracker
 
+_LOOK_SECONDS = 1.0
+
 
 class Flights:
     """One piece of work a key at a time: who comes second waits, then looks whether anything is left to do."""
@@ -19,12 +21,12 @@ class Flights:
 
     @contextmanager
     def alone(self, keys: Iterable[str], tracker: PullTracker) -> Iterator[None]:
-        """Hold all ``keys``; waits for others who hold any. Raises PullCancelled (see ``wake``)."""
+        """Hold all ``keys``; waits for others who hold any. Raises PullCancelled: at ``wake``, or within a second."""
         wanted = set(keys)
         with self._condition:
             while self._running & wanted:
                 tracker.check()
-                self._condition.wait()
+                self._condition.wait(_LOOK_SECONDS)
             tracker.check()
             self._running |= wanted
         try:

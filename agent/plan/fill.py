@@ -121,7 +121,7 @@ def _compute_first(
         return None
     return StartContainer(
         id=start_id(view, slot, view.digest, draft),
-        cause=_first_cause(view, name, ended, draft),
+        cause=_first_cause(view, name, ended),
         after=(*pull, *needed_actions(view, draft), *gate.after),
         service=view.name,
         slot=slot,
@@ -139,7 +139,7 @@ def _hold_back(view: ServiceView, slot: int, draft: Draft, gate: Gate) -> None:
         draft.wait("DependencyNotReady", message, view, slot)
 
 
-def _first_cause(view: ServiceView, name: str, ended: ObservedContainer | None, draft: Draft) -> Cause:
+def _first_cause(view: ServiceView, name: str, ended: ObservedContainer | None) -> Cause:
     if ended is not None:
         return Cause("SpecChanged", f"{name} has ended, and its spec has changed since")
     if not view.slots:

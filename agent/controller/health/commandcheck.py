@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from agent.controller.gate import Gate
 from agent.controller.port import EnginePort, RunningExec
 from agent.engine.model import ExitStatus
+from agent.errors import HoldfastError
 
 OUTPUT_LIMIT = 4096
 _KILL = 9
@@ -23,6 +24,7 @@ class CommandChecks:
     def __init__(self, engine: EnginePort, gate: Gate) -> None:
         self._engine = engine
         self._gate = gate
+        self._kills: set[asyncio.Task[None]] = set()
 
     async def run(self, container_id: str, args: Sequence[str], timeout: float) -> tuple[bool, str]:
         """Whether it ended with code 0 within ``timeout`` seconds, and what it said (at most 4 KiB)."""
@@ -33,6 +35,9 @@ class CommandChecks:
         reader = _OutputReader(running)
         try:
             status = await self._wait(running, timeout)
+        except asyncio.CancelledError:
+            self._kill_later(running)
+            raise
         finally:
             output = reader.close()
         if status is None:
@@ -40,13 +45,30 @@ class CommandChecks:
         return status.code == 0, output
 
     async def _start(self, container_id: str, args: Sequence[str]) -> RunningExec:
-        """Whoever is cancelled meanwhile will not have it: its streams are closed as soon as it is there."""
+        """Whoever is cancelled meanwhile will not have it: it is killed as soon as it is there."""
         starting = asyncio.ensure_future(self._gate.run(self._engine.exec_start, container_id, args))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            starting.add_done_callback(_let_go)
+            starting.add_done_callback(self._let_go)
             raise
+
+    def _let_go(self, starting: asyncio.Future[RunningExec]) -> None:
+        if not starting.cancelled() and starting.exception() is None:
+            starting.result().close()
+            self._kill_later(starting.result())
+
+    def _kill_later(self, running: RunningExec) -> None:
+        """Nobody waits for it any more, and it may never end by itself."""
+        if running.ended.done():
+            return
+        task = asyncio.ensure_future(self._kill(running))
+        self._kills.add(task)
+        task.add_done_callback(self._kills.discard)
+
+    async def _kill(self, running: RunningExec) -> None:
+        with contextlib.suppress(HoldfastError, RuntimeError):  # it has ended, or the agent is ending
+            await self._gate.run(self._engine.exec_kill, running.id, _KILL)
 
     async def _wait(self, running: RunningExec, timeout: float) -> ExitStatus | None:
         """How the exec ended, or None when it had to be killed because it took too long."""
@@ -63,11 +85,6 @@ async def _ended(future: Future[ExitStatus], seconds: float) -> ExitStatus:
     """Not by ``wait_for``: that of Python 3.11 forgets to be cancelled when the future is done at the same moment."""
     async with asyncio.timeout(seconds):
         return await asyncio.shield(asyncio.wrap_future(future))
-
-
-def _let_go(starting: asyncio.Future[RunningExec]) -> None:
-    if not starting.cancelled() and starting.exception() is None:
-        starting.result().close()
 
 
 class _OutputReader:

@@ -187,7 +187,8 @@ def test_broken_channel_wakes_both_ends() -> None:
         next(iter(channel))
 
 
-def test_flights_exclude_each_other_and_notice_cancel() -> None:
+@pytest.mark.parametrize("woken", [True, False])
+def test_flights_exclude_each_other_and_notice_cancel(woken: bool) -> None:
     flights, cancel = Flights(), threading.Event()
     tracker = PullTracker("x", None, None)
     waiting = PullTracker("y", None, cancel)
@@ -207,7 +208,8 @@ def test_flights_exclude_each_other_and_notice_cancel() -> None:
         follower.start()
         entered.wait()
         cancel.set()
-        flights.wake()
+        if woken:
+            flights.wake()
         follower.join(60)
     assert outcome == ["cancelled"]
     cancel.clear()
