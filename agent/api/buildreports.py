@@ -6,29 +6,25 @@ and that is said; steps and their ends never are.
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from agent.api.threads import Wakeup
+from agent.api.reports import Reports
 from agent.builder.order import BuildProgress
 
 HELD = 4 << 20
 _LINE_WEIGHT = 400
 
 
-class BuildReports:
+class BuildReports(Reports):
     """Filled from the build's threads, emptied on the event loop."""
 
     def __init__(self, limit: int = HELD) -> None:
-        self._lock = threading.Lock()
-        self._lines: deque[Mapping[str, Any]] = deque()
+        super().__init__()
         self._limit = limit
         self._held = 0
         self._lost = 0
-        self._wakeup = Wakeup()
 
     def put(self, progress: Any) -> None:
         """Take a BuildProgress, or a PullProgress of a base image."""
@@ -41,15 +37,6 @@ class BuildReports:
             self._lines.append({"build" if is_build else "pull": asdict(progress)})
             self._held += _LINE_WEIGHT + (len(progress.text) if is_build else 0)
         self._wakeup.set()
-
-    def wake(self) -> None:
-        """Make ``take`` return."""
-        self._wakeup.set()
-
-    async def take(self) -> list[Mapping[str, Any]]:
-        """All there is; waits until there is something or ``wake`` was called."""
-        await self._wakeup.wait()
-        return self.take_now()
 
     def take_now(self) -> list[Mapping[str, Any]]:
         """All there is, perhaps nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -13,18 +12,17 @@ from aiohttp import web
 from agent.api.failures import describe_error
 from agent.api.ndjson import JsonLines
 from agent.api.progressing import Work
-from agent.api.threads import Threads, Wakeup
+from agent.api.reports import Reports
+from agent.api.threads import Threads
 from agent.engine.alltags import TagOutcome
 
 
-class TagReports:
+class TagReports(Reports):
     """Filled from the work's thread, emptied on the event loop. ``describe`` makes JSON of what a tag gave."""
 
     def __init__(self, describe: Callable[[Any], Mapping[str, Any]]) -> None:
+        super().__init__()
         self._describe = describe
-        self._lock = threading.Lock()
-        self._lines: deque[Mapping[str, Any]] = deque()
-        self._wakeup = Wakeup()
 
     def put(self, report: Any) -> None:
         """Take a TagOutcome, or a PullProgress: of those a slow client sees fewer."""
@@ -40,22 +38,6 @@ class TagReports:
         error = outcome.error
         end = {"error": describe_error(error)} if error is not None else self._describe(outcome.result)
         return {"name": outcome.tag, **end}
-
-    def wake(self) -> None:
-        """Make ``take`` return."""
-        self._wakeup.set()
-
-    async def take(self) -> list[Mapping[str, Any]]:
-        """All there is; waits until there is something or ``wake`` was called."""
-        await self._wakeup.wait()
-        return self.take_now()
-
-    def take_now(self) -> list[Mapping[str, Any]]:
-        """All there is, perhaps nothing."""
-        with self._lock:
-            taken = list(self._lines)
-            self._lines.clear()
-        return taken
 
 
 async def relay_tags(

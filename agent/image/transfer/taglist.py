@@ -21,7 +21,7 @@ _ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(\.[a-z]{1,16})?\Z", re.ASCII)
 
 @frozen
 class TagList:
-    """The tags of images, in the registry's order; ``left_out`` others there are no images."""
+    """The tags of images, in the registry's order; ``left_out`` counts those that are none."""
 
     tags: tuple[str, ...]
     left_out: int = 0
