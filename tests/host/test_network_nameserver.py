@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -265,7 +266,13 @@ def test_port_that_somebody_else_has_is_told_and_taken_when_it_is_free(lab: Lab)
     os.kill(server_pid(lab), signal.SIGKILL)
     eventually(lambda: not traces(lab.root)[0], what="its end")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rival:
-        rival.bind((gateway, 53))
+
+        def binds() -> bool:  # the dead one's sockets are closed after its command line is gone
+            with contextlib.suppress(OSError):
+                rival.bind((gateway, 53))
+            return rival.getsockname()[1] == 53
+
+        eventually(binds, what="the port")
         lab.start()
         lab.stack.recover(["web-1"])
         assert f"no name server on {gateway}:53: Address already in use" in lab.stack.names_fault
